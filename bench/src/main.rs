@@ -1,0 +1,3 @@
+//! Benchmarks of Evertide beside Litestream.
+
+fn main() {}

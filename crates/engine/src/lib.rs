@@ -1,0 +1,1 @@
+//! Continuous backup of SQLite databases from inside the application that owns them.

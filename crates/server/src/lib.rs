@@ -1,0 +1,1 @@
+//! Application runtime for Evertide: daemons, settings, reload, metrics, status page.

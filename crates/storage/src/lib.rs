@@ -1,0 +1,1 @@
+//! Put, get, list and delete the LTX files of a replica, anywhere.

@@ -1,0 +1,1 @@
+//! Real programs, databases and writers for the tests of Evertide.

@@ -1,0 +1,1 @@
+//! Versioned, age-encrypted configuration in the application's own SQLite database.

@@ -1,0 +1,3 @@
+//! A small web application with its backup inside.
+
+fn main() {}

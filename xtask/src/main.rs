@@ -1,0 +1,3 @@
+//! Everything a developer of Evertide does, as one command.
+
+fn main() {}
