@@ -1,0 +1,148 @@
+//! What to do next with the two locks that keep a WAL readable. Pure, so that the engine and the
+//! model checker (`tests/model`) run the same decisions; `docs/protocol.md` has the argument.
+//!
+//! A frame is lost to capture only when it is first *backfilled* (copied into the database file)
+//! and then *reset over* before it was captured. The **pin** (a shared lock on one of READ(1..4),
+//! with an unused mark) forbids resets; the **guard** (a shared lock on READ(0)) forbids backfill.
+//! While attached at least one is held, and the pin is let go only under the guard, when every
+//! backfilled frame is captured.
+
+/// The locks held on the wal-index.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Held {
+    /// No reset can happen; checkpoints may backfill.
+    Pin,
+    /// No backfill can happen; a WAL that is backfilled to its end may be reset.
+    Guard,
+    /// Neither can happen: the moment between the two.
+    Both,
+}
+
+/// What is known, read from the wal-index under the locks in `held`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Facts {
+    /// The locks held.
+    pub held: Held,
+    /// Frames of this WAL generation captured so far.
+    pub captured: u32,
+    /// Committed frames in the WAL.
+    pub committed: u32,
+    /// Frames copied into the database file.
+    pub backfilled: u32,
+    /// A reset was seen since the guard was taken, and no moment without a checkpointer since.
+    /// SQLite before 3.51.3 lets a checkpointer that read the header before a reset go on after
+    /// it, on the wrong frames; the guard stops it, so the guard stays until none is running.
+    pub stale_checkpointer: bool,
+    /// Frames from which the WAL is wanted to start over.
+    pub rotate_at: u32,
+    /// Frames from which writers may be held for a moment to make that happen.
+    pub insist_at: u32,
+    /// What was already tried for this notice without emptying the WAL.
+    pub tried: Tried,
+}
+
+/// How far this notice went to get the WAL backfilled.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) enum Tried {
+    /// Nothing yet.
+    Nothing,
+    /// A passive checkpoint.
+    Checkpoint,
+    /// A passive checkpoint while holding the write lock.
+    Insisting,
+}
+
+/// The next step; after each, the facts are read anew, until the answer is [`Action::Rest`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Action {
+    /// Copy the frames after `captured` up to `committed`.
+    Capture,
+    /// Take the pin, keeping the guard. No free slot: rest, and try at the next notice.
+    TakePin,
+    /// Take the guard, keeping the pin. A checkpointer is writing: rest, it will be noticed.
+    TakeGuard,
+    /// Wait, bounded to milliseconds, until the checkpoint lock was seen free once.
+    AwaitCheckpointer,
+    /// Let go of the pin; the guard stays.
+    ReleasePin,
+    /// Let go of the guard; the pin stays.
+    ReleaseGuard,
+    /// Run a passive checkpoint on a connection of our own. Blocks nobody.
+    Checkpoint,
+    /// The same with the write lock held, for the few frames a steady writer always leaves.
+    Insist,
+    /// Nothing to do until the next notice.
+    Rest,
+}
+
+/// The next step for these facts.
+pub(crate) fn next(facts: &Facts) -> Action {
+    if facts.captured < facts.committed {
+        return Action::Capture;
+    }
+    let backfilled = facts.backfilled >= facts.committed;
+    match facts.held {
+        Held::Guard if backfilled => Action::Rest,
+        Held::Guard => Action::TakePin,
+        Held::Both if backfilled => Action::ReleasePin,
+        Held::Both if facts.stale_checkpointer => Action::AwaitCheckpointer,
+        Held::Both => Action::ReleaseGuard,
+        Held::Pin if backfilled => Action::TakeGuard,
+        Held::Pin if facts.committed >= facts.rotate_at && facts.tried < Tried::Checkpoint => {
+            Action::Checkpoint
+        }
+        Held::Pin if facts.committed >= facts.insist_at && facts.tried < Tried::Insisting => {
+            Action::Insist
+        }
+        Held::Pin => Action::Rest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts(held: Held, captured: u32, committed: u32, backfilled: u32) -> Facts {
+        Facts {
+            held,
+            captured,
+            committed,
+            backfilled,
+            stale_checkpointer: false,
+            rotate_at: 1_000,
+            insist_at: 4_000,
+            tried: Tried::Nothing,
+        }
+    }
+
+    #[test]
+    fn nothing_is_let_go_before_everything_is_captured() {
+        for held in [Held::Pin, Held::Guard, Held::Both] {
+            assert_eq!(next(&facts(held, 4, 5, 5)), Action::Capture);
+        }
+    }
+
+    #[test]
+    fn the_pin_is_let_go_only_under_the_guard() {
+        assert_eq!(next(&facts(Held::Pin, 5, 5, 5)), Action::TakeGuard);
+        assert_eq!(next(&facts(Held::Both, 5, 5, 5)), Action::ReleasePin);
+        assert_eq!(next(&facts(Held::Guard, 5, 5, 5)), Action::Rest);
+    }
+
+    #[test]
+    fn the_guard_makes_way_for_checkpoints_only_once_pinned() {
+        assert_eq!(next(&facts(Held::Guard, 5, 5, 4)), Action::TakePin);
+        assert_eq!(next(&facts(Held::Both, 5, 5, 4)), Action::ReleaseGuard);
+        let waiting = Facts { stale_checkpointer: true, ..facts(Held::Both, 5, 5, 4) };
+        assert_eq!(next(&waiting), Action::AwaitCheckpointer);
+    }
+
+    #[test]
+    fn writers_are_held_only_when_a_passive_checkpoint_was_not_enough() {
+        assert_eq!(next(&facts(Held::Pin, 999, 999, 0)), Action::Rest);
+        assert_eq!(next(&facts(Held::Pin, 9_000, 9_000, 0)), Action::Checkpoint);
+        let tried = |tried| Facts { tried, ..facts(Held::Pin, 9_000, 9_000, 8_000) };
+        assert_eq!(next(&tried(Tried::Checkpoint)), Action::Insist);
+        assert_eq!(next(&tried(Tried::Insisting)), Action::Rest);
+    }
+}
