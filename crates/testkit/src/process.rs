@@ -1,0 +1,139 @@
+//! A child process that does not outlive the test that started it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A child process, ended by its process id when dropped.
+#[derive(Debug)]
+pub struct ChildProcess {
+    child: Child,
+    log: Option<PathBuf>,
+}
+
+impl ChildProcess {
+    /// Starts `command` with its streams as the command says.
+    ///
+    /// # Errors
+    ///
+    /// When the program cannot be started.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        Ok(Self {
+            child: command.spawn()?,
+            log: None,
+        })
+    }
+
+    /// Starts `command` with standard output and error appended to the file `log`.
+    ///
+    /// # Errors
+    ///
+    /// When the log cannot be opened or the program cannot be started.
+    pub fn spawn_logged(command: &mut Command, log: &Path) -> io::Result<Self> {
+        let file = File::options().create(true).append(true).open(log)?;
+        command
+            .stdout(Stdio::from(file.try_clone()?))
+            .stderr(Stdio::from(file));
+        Ok(Self {
+            child: command.spawn()?,
+            log: Some(log.to_path_buf()),
+        })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What the process has printed so far; empty when it was not started with a log.
+    pub fn log(&self) -> String {
+        let bytes = self
+            .log
+            .as_ref()
+            .and_then(|path| fs::read(path).ok())
+            .unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The standard input, when the command piped it.
+    pub fn take_stdin(&mut self) -> Option<ChildStdin> {
+        self.child.stdin.take()
+    }
+
+    /// Whether the process still runs.
+    ///
+    /// # Errors
+    ///
+    /// When its state cannot be asked for.
+    pub fn is_running(&mut self) -> io::Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
+    /// Sends `signal`.
+    ///
+    /// # Errors
+    ///
+    /// When the process has ended.
+    pub fn signal(&mut self, signal: Signal) -> io::Result<()> {
+        if !self.is_running()? {
+            return Err(io::Error::other("the process has ended"));
+        }
+        // The child is not reaped yet, so the id is still its own.
+        let id = i32::try_from(self.id()).map_err(io::Error::other)?;
+        kill(Pid::from_raw(id), signal).map_err(io::Error::from)
+    }
+
+    /// Ends the process with SIGKILL, which it cannot notice, and reaps it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be reaped.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        self.child.kill()?;
+        self.child.wait()
+    }
+
+    /// Asks the process to end, with SIGTERM, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// When it has not ended within `deadline`; it runs on then.
+    pub fn terminate(&mut self, deadline: Duration) -> io::Result<ExitStatus> {
+        if self.is_running()? {
+            self.signal(Signal::SIGTERM)?;
+        }
+        self.wait(deadline)
+    }
+
+    /// Waits for the process to end by itself.
+    ///
+    /// # Errors
+    ///
+    /// When it has not ended within `deadline`.
+    pub fn wait(&mut self, deadline: Duration) -> io::Result<ExitStatus> {
+        let end = Instant::now() + deadline;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() >= end {
+                let message = format!("process {} still runs after {deadline:?}", self.id());
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for ChildProcess {
+    fn drop(&mut self) {
+        // Both fail only for a process that has been reaped already.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}

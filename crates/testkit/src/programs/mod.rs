@@ -1,0 +1,12 @@
+//! The programs of others that Evertide is tested against.
+
+mod age;
+mod install;
+mod litestream;
+
+pub use age::{age, age_keygen, install_age};
+pub use install::{InstallError, install_litestream, install_litestream_v3};
+pub use litestream::{
+    RestoreError, litestream, litestream_command, litestream_v3, litestream_v3_command,
+    replica_url, restore_with_litestream, try_restore_with_litestream,
+};
