@@ -33,6 +33,9 @@ pub(crate) struct Facts {
     /// SQLite before 3.51.3 lets a checkpointer that read the header before a reset go on after
     /// it, on the wrong frames; the guard stops it, so the guard stays until none is running.
     pub stale_checkpointer: bool,
+    /// Whether capture may run now, or waits for the sync interval to pass. A WAL that is large
+    /// or backfilled to its end is captured at once, so that a checkpointer is never kept waiting.
+    pub due: bool,
     /// Frames from which the WAL is wanted to start over.
     pub rotate_at: u32,
     /// Frames from which writers may be held for a moment to make that happen.
@@ -76,21 +79,23 @@ pub(crate) enum Action {
 }
 
 /// The next step for these facts.
+///
+/// Only letting go of the pin needs a capture first; the pin alone keeps every frame readable.
 pub(crate) fn next(facts: &Facts) -> Action {
-    if facts.captured < facts.committed {
-        return Action::Capture;
-    }
+    let captured = facts.captured >= facts.committed;
     let backfilled = facts.backfilled >= facts.committed;
+    let large = facts.committed >= facts.rotate_at;
     match facts.held {
-        Held::Guard if backfilled => Action::Rest,
+        Held::Guard if backfilled && captured => Action::Rest,
         Held::Guard => Action::TakePin,
-        Held::Both if backfilled => Action::ReleasePin,
+        Held::Both if backfilled && captured => Action::ReleasePin,
+        Held::Both if backfilled => Action::Capture,
         Held::Both if facts.stale_checkpointer => Action::AwaitCheckpointer,
         Held::Both => Action::ReleaseGuard,
+        Held::Pin if !captured && (facts.due || backfilled || large) => Action::Capture,
+        Held::Pin if !captured => Action::Rest,
         Held::Pin if backfilled => Action::TakeGuard,
-        Held::Pin if facts.committed >= facts.rotate_at && facts.tried < Tried::Checkpoint => {
-            Action::Checkpoint
-        }
+        Held::Pin if large && facts.tried < Tried::Checkpoint => Action::Checkpoint,
         Held::Pin if facts.committed >= facts.insist_at && facts.tried < Tried::Insisting => {
             Action::Insist
         }
@@ -109,6 +114,7 @@ mod tests {
             committed,
             backfilled,
             stale_checkpointer: false,
+            due: true,
             rotate_at: 1_000,
             insist_at: 4_000,
             tried: Tried::Nothing,
@@ -116,10 +122,23 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_let_go_before_everything_is_captured() {
-        for held in [Held::Pin, Held::Guard, Held::Both] {
+    fn the_pin_is_kept_until_everything_is_captured() {
+        for held in [Held::Pin, Held::Both] {
             assert_eq!(next(&facts(held, 4, 5, 5)), Action::Capture);
         }
+        assert_eq!(next(&facts(Held::Pin, 4, 5, 3)), Action::Capture);
+        assert_eq!(next(&facts(Held::Both, 4, 5, 3)), Action::ReleaseGuard);
+    }
+
+    #[test]
+    fn capture_waits_for_the_sync_interval_unless_somebody_waits_for_capture() {
+        let early = |committed, backfilled| Facts {
+            due: false,
+            ..facts(Held::Pin, 4, committed, backfilled)
+        };
+        assert_eq!(next(&early(5, 3)), Action::Rest);
+        assert_eq!(next(&early(5, 5)), Action::Capture);
+        assert_eq!(next(&early(1_000, 3)), Action::Capture);
     }
 
     #[test]
