@@ -1,1 +1,53 @@
 //! Put, get, list and delete the LTX files of a replica, anywhere.
+//!
+//! A *replica* is one destination of one database. [`Destination`] says where it is,
+//! [`ReplicaClient`] is what can be done there, [`Disk`] and [`Clock`] are the file system and the
+//! time of day that the whole product goes through.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use evertide_ltx::{Level, LtxName, Txid};
+//! use evertide_storage::{Destination, OsDisk, bytes_stream, collect};
+//!
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # let folder = tempfile::tempdir()?;
+//! # let url = format!("file://{}/replica", folder.path().display());
+//! let replica = Destination::parse(&url)?.connect(Arc::new(OsDisk))?;
+//! let name = LtxName { min: Txid::FIRST, max: Txid::FIRST };
+//! let created = std::time::UNIX_EPOCH;
+//! replica.put(Level::L0, name, created, bytes_stream("an LTX file".into())).await?;
+//!
+//! let objects = replica.list(Level::L0, None).await?;
+//! assert_eq!(objects.len(), 1);
+//! let content = replica.get(Level::L0, name, None).await?;
+//! assert_eq!(collect(content, 1 << 20).await?, "an LTX file");
+//! # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Features: `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
+//! that tests turn, and the suite that every client must pass.
+
+mod client;
+mod clock;
+mod destination;
+mod disk;
+mod error;
+mod file;
+mod stream;
+
+pub use self::{
+    client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey},
+    clock::{Clock, SystemClock},
+    destination::{Destination, FileOptions},
+    disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
+    error::Error,
+    file::FileClient,
+    stream::{ByteStream, bytes_stream, collect, file_stream},
+};
+#[cfg(feature = "testing")]
+pub use self::{
+    clock::ManualClock,
+    disk::{CrashPoint, Fault, FaultDisk, RecordingDisk, Unsynced},
+};

@@ -1,0 +1,141 @@
+//! What every store of replicas can do.
+
+use std::{fmt, fmt::Debug, ops::Range, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+
+use crate::{ByteStream, Error};
+
+/// One LTX file on a replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LtxObject {
+    /// The level it is on.
+    pub level: Level,
+    /// The transactions it holds.
+    pub name: LtxName,
+    /// Size in bytes.
+    pub size: u64,
+    /// When its last transaction was captured; a restore to a point in time goes by this.
+    pub created: SystemTime,
+}
+
+/// What a store promises beyond the minimum.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// Whether of two writers who create one object at the same time exactly one succeeds.
+    pub conditional_create: bool,
+}
+
+/// Whether [`ReplicaClient::put_small`] may replace what is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Precondition {
+    /// Create or replace.
+    None,
+    /// Create, or fail with [`Error::AlreadyExists`].
+    Absent,
+}
+
+/// The key of a small object of Evertide's own: one or more parts of lower-case letters, digits,
+/// `-`, `_` and `.`, joined by `/`, no part starting with a dot. It lives below `<root>/evertide/`,
+/// where Litestream never looks.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SmallKey(String);
+
+impl SmallKey {
+    /// The key of this text, `None` where the text is not a key.
+    pub fn new(text: impl Into<String>) -> Option<Self> {
+        let text = text.into();
+        let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
+        let part =
+            |part: &str| !part.is_empty() && !part.starts_with('.') && part.bytes().all(allowed);
+        text.split('/').all(part).then_some(Self(text))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SmallKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The store of one replica: one destination of one database.
+///
+/// Objects are immutable: put once, read, deleted, never replaced. All methods may be called
+/// concurrently.
+#[async_trait]
+pub trait ReplicaClient: Debug + Send + Sync {
+    /// Where the replica is, as a URL or path without credentials, for logs and errors.
+    fn location(&self) -> String;
+
+    /// What the store promises.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The LTX files of a level whose minimum TXID is above `after`, sorted by minimum, then
+    /// maximum TXID. Objects with names of another form are none of our business and left out. A
+    /// replica that does not exist yet is empty.
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error>;
+
+    /// The content of an LTX file, or of a range of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::OutOfRange`] where the range reaches beyond the object. The
+    /// stream ends with an error where less arrives than promised.
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error>;
+
+    /// Stores an LTX file, durably. `created` must be the timestamp of its header.
+    ///
+    /// Atomic: after an error, of the body's stream too, or when the future is dropped, nothing is
+    /// visible. Only where the drop comes while the last step is being taken, the whole object may
+    /// be there. The body is streamed in bounded memory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExists`] where there is one of that name, whatever its content, and the
+    /// store can tell.
+    async fn put(
+        &self,
+        level: Level,
+        name: LtxName,
+        created: SystemTime,
+        body: ByteStream,
+    ) -> Result<LtxObject, Error>;
+
+    /// Deletes LTX files, and makes sure that they are gone. Those that are not there are no error.
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error>;
+
+    /// A small object of Evertide's own, `None` where there is none.
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error>;
+
+    /// Stores a small object of Evertide's own, durably and atomically.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyExists`] where it must be absent and is not.
+    async fn put_small(
+        &self,
+        key: &SmallKey,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<(), Error>;
+
+    /// The keys of all small objects, sorted.
+    async fn list_small(&self) -> Result<Vec<SmallKey>, Error>;
+
+    /// Deletes a small object. One that is not there is no error.
+    async fn delete_small(&self, key: &SmallKey) -> Result<(), Error>;
+}

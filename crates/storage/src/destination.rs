@@ -1,0 +1,189 @@
+//! Where a replica is, as the user says it: Litestream's replica URLs.
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+};
+
+use crate::{Disk, Error, FileClient, ReplicaClient};
+
+/// Where a replica is.
+///
+/// [`Display`](fmt::Display) and [`Debug`] never show credentials.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[non_exhaustive]
+pub enum Destination {
+    /// A directory.
+    File(FileOptions),
+}
+
+/// A replica in a directory.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct FileOptions {
+    /// The directory, which need not exist yet; its LTX files are in `<path>/ltx/<level>/`.
+    pub path: PathBuf,
+}
+
+/// Schemes of Litestream's that this build has no client for.
+const UNSUPPORTED: [&str; 8] = [
+    "s3", "gs", "abs", "sftp", "webdav", "webdavs", "nats", "oss",
+];
+
+/// What this build has clients for, for error messages.
+const SUPPORTED: &str = "file (`file:///path` or `/path`)";
+
+impl Destination {
+    /// The directory at this path. A relative path starts at the working directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadUrl`] for an empty path, or when there is no working directory.
+    pub fn file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        // Lexically only: neither symbolic links nor the disk are asked.
+        let absolute = std::path::absolute(path).map_err(|error: io::Error| Error::BadUrl {
+            url: path.display().to_string(),
+            reason: if path.as_os_str().is_empty() {
+                "it is empty; expected `file:///path` or a path".to_owned()
+            } else {
+                format!("the working directory is unknown ({error}); use an absolute path")
+            },
+        })?;
+        Ok(Self::File(FileOptions {
+            path: absolute.components().collect(),
+        }))
+    }
+
+    /// Reads a replica URL or the path of a directory.
+    ///
+    /// The path of a `file:` URL is taken as it is written: `%20` is three characters, as it is for
+    /// Litestream, and not a space.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unsupported`] for schemes that Litestream has and this build has not,
+    /// [`Error::BadUrl`] for all other mistakes.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let Some((scheme, rest)) = split_scheme(text) else {
+            return Self::file(text);
+        };
+        if let Some(known) = UNSUPPORTED.iter().find(|known| **known == scheme) {
+            return Err(Error::Unsupported {
+                scheme: known,
+                url: redacted(text),
+                supported: SUPPORTED,
+            });
+        }
+        if scheme != "file" {
+            let reason = format!("unknown scheme `{scheme}`; expected {SUPPORTED}");
+            return Err(Error::BadUrl {
+                url: redacted(text),
+                reason,
+            });
+        }
+        let bad = |reason: &str| Error::BadUrl {
+            url: text.to_owned(),
+            reason: reason.to_owned(),
+        };
+        let path = rest.strip_prefix("//").unwrap_or(rest);
+        if path.is_empty() || path == "/" {
+            return Err(bad("it has no path; expected `file:///path`"));
+        }
+        if !path.starts_with('/') {
+            return Err(bad(
+                "a file URL has no host; expected three slashes, as in `file:///path`, \
+                 or a plain path",
+            ));
+        }
+        if path.contains('?') {
+            return Err(bad(
+                "a file replica takes no parameters; where the `?` belongs to the path, \
+                 write the path without `file://`",
+            ));
+        }
+        Self::file(path)
+    }
+
+    /// A client for the replica. Nothing is opened or created before it is used.
+    ///
+    /// # Errors
+    ///
+    /// Where the options cannot work.
+    pub fn connect(&self, disk: Arc<dyn Disk>) -> Result<Arc<dyn ReplicaClient>, Error> {
+        match self {
+            Self::File(options) => Ok(Arc::new(FileClient::new(options.clone(), disk))),
+        }
+    }
+
+    /// As [`Destination::connect`], for the replica of this database: what is created in a
+    /// directory gets the permissions and owner of the database and its directory.
+    ///
+    /// # Errors
+    ///
+    /// Where the options cannot work.
+    pub fn connect_for(
+        &self,
+        database: &Path,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Arc<dyn ReplicaClient>, Error> {
+        match self {
+            Self::File(options) => Ok(Arc::new(FileClient::for_database(
+                options.clone(),
+                database,
+                disk,
+            ))),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(options) => options.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for FileOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display().to_string();
+        // Such a path has no URL.
+        let scheme = if path.contains('?') { "" } else { "file://" };
+        write!(f, "{scheme}{path}")
+    }
+}
+
+impl FromStr for Destination {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+/// Splits `s3://bucket` at the colon, and `None` for what is a path: without `://`, and not one of
+/// our schemes.
+fn split_scheme(text: &str) -> Option<(String, &str)> {
+    let (scheme, rest) = text.split_once(':')?;
+    let valid = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+        && scheme
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let scheme = scheme.to_ascii_lowercase();
+    let known = scheme == "file" || UNSUPPORTED.contains(&scheme.as_str());
+    (valid && (known || rest.starts_with("//"))).then_some((scheme, rest))
+}
+
+/// A URL without user, password and parameters, which may hold keys.
+fn redacted(text: &str) -> String {
+    let Some((scheme, rest)) = split_scheme(text) else {
+        return "…".to_owned();
+    };
+    let rest = rest.trim_start_matches('/');
+    let rest = rest.split(['?', '#']).next().unwrap_or_default();
+    // A password may hold a slash that was not escaped: everything up to the last `@` goes.
+    let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+    format!("{scheme}://{rest}")
+}

@@ -1,0 +1,508 @@
+//! A replica in a directory, in Litestream's layout.
+
+mod layout;
+mod publish;
+mod source;
+
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+
+use self::{
+    layout::Token,
+    publish::{Aborted, Existing, Failure, Permissions, Race, Source, Target, failure},
+};
+use crate::{
+    ByteStream, Capabilities, Disk, Error, FileKind, FileOptions, LtxObject, Precondition,
+    ReplicaClient, SmallKey, bytes_stream, file_stream,
+    stream::{CHUNK, read_chunk},
+};
+
+/// A replica in a directory, in Litestream's layout.
+///
+/// Objects are written under a temporary name, synced, and renamed, so that none is ever visible in
+/// part. What a process leaves behind when it is killed in between is removed before the next one
+/// stores its first object.
+#[derive(Debug)]
+pub struct FileClient {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    options: FileOptions,
+    database: Option<PathBuf>,
+    disk: Arc<dyn Disk>,
+    token: Token,
+    serial: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Default, Debug)]
+struct State {
+    permissions: Option<Permissions>,
+    /// Directories that exist durably and hold no leftovers.
+    settled: Vec<PathBuf>,
+    /// Directories whose entries are durable.
+    synced: Vec<PathBuf>,
+}
+
+impl FileClient {
+    /// A client for the replica in this directory. Files and directories it creates are the user's
+    /// alone.
+    pub fn new(options: FileOptions, disk: Arc<dyn Disk>) -> Self {
+        Self::with(options, None, disk)
+    }
+
+    /// A client for the replica of this database. Files it creates get the mode and owner of the
+    /// database, directories those of the directory the database is in, less the umask, as with
+    /// Litestream. As long as there is no database, they are the user's alone.
+    pub fn for_database(options: FileOptions, database: &Path, disk: Arc<dyn Disk>) -> Self {
+        Self::with(options, Some(database.to_path_buf()), disk)
+    }
+
+    fn with(options: FileOptions, database: Option<PathBuf>, disk: Arc<dyn Disk>) -> Self {
+        let inner = Inner {
+            options,
+            database,
+            disk,
+            token: Token::new(),
+            serial: AtomicU64::new(0),
+            state: Mutex::default(),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    /// Runs file operations on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Inner) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let inner = self.inner.clone();
+        let done = tokio::task::spawn_blocking(move || work(&inner)).await;
+        self.joined(done)
+    }
+
+    fn joined<T>(
+        &self,
+        done: Result<Result<T, Error>, tokio::task::JoinError>,
+    ) -> Result<T, Error> {
+        match done {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(Error::Interrupted {
+                    location: self.location(),
+                }),
+            },
+        }
+    }
+
+    async fn publish(&self, job: Job, body: ByteStream) -> Result<u64, Error> {
+        let race = Race::default();
+        let _cancel = race.caller();
+        let key = job.key.clone();
+        let body_failed = |source| Error::Body {
+            location: self.location(),
+            object: key,
+            source,
+        };
+        match source::head(body).await {
+            Err(error) => Err(body_failed(error)),
+            // One hop to another thread for everything: this is what most commits wait for.
+            Ok((mut head, None)) => {
+                self.blocking(move |inner| inner.publish(&job, &mut head, &race))
+                    .await
+            }
+            Ok((head, Some(rest))) => {
+                let (mut feed, mut source) = source::channel(head);
+                let inner = self.inner.clone();
+                let writer =
+                    tokio::task::spawn_blocking(move || inner.publish(&job, &mut source, &race));
+                let fed = feed.forward(rest).await;
+                drop(feed);
+                let written = self.joined(writer.await);
+                match fed {
+                    Ok(()) => written,
+                    Err(error) => Err(body_failed(error)),
+                }
+            }
+        }
+    }
+}
+
+/// What to store where.
+struct Job {
+    key: String,
+    path: PathBuf,
+    existing: Existing,
+    modified: Option<SystemTime>,
+}
+
+impl Inner {
+    fn location(&self) -> String {
+        self.options.to_string()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn io(&self, failure: Failure) -> Error {
+        let Failure {
+            action,
+            path,
+            source,
+        } = failure;
+        Error::Io {
+            location: self.location(),
+            action,
+            path,
+            source,
+        }
+    }
+
+    fn publish(&self, job: &Job, source: &mut dyn Source, race: &Race) -> Result<u64, Error> {
+        let (Some(dir), Some(name)) = (job.path.parent(), job.path.file_name()) else {
+            let source = io::ErrorKind::InvalidInput.into();
+            return Err(self.io(Failure {
+                action: "create",
+                path: job.path.clone(),
+                source,
+            }));
+        };
+        let permissions = self.permissions();
+        self.settle(dir, permissions)
+            .map_err(|failure| self.io(failure))?;
+        let serial = self.serial.fetch_add(1, Ordering::Relaxed);
+        let target = Target {
+            temporary: dir.join(self.token.temporary(&name.to_string_lossy(), serial)),
+            path: job.path.clone(),
+            existing: job.existing,
+            modified: job.modified,
+        };
+        publish::publish(&*self.disk, permissions, &target, source, race).map_err(|aborted| {
+            match aborted {
+                Aborted::Gone => Error::Interrupted {
+                    location: self.location(),
+                },
+                Aborted::Failed(failure) if exists(&failure, &job.path) => Error::AlreadyExists {
+                    location: self.location(),
+                    object: job.key.clone(),
+                },
+                Aborted::Failed(failure) => {
+                    // Whatever it was, for example a directory removed by hand: look again before
+                    // the next object.
+                    self.state().settled.retain(|settled| settled != dir);
+                    self.io(failure)
+                }
+            }
+        })
+    }
+
+    fn permissions(&self) -> Permissions {
+        let Some(database) = &self.database else {
+            return publish::PRIVATE;
+        };
+        if let Some(known) = self.state().permissions {
+            return known;
+        }
+        let dir = database.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let (Ok(file), Ok(dir)) = (
+            self.disk.metadata(database),
+            self.disk.metadata(dir.unwrap_or(Path::new("."))),
+        ) else {
+            return publish::PRIVATE;
+        };
+        let permissions = Permissions {
+            file_mode: file.mode & 0o777,
+            dir_mode: dir.mode & 0o777,
+            file_owner: Some((file.uid, file.gid)),
+            dir_owner: Some((dir.uid, dir.gid)),
+        };
+        self.state().permissions = Some(permissions);
+        permissions
+    }
+
+    /// Before the first object in a directory: makes it, removes leftovers, and makes durable what
+    /// a process that was killed may have created and not synced.
+    fn settle(&self, dir: &Path, permissions: Permissions) -> Result<(), Failure> {
+        if self.state().settled.iter().any(|settled| settled == dir) {
+            return Ok(());
+        }
+        let disk = &*self.disk;
+        publish::create_dirs(disk, permissions, dir)?;
+        for entry in disk.read_dir(dir).map_err(failure("list", dir))? {
+            if entry.name.to_str().is_some_and(layout::is_leftover) {
+                // Harmless where this fails: no reader takes it for an object.
+                let _ = disk.remove_file(&dir.join(&entry.name));
+            }
+        }
+        disk.sync_dir(dir).map_err(failure("sync", dir))?;
+        for dir in dir
+            .ancestors()
+            .take_while(|dir| dir.starts_with(&self.options.path))
+        {
+            publish::sync_parent(disk, dir)?;
+        }
+        self.state().settled.push(dir.to_path_buf());
+        Ok(())
+    }
+
+    /// Before the first look at a directory: what a killed process renamed and had no time to sync
+    /// must not be listed as stored and vanish in a power cut. Best effort, since a restore reads
+    /// replicas on media that cannot be synced; a writer's [`Inner::settle`] is strict.
+    fn sync_before_list(&self, dir: &Path) {
+        let mut state = self.state();
+        if !state.synced.iter().any(|synced| synced == dir) && self.disk.sync_dir(dir).is_ok() {
+            state.synced.push(dir.to_path_buf());
+        }
+    }
+
+    fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        let dir = layout::level_dir(&self.options.path, level);
+        self.sync_before_list(&dir);
+        let entries = match self.disk.read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.io(failure("list", &dir)(error))),
+        };
+        let names = entries
+            .iter()
+            .filter_map(|entry| entry.name.to_str()?.parse().ok());
+        let mut names: Vec<LtxName> = names
+            .filter(|name: &LtxName| after.is_none_or(|after| after < name.min))
+            .collect();
+        names.sort_unstable();
+        let mut objects = Vec::with_capacity(names.len());
+        for name in names {
+            let path = dir.join(name.to_string());
+            match self.disk.metadata(&path) {
+                Ok(found) if found.kind == FileKind::File => {
+                    let (size, created) = (found.len, found.modified);
+                    objects.push(LtxObject {
+                        level,
+                        name,
+                        size,
+                        created,
+                    });
+                }
+                Ok(_) => {}
+                // Deleted since the directory was read.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.io(failure("look at", &path)(error))),
+            }
+        }
+        Ok(objects)
+    }
+
+    fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error> {
+        let path = layout::level_dir(&self.options.path, level).join(name.to_string());
+        let object = || layout::ltx_key(level, name);
+        let file = self
+            .disk
+            .open_read(&path)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => Error::NotFound {
+                    location: self.location(),
+                    object: object(),
+                },
+                _ => self.io(failure("open", &path)(error)),
+            })?;
+        let size = file
+            .len()
+            .map_err(|error| self.io(failure("look at", &path)(error)))?;
+        let range = range.unwrap_or(0..size);
+        if range.start > range.end || range.end > size {
+            return Err(Error::OutOfRange {
+                location: self.location(),
+                object: object(),
+                size,
+                start: range.start,
+                end: range.end,
+            });
+        }
+        if range.end - range.start <= CHUNK {
+            let chunk = read_chunk(&*file, range);
+            return Ok(bytes_stream(
+                chunk.map_err(|error| self.io(failure("read", &path)(error)))?,
+            ));
+        }
+        Ok(file_stream(file.into(), range))
+    }
+
+    fn delete(&self, dir: &Path, paths: &[PathBuf]) -> Result<(), Error> {
+        let mut removed = false;
+        for path in paths {
+            match self.disk.remove_file(path) {
+                Ok(()) => removed = true,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.io(failure("delete", path)(error))),
+            }
+        }
+        // An old history that a power cut brings back would mix with a new one.
+        if removed {
+            self.disk
+                .sync_dir(dir)
+                .map_err(|error| self.io(failure("sync", dir)(error)))?;
+        }
+        Ok(())
+    }
+
+    fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
+        let path = layout::small_path(&self.options.path, key);
+        let read = self.disk.open_read(&path).and_then(|file| {
+            let size = file.len()?;
+            read_chunk(&*file, 0..size)
+        });
+        match read {
+            Ok(content) => Ok(Some(content)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.io(failure("read", &path)(error))),
+        }
+    }
+
+    fn list_small(&self, dir: &Path, prefix: &str, keys: &mut Vec<SmallKey>) -> Result<(), Error> {
+        let entries = match self.disk.read_dir(dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(self.io(failure("list", dir)(error))),
+        };
+        for entry in entries {
+            let Some(name) = entry.name.to_str() else {
+                continue;
+            };
+            let Some(key) = SmallKey::new(format!("{prefix}{name}")) else {
+                continue;
+            };
+            if entry.is_dir {
+                self.list_small(&dir.join(name), &format!("{key}/"), keys)?;
+            } else {
+                keys.push(key);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether storing failed because there is an object of that name.
+fn exists(failure: &Failure, path: &Path) -> bool {
+    failure.source.kind() == io::ErrorKind::AlreadyExists && failure.path == path
+}
+
+#[async_trait]
+impl ReplicaClient for FileClient {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            conditional_create: true,
+        }
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        self.blocking(move |inner| inner.list(level, after)).await
+    }
+
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error> {
+        self.blocking(move |inner| inner.get(level, name, range))
+            .await
+    }
+
+    async fn put(
+        &self,
+        level: Level,
+        name: LtxName,
+        created: SystemTime,
+        body: ByteStream,
+    ) -> Result<LtxObject, Error> {
+        let job = Job {
+            key: layout::ltx_key(level, name),
+            path: layout::level_dir(&self.inner.options.path, level).join(name.to_string()),
+            existing: Existing::Keep,
+            modified: Some(created),
+        };
+        let size = self.publish(job, body).await?;
+        Ok(LtxObject {
+            level,
+            name,
+            size,
+            created,
+        })
+    }
+
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
+        let dir = layout::level_dir(&self.inner.options.path, level);
+        let paths: Vec<_> = names
+            .iter()
+            .map(|name| dir.join(name.to_string()))
+            .collect();
+        self.blocking(move |inner| inner.delete(&dir, &paths)).await
+    }
+
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
+        let key = key.clone();
+        self.blocking(move |inner| inner.get_small(&key)).await
+    }
+
+    async fn put_small(
+        &self,
+        key: &SmallKey,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<(), Error> {
+        let job = Job {
+            key: layout::small_key(key),
+            path: layout::small_path(&self.inner.options.path, key),
+            existing: match precondition {
+                Precondition::None => Existing::Replace,
+                Precondition::Absent => Existing::Keep,
+            },
+            modified: None,
+        };
+        self.publish(job, bytes_stream(content)).await.map(drop)
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
+        self.blocking(move |inner| {
+            let mut keys = Vec::new();
+            inner.list_small(&layout::small_dir(&inner.options.path), "", &mut keys)?;
+            keys.sort_unstable();
+            Ok(keys)
+        })
+        .await
+    }
+
+    async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
+        let path = layout::small_path(&self.inner.options.path, key);
+        self.blocking(move |inner| {
+            inner.delete(path.parent().unwrap_or(&path), std::slice::from_ref(&path))
+        })
+        .await
+    }
+}

@@ -1,0 +1,71 @@
+//! Content on its way to or from a replica.
+
+use std::{io, ops::Range, pin::Pin, sync::Arc};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::{Stream, StreamExt, stream};
+
+use crate::DiskFile;
+
+/// Content in pieces. An error ends it; a stream that ends without one is complete.
+pub type ByteStream = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// Bytes read from a file at once.
+pub(crate) const CHUNK: u64 = 512 << 10;
+
+/// Content that is in memory already.
+pub fn bytes_stream(bytes: Bytes) -> ByteStream {
+    Box::pin(stream::iter((!bytes.is_empty()).then_some(Ok(bytes))))
+}
+
+/// A range of a file, read piece by piece on a blocking thread. Ends with
+/// [`io::ErrorKind::UnexpectedEof`] where the file is shorter.
+pub fn file_stream(file: Arc<dyn DiskFile>, range: Range<u64>) -> ByteStream {
+    Box::pin(stream::try_unfold(
+        (file, range),
+        |(file, range)| async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            let end = range.end.min(range.start.saturating_add(CHUNK));
+            let read = tokio::task::spawn_blocking({
+                let file = file.clone();
+                move || read_chunk(&*file, range.start..end)
+            });
+            let chunk = read.await.map_err(io::Error::other)??;
+            Ok(Some((chunk, (file, end..range.end))))
+        },
+    ))
+}
+
+/// Reads a range that fits in memory.
+pub(crate) fn read_chunk(file: &dyn DiskFile, range: Range<u64>) -> io::Result<Bytes> {
+    let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
+    let mut buffer = vec![0; len];
+    file.read_exact_at(&mut buffer, range.start)?;
+    Ok(buffer.into())
+}
+
+/// All content in one piece.
+///
+/// # Errors
+///
+/// Those of the stream, and [`io::ErrorKind::FileTooLarge`] above `limit` bytes.
+pub async fn collect(mut body: ByteStream, limit: usize) -> io::Result<Bytes> {
+    let Some(first) = body.next().await.transpose()? else {
+        return Ok(Bytes::new());
+    };
+    let mut all = None;
+    while let Some(next) = body.next().await.transpose()? {
+        all.get_or_insert_with(|| BytesMut::from(&*first))
+            .extend_from_slice(&next);
+        if all.as_ref().is_some_and(|all| all.len() > limit) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+    }
+    match all {
+        Some(all) => Ok(all.freeze()),
+        None if first.len() > limit => Err(io::ErrorKind::FileTooLarge.into()),
+        None => Ok(first),
+    }
+}
