@@ -34,7 +34,11 @@ impl Txid {
     ///
     /// At `Txid::MAX`, which no history reaches: one transaction a nanosecond takes 584 years.
     pub fn next(self) -> Self {
-        Self(self.0.checked_add(1).expect("a history shorter than 2^64 transactions"))
+        Self(
+            self.0
+                .checked_add(1)
+                .expect("a history shorter than 2^64 transactions"),
+        )
     }
 
     /// The one before this, `Txid::ZERO` at zero.
@@ -62,7 +66,9 @@ impl FromStr for Txid {
     fn from_str(text: &str) -> Result<Self, Error> {
         let digits = text.len() == 16 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let value = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
-        value.map(Self).ok_or_else(|| Error::BadTxid(text.chars().take(40).collect()))
+        value
+            .map(Self)
+            .ok_or_else(|| Error::BadTxid(text.chars().take(40).collect()))
     }
 }
 
@@ -126,6 +132,7 @@ impl PageSize {
     }
 
     /// The size in bytes, for slices.
+    #[expect(clippy::len_without_is_empty, reason = "no page is empty")]
     pub const fn len(self) -> usize {
         self.0 as usize
     }

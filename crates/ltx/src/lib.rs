@@ -1,9 +1,28 @@
 //! Encode, decode, merge and name LTX files, the storage format of Litestream.
 
+mod batch;
+mod checksum;
+mod decode;
+mod encode;
 mod error;
+mod frames;
+mod header;
 mod id;
+mod index;
+mod input;
+mod merge;
+mod name;
+mod page;
 
 pub use self::{
+    batch::{Batch, BatchReader, Decoded},
+    checksum::Checksum,
+    decode::Decoder,
+    encode::{Encoder, Summary},
     error::Error,
+    header::{Header, Tracking, Trailer},
     id::{Level, PageSize, Pgno, Txid},
+    index::{PageIndex, Tail},
+    merge::{Growth, Merge, merge},
+    name::LtxName,
 };

@@ -1,0 +1,247 @@
+//! Merging LTX files that follow each other into one.
+
+use std::{
+    cmp::Reverse,
+    collections::BinaryHeap,
+    io::{Read, Write},
+};
+
+use crate::{Decoder, Encoder, Error, Header, LtxName, Pgno, Summary};
+
+/// Merges LTX files into one that has the effect of applying them in order.
+///
+/// See [`Merge`] for the rules; this is it in one step.
+///
+/// # Errors
+///
+/// As [`Merge::new`] and [`Merge::write_to`].
+pub fn merge<R: Read, W: Write>(
+    files: impl IntoIterator<Item = R>,
+    output: W,
+) -> Result<(W, Summary), Error> {
+    Merge::new(files)?.write_to(output)
+}
+
+/// A merge of LTX files, in the order of their transactions, of which the headers have been read.
+///
+/// - Each file must continue the history of those before it without a gap; it may repeat some of it.
+/// - Of each page the newest version counts. Pages above the size that any later file gives the
+///   database are dropped, as a truncated file drops them.
+/// - A file that makes the database grow must hold all pages that it adds: an older content of theirs
+///   has been truncated and must not come back.
+/// - The result has the size of the last file, the latest timestamp of all, and no database checksums.
+///   If the first file is a snapshot, so is the result.
+///
+/// All files are read side by side, each verified to its end, in memory for one page and a small buffer per
+/// file. Blocks are copied, not compressed again.
+#[derive(Debug)]
+pub struct Merge<R> {
+    header: Header,
+    inputs: Vec<Source<R>>,
+    /// The next page of each file, lowest page first, and of equal pages the newest first.
+    heads: BinaryHeap<Reverse<(Pgno, Reverse<usize>)>>,
+}
+
+/// One of the files.
+#[derive(Debug)]
+struct Source<R> {
+    decoder: Decoder<R>,
+    page: Vec<u8>,
+    /// The least size of the database from this file on, in pages.
+    live: u32,
+    growth: Growth,
+}
+
+impl<R: Read> Merge<R> {
+    /// Reads the headers of the files, oldest first, and checks that they can be merged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NothingToMerge`], [`Error::MergeGap`], [`Error::MergePageSize`], or what reading a header fails with.
+    pub fn new(files: impl IntoIterator<Item = R>) -> Result<Self, Error> {
+        let decoders = files
+            .into_iter()
+            .map(Decoder::new)
+            .collect::<Result<Vec<_>, _>>()?;
+        let headers: Vec<&Header> = decoders.iter().map(Decoder::header).collect();
+        let header = merged_header(&headers)?;
+        let mut live = u32::MAX;
+        let lives = headers.iter().rev().map(|header| {
+            live = live.min(header.commit);
+            live
+        });
+        let mut lives: Vec<u32> = lives.collect();
+        lives.reverse();
+        let before = headers.iter().map(|header| header.commit);
+        // What the first file adds cannot be known here; a snapshot's own rules cover it.
+        let before: Vec<u32> = headers
+            .iter()
+            .take(1)
+            .map(|h| h.commit)
+            .chain(before)
+            .collect();
+
+        let sources = decoders.into_iter().zip(lives).zip(before);
+        let inputs = sources.map(|((decoder, live), before)| Source {
+            page: vec![0; header.page_size.len()],
+            growth: Growth::new(before, decoder.header()),
+            live,
+            decoder,
+        });
+        Ok(Self {
+            inputs: inputs.collect(),
+            heads: BinaryHeap::new(),
+            header,
+        })
+    }
+
+    /// The header of the result.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Writes the result.
+    ///
+    /// # Errors
+    ///
+    /// Where a file is damaged or incomplete, a page is missing, or reading or writing fails. What has
+    /// been written then is of no use.
+    pub fn write_to<W: Write>(mut self, output: W) -> Result<(W, Summary), Error> {
+        let mut encoder = Encoder::new(output, self.header.clone())?;
+        for at in 0..self.inputs.len() {
+            self.advance(at)?;
+        }
+        let mut written = None;
+        while let Some(Reverse((pgno, Reverse(at)))) = self.heads.pop() {
+            if let Some(input) = self.inputs.get(at)
+                && written != Some(pgno)
+                && pgno.get() <= input.live
+            {
+                match input.decoder.block() {
+                    Some(block) => encoder.encode_block(pgno, &input.page, block)?,
+                    None => encoder.encode_page(pgno, &input.page)?,
+                }
+                written = Some(pgno);
+            }
+            self.advance(at)?;
+        }
+        for input in self.inputs {
+            input.growth.finish()?;
+            input.decoder.finish()?;
+        }
+        encoder.finish()
+    }
+
+    /// Decodes the next page of one file.
+    fn advance(&mut self, at: usize) -> Result<(), Error> {
+        if let Some(input) = self.inputs.get_mut(at)
+            && let Some(pgno) = input.decoder.decode_page(&mut input.page)?
+        {
+            input.growth.accept(pgno)?;
+            self.heads.push(Reverse((pgno, Reverse(at))));
+        }
+        Ok(())
+    }
+}
+
+/// The header of the result, if these files follow each other.
+fn merged_header(headers: &[&Header]) -> Result<Header, Error> {
+    let (Some(first), Some(last)) = (headers.first(), headers.last()) else {
+        return Err(Error::NothingToMerge);
+    };
+    for pair in headers.windows(2) {
+        let [previous, next] = pair else { continue };
+        check_continues(previous, next)?;
+    }
+    let mut header = Header::new(first.page_size, last.commit, first.min_txid, last.max_txid);
+    let latest = headers.iter().map(|header| header.timestamp_ms).max();
+    header.timestamp_ms = latest.unwrap_or_default();
+    Ok(header)
+}
+
+fn check_continues(previous: &Header, next: &Header) -> Result<(), Error> {
+    let (before, name): (LtxName, LtxName) = (previous.name(), next.name());
+    if !name.extends(before.max) {
+        return Err(Error::MergeGap {
+            previous: before,
+            next: name,
+        });
+    }
+    if previous.page_size != next.page_size {
+        let (expected, found) = (previous.page_size, next.page_size);
+        return Err(Error::MergePageSize {
+            name,
+            expected,
+            found,
+        });
+    }
+    Ok(())
+}
+
+/// Checks that a file which makes a database grow holds every page that it adds.
+///
+/// The lock page is not among them. For whoever applies files one after the other.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    /// The next page that must come, once the pages that were there before are through.
+    next: u32,
+    commit: u32,
+    lock: u32,
+}
+
+impl Growth {
+    /// For a file with this header, applied to a database of `before` pages.
+    pub fn new(before: u32, header: &Header) -> Self {
+        let lock = header.page_size.lock_page().get();
+        let mut growth = Self {
+            next: before,
+            commit: header.commit,
+            lock,
+        };
+        growth.step();
+        growth
+    }
+
+    /// Takes the next page of the file, in ascending order.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingPage`] where it steps over a page that the file must hold.
+    pub fn accept(&mut self, pgno: Pgno) -> Result<(), Error> {
+        if pgno.get() < self.next {
+            return Ok(());
+        }
+        if pgno.get() > self.next {
+            return self.missing();
+        }
+        self.step();
+        Ok(())
+    }
+
+    /// Takes the end of the file.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MissingPage`] where the file lacks a page that it must hold.
+    pub fn finish(&self) -> Result<(), Error> {
+        if self.next <= self.commit {
+            self.missing()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn step(&mut self) {
+        self.next = self.next.saturating_add(1);
+        if self.next == self.lock {
+            self.next += 1;
+        }
+    }
+
+    fn missing(&self) -> Result<(), Error> {
+        Err(Error::MissingPage {
+            missing: self.next,
+            commit: self.commit,
+        })
+    }
+}
