@@ -152,7 +152,10 @@ mod tests {
     fn the_guard_makes_way_for_checkpoints_only_once_pinned() {
         assert_eq!(next(&facts(Held::Guard, 5, 5, 4)), Action::TakePin);
         assert_eq!(next(&facts(Held::Both, 5, 5, 4)), Action::ReleaseGuard);
-        let waiting = Facts { stale_checkpointer: true, ..facts(Held::Both, 5, 5, 4) };
+        let waiting = Facts {
+            stale_checkpointer: true,
+            ..facts(Held::Both, 5, 5, 4)
+        };
         assert_eq!(next(&waiting), Action::AwaitCheckpointer);
     }
 
@@ -160,7 +163,10 @@ mod tests {
     fn writers_are_held_only_when_a_passive_checkpoint_was_not_enough() {
         assert_eq!(next(&facts(Held::Pin, 999, 999, 0)), Action::Rest);
         assert_eq!(next(&facts(Held::Pin, 9_000, 9_000, 0)), Action::Checkpoint);
-        let tried = |tried| Facts { tried, ..facts(Held::Pin, 9_000, 9_000, 8_000) };
+        let tried = |tried| Facts {
+            tried,
+            ..facts(Held::Pin, 9_000, 9_000, 8_000)
+        };
         assert_eq!(next(&tried(Tried::Checkpoint)), Action::Insist);
         assert_eq!(next(&tried(Tried::Insisting)), Action::Rest);
     }

@@ -1,0 +1,358 @@
+//! A consistent image of a whole database, read while writers go on.
+//!
+//! With pin and guard held neither the database file nor the frames captured so far can change:
+//! writers only append frames. The image is the database file overlaid with those frames. A
+//! checkpoint of the application meets what it meets with any long reader.
+
+use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use evertide_ltx::{Checksum, Header, PageSize, Pgno, Txid};
+
+use super::{Capture, CaptureError};
+use crate::{
+    Error,
+    state::{PageChanges, PageTable, Position},
+    wal::{Cursor, WalFile, protocol::Action},
+};
+
+/// Bytes of the database file read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// A whole database as of one transaction. Readable until [`Capture::end_image`].
+#[derive(Debug)]
+pub(crate) struct Image {
+    database: Arc<File>,
+    wal: WalFile,
+    newest: BTreeMap<Pgno, u32>,
+    /// Header of a snapshot of it.
+    pub(crate) header: Header,
+}
+
+impl Image {
+    /// The transaction it is the state after.
+    pub(crate) fn txid(&self) -> Txid {
+        self.header.max_txid
+    }
+
+    /// Calls `page` with every page but the lock page, in order.
+    pub(crate) fn for_each_page<E: From<io::Error>>(
+        &self,
+        mut page: impl FnMut(Pgno, &[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let size = self.header.page_size;
+        let batch = (READ_BYTES / size.len()).max(1) as u32;
+        let mut buffer = vec![0; batch as usize * size.len()];
+        let mut first = 1;
+        while first <= self.header.commit {
+            let count = batch.min(self.header.commit - first + 1);
+            let bytes = buffer
+                .get_mut(..count as usize * size.len())
+                .unwrap_or_default();
+            read_zero_filled(
+                &self.database,
+                u64::from(first - 1) * u64::from(size.get()),
+                bytes,
+            )?;
+            for (pgno, bytes) in (first..first + count).zip(bytes.chunks_exact_mut(size.len())) {
+                let Some(pgno) = Pgno::new(pgno).filter(|pgno| *pgno != size.lock_page()) else {
+                    continue;
+                };
+                if let Some(frame) = self.newest.get(&pgno) {
+                    self.wal.read_page(*frame, bytes)?;
+                }
+                page(pgno, bytes)?;
+            }
+            first += count;
+        }
+        Ok(())
+    }
+}
+
+impl Capture {
+    /// Starts an image as of now; for the first one of a history, starts the history with it.
+    /// Pin and guard are held, and captures go on, until [`Capture::end_image`].
+    pub(crate) fn begin_image(&mut self) -> Result<Image, CaptureError> {
+        let attached = self.attached_mut()?;
+        for (missing, lock) in [
+            (attached.pin.is_none(), Action::TakePin),
+            (attached.guard.is_none(), Action::TakeGuard),
+        ] {
+            if missing {
+                attached.wait_for(lock)?;
+            }
+        }
+        let index = self.follow_generation()?;
+        if self.captured_frames() < index.committed {
+            self.capture_segment(&index)?;
+        }
+        if self
+            .state
+            .position
+            .is_some_and(|position| position.txid <= self.floor)
+        {
+            self.skip_to_floor()?;
+        }
+        let path = super::attach::beside(&self.path, "-wal");
+        let wal = WalFile::open(self.disk.as_ref(), &path).map_err(|source| Error::Io {
+            path,
+            action: "open",
+            source,
+        })?;
+        let scan = wal
+            .scan_if_any(Cursor::default(), &index)
+            .map_err(|e| self.broken(e))?;
+        let position = match self.state.position {
+            Some(position) => position,
+            None => {
+                let txid = self.floor.next();
+                let position = Position {
+                    txid,
+                    staged_min: txid,
+                    salts: index.salts,
+                    frames: scan.end.frames,
+                    checksum: scan.end.checksum,
+                    page_size: index.page_size,
+                    pages: index.pages,
+                    inode: self.attached_mut()?.id.inode,
+                    database_checksum: None,
+                };
+                self.state.table = None;
+                self.state.save(position)?;
+                position
+            }
+        };
+        let mut header = Header::new(
+            position.page_size,
+            position.pages,
+            Txid::FIRST,
+            position.txid,
+        );
+        header.timestamp_ms = self.timestamp();
+        self.stats.captured = Some(super::created(&header));
+        self.images.push(position.txid);
+        let database = Arc::clone(&self.attached_mut()?.database);
+        Ok(Image {
+            database,
+            wal,
+            newest: scan.newest,
+            header,
+        })
+    }
+
+    /// Ends an image. A page table that was made from it is brought up to the present and used.
+    pub(crate) fn end_image(
+        &mut self,
+        image: &Image,
+        table: Option<PageTable>,
+    ) -> Result<(), Error> {
+        let Some(at) = self.images.iter().position(|txid| *txid == image.txid()) else {
+            return Ok(()); // detached meanwhile: the image was given up with the locks
+        };
+        self.images.remove(at);
+        let Some(table) = table else { return Ok(()) };
+        let Some(mut position) = self.state.position else {
+            return Ok(());
+        };
+        let failed = self.state.failed("complete the page table in");
+        let mut pages = image.header.commit;
+        let Some(mut sum) = table.checksum(pages).map_err(&failed)? else {
+            return Ok(());
+        };
+        for staged in self.state.stage.files() {
+            if staged.name.min > image.txid() {
+                let path = self.state.stage.path(staged.name);
+                let changes = super::changes_of(self.disk.as_ref(), &path)?;
+                sum = table
+                    .checksum_after(sum, pages, &changes)
+                    .map_err(&failed)?;
+                table.apply(&changes).map_err(&failed)?;
+                pages = changes.pages;
+            }
+        }
+        position.database_checksum = Some(sum);
+        self.state.table = Some(table);
+        self.state.save(position)
+    }
+
+    /// Compares every page with the table and stages those that differ. How many did.
+    pub(super) fn rebase(&mut self) -> Result<u64, CaptureError> {
+        let Some(before) = self.state.position else {
+            return Ok(0);
+        };
+        let attached = self.attached_mut()?;
+        attached.wait_for(Action::TakeGuard)?;
+        let inode = attached.id.inode;
+        let index = attached.read_index()?;
+        let wal = WalFile::open(
+            self.disk.as_ref(),
+            &super::attach::beside(&self.path, "-wal"),
+        )
+        .map_err(self.attached_mut()?.wal_failed())?;
+        let scan = wal
+            .scan_if_any(Cursor::default(), &index)
+            .map_err(|e| self.broken(e))?;
+        let (min, max) = self.next_txids();
+        let mut header = Header::new(before.page_size, index.pages, min, max);
+        header.timestamp_ms = self.timestamp();
+        let database = Arc::clone(&self.attached_mut()?.database);
+        let image = Image {
+            database,
+            wal,
+            newest: scan.newest,
+            header,
+        };
+        let changes = self.stage_differences(&image, &before)?;
+        let continued = Position {
+            salts: index.salts,
+            frames: scan.end.frames,
+            checksum: scan.end.checksum,
+            pages: index.pages,
+            inode,
+            ..before
+        };
+        if changes.checksums.is_empty() && index.pages == before.pages {
+            self.state.save(continued)?;
+            return Ok(0);
+        }
+        self.stats.captured = Some(super::created(&image.header));
+        let position = Position {
+            txid: max,
+            staged_min: min,
+            ..continued
+        };
+        self.advance(position, &before, &changes)?;
+        Ok(changes.checksums.len() as u64)
+    }
+
+    /// Stages the pages of the image that differ from the table, if any do.
+    fn stage_differences(
+        &mut self,
+        image: &Image,
+        before: &Position,
+    ) -> Result<PageChanges, CaptureError> {
+        let Some(table) = self.state.table.take() else {
+            return Err(Error::Unsupported {
+                path: self.path.clone(),
+                reason: "its page table is missing; it is started anew".into(),
+            }
+            .into());
+        };
+        let result = self.compare_pages(image, before, &table);
+        self.state.table = Some(table);
+        result
+    }
+
+    fn compare_pages(
+        &mut self,
+        image: &Image,
+        before: &Position,
+        table: &PageTable,
+    ) -> Result<PageChanges, CaptureError> {
+        let mut changes = PageChanges {
+            checksums: BTreeMap::new(),
+            pages: image.header.commit,
+        };
+        let mut known = KnownChecksums::new(table, before.pages);
+        let mut staging = self.start_staging(image.header.clone())?;
+        let shrunk = image.header.commit < before.pages;
+        image
+            .for_each_page(|pgno, page| {
+                let checksum = Checksum::page(pgno, page).get();
+                // A file needs a page even when the only change is that the database got shorter.
+                let needed = shrunk && pgno == Pgno::FIRST;
+                if needed || known.get(pgno).map_err(PageError::Read)? != Some(checksum) {
+                    changes.checksums.insert(pgno, checksum);
+                    staging.page(pgno, page).map_err(PageError::Stage)?;
+                }
+                Ok::<(), PageError>(())
+            })
+            .map_err(|error| match error {
+                PageError::Read(source) => {
+                    let path = self.path.clone();
+                    Error::Io {
+                        path,
+                        action: "read",
+                        source,
+                    }
+                }
+                PageError::Stage(error) => error,
+            })?;
+        if !changes.checksums.is_empty() {
+            tracing::debug!(txid = %staging.txid(), pages = changes.checksums.len(), "re-based");
+            self.finish_staging(staging)?;
+        }
+        Ok(changes)
+    }
+}
+
+enum PageError {
+    Read(io::Error),
+    Stage(Error),
+}
+
+impl From<io::Error> for PageError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// The table's entries in ascending order, read in blocks.
+struct KnownChecksums<'a> {
+    table: &'a PageTable,
+    pages: u32,
+    first: u32,
+    block: Vec<u64>,
+}
+
+impl<'a> KnownChecksums<'a> {
+    const BLOCK: u32 = 8_192;
+
+    fn new(table: &'a PageTable, pages: u32) -> Self {
+        Self {
+            table,
+            pages,
+            first: 1,
+            block: Vec::new(),
+        }
+    }
+
+    fn get(&mut self, pgno: Pgno) -> io::Result<Option<u64>> {
+        let pgno = pgno.get();
+        if pgno > self.pages {
+            return Ok(None);
+        }
+        if pgno >= self.first + self.block.len() as u32 {
+            self.first = pgno;
+            self.block.clear();
+            let last = self.pages.min(pgno.saturating_add(Self::BLOCK - 1));
+            self.table
+                .read_entries(pgno, last, |_, checksum| self.block.push(checksum))?;
+        }
+        Ok(self.block.get((pgno - self.first) as usize).copied())
+    }
+}
+
+/// Reads one page of the database file.
+pub(super) fn read_database_page(file: &File, pgno: Pgno, page: &mut [u8]) -> io::Result<()> {
+    let size = PageSize::new(page.len() as u32)
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    read_zero_filled(file, pgno.offset(size), page)
+}
+
+/// Fills the buffer, with zeros where the file has ended: pages that were never written.
+fn read_zero_filled(file: &File, offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+    let mut offset = offset;
+    while !buffer.is_empty() {
+        let read = match file.read_at(buffer, offset) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if read == 0 {
+            buffer.fill(0);
+            return Ok(());
+        }
+        buffer = buffer.get_mut(read..).unwrap_or_default();
+        offset += read as u64;
+    }
+    Ok(())
+}

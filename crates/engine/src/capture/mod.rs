@@ -1,0 +1,403 @@
+//! Turning commits into LTX files: one [`Capture`] for one database.
+//!
+//! Everything here blocks, so it runs on a blocking thread. The order of writes is what makes a
+//! kill at any moment harmless: the staged file first, then the position that covers it, then
+//! the page table, which can be redone from the newest staged file. Uploads come after all that.
+
+mod attach;
+mod image;
+mod segment;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use evertide_ltx::{Header, Txid};
+use evertide_storage::{Clock, Disk};
+
+use self::attach::Attached;
+pub(crate) use self::{attach::AttachOutcome, image::Image, table::changes_of};
+use crate::{
+    Error,
+    state::{LocalState, Position},
+    wal::{
+        Cursor, IndexHeader, ScanError,
+        protocol::{Action, Facts, Tried, next},
+    },
+};
+
+/// When WALs are made to start over, in frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct RotationPolicy {
+    /// From this many on it is tried without disturbing anybody.
+    pub(crate) rotate_at: u32,
+    /// From this many on writers may be held for the moment it takes to backfill the last frames.
+    pub(crate) insist_at: u32,
+}
+
+impl Default for RotationPolicy {
+    /// SQLite's own threshold for automatic checkpoints, and four times that.
+    fn default() -> Self {
+        Self {
+            rotate_at: 1_000,
+            insist_at: 4_000,
+        }
+    }
+}
+
+/// Why capture cannot go on as it was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaptureError {
+    /// It cannot be proven that nothing was missed: attach anew and compare all pages.
+    #[error("{0}")]
+    Discontinuity(String),
+    /// Something failed; it may work later.
+    #[error(transparent)]
+    Failed(#[from] Error),
+}
+
+/// Whether a step may capture, or leaves small changes until the sync interval has passed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Due {
+    /// Capture whatever is there.
+    Now,
+    /// Capture only what somebody waits for.
+    Later,
+    /// Capture, and let even a small WAL be backfilled and start over.
+    NowAndCheckpoint,
+}
+
+/// What a step left behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StepOutcome {
+    /// Committed frames were left for later.
+    pub(crate) pending: bool,
+    /// A writer was in the middle of a transaction when the step ended.
+    pub(crate) writing: bool,
+}
+
+/// Counts for the status.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CaptureStats {
+    pub(crate) wal_frames: u32,
+    pub(crate) backfilled: u32,
+    pub(crate) rotations: u64,
+    pub(crate) rebases: u64,
+    pub(crate) last_rebase: Option<String>,
+    pub(crate) longest_write_hold: Duration,
+    pub(crate) most_frames_in_write_hold: u32,
+    pub(crate) captured: Option<SystemTime>,
+}
+
+/// Capture of one database.
+#[derive(Debug)]
+pub(crate) struct Capture {
+    path: PathBuf,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    policy: RotationPolicy,
+    pub(crate) state: LocalState,
+    attached: Option<Attached>,
+    /// New transactions get IDs above this.
+    floor: Txid,
+    /// Transactions of the images being read: staged files after them are still needed.
+    images: Vec<Txid>,
+    /// Milliseconds since the epoch; timestamps never run backwards, even if the clock does.
+    last_timestamp: i64,
+    pub(crate) stats: CaptureStats,
+}
+
+impl Capture {
+    /// Capture of the database at `path`, with its local state, not attached yet.
+    pub(crate) fn new(
+        path: PathBuf,
+        disk: Arc<dyn Disk>,
+        clock: Arc<dyn Clock>,
+        policy: RotationPolicy,
+    ) -> Result<Self, Error> {
+        let state = LocalState::open(Arc::clone(&disk), &path)?;
+        let mut capture = Self {
+            path,
+            disk,
+            clock,
+            policy,
+            state,
+            attached: None,
+            floor: Txid::ZERO,
+            images: Vec::new(),
+            last_timestamp: 0,
+            stats: CaptureStats::default(),
+        };
+        capture.redo_table()?;
+        Ok(capture)
+    }
+
+    /// The database.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The disk everything is on.
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Where capture stands; `None` before the first snapshot.
+    pub(crate) fn position(&self) -> Option<&Position> {
+        self.state.position.as_ref()
+    }
+
+    /// Whether the database is open and its WAL is held.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.attached.is_some()
+    }
+
+    /// Whether every page's checksum is known.
+    pub(crate) fn has_table(&self) -> bool {
+        self.state.table.is_some()
+    }
+
+    /// Makes the next transaction's ID larger than `txid`.
+    pub(crate) fn raise_floor(&mut self, txid: Txid) {
+        self.floor = self.floor.max(txid);
+    }
+
+    /// Removes staged files that every replica has, up to `txid`.
+    pub(crate) fn release_staged(&mut self, txid: Txid) -> Result<(), Error> {
+        let needed = self.images.iter().copied().min().unwrap_or(Txid::MAX);
+        let disk = Arc::clone(&self.disk);
+        self.state
+            .stage
+            .release(disk.as_ref(), txid.min(needed))
+            .map_err(self.state.failed("clean"))
+    }
+
+    /// Removes the oldest staged files until at most `bytes` are left.
+    pub(crate) fn shrink_stage(&mut self, bytes: u64) -> Result<Option<Txid>, Error> {
+        if !self.images.is_empty() {
+            return Ok(None);
+        }
+        let disk = Arc::clone(&self.disk);
+        self.state
+            .stage
+            .shrink(disk.as_ref(), bytes)
+            .map_err(self.state.failed("clean"))
+    }
+
+    /// Captures and moves the locks as the protocol says, until there is nothing to do.
+    pub(crate) fn step(&mut self, due: Due) -> Result<StepOutcome, CaptureError> {
+        let mut tried = Tried::Nothing;
+        let mut hold: Option<WriteHold> = None;
+        loop {
+            let index = self.follow_generation()?;
+            if !self.images.is_empty() {
+                // Both locks stay while an image is read; frames are captured all the same.
+                if self.captured_frames() < index.committed && due != Due::Later {
+                    self.capture_segment(&index)?;
+                    continue;
+                }
+                break;
+            }
+            let attached = self.attached_mut()?;
+            let facts = Facts {
+                held: attached.held(),
+                captured: self.captured_frames(),
+                committed: index.committed,
+                backfilled: index.backfilled,
+                stale_checkpointer: self.attached_mut()?.reset_seen,
+                due: due != Due::Later,
+                rotate_at: if due == Due::NowAndCheckpoint {
+                    1
+                } else {
+                    self.policy.rotate_at
+                },
+                insist_at: self.policy.insist_at,
+                tried,
+            };
+            let action = next(&facts);
+            match action {
+                Action::Capture => self.capture_segment(&index)?,
+                Action::Checkpoint => {
+                    self.attached_mut()?.checkpoint();
+                    tried = Tried::Checkpoint;
+                }
+                Action::Insist => {
+                    hold = self.hold_writers()?;
+                    tried = Tried::Insisting;
+                }
+                Action::Rest => break,
+                lock => {
+                    if !self.attached_mut()?.change_lock(lock)? {
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(hold) = hold {
+            self.release_writers(hold)?;
+        }
+        let attached = self.attached_mut()?;
+        // The order matters: a commit that came before the lock was seen free is in the index now.
+        let writing = attached
+            .index
+            .writer_active()
+            .map_err(attached.shm_failed())?;
+        let index = attached.read_index()?;
+        let pending = self.state.position.is_some_and(|position| {
+            index.salts != position.salts || position.frames < index.committed
+        });
+        self.stats.wal_frames = index.committed;
+        self.stats.backfilled = index.backfilled;
+        Ok(StepOutcome { pending, writing })
+    }
+
+    /// Reads the wal-index and follows it into a new generation, where that is legal.
+    fn follow_generation(&mut self) -> Result<IndexHeader, CaptureError> {
+        let attached = self.attached_mut()?;
+        let index = attached.read_index()?;
+        let reset_possible = !attached.pinned_at_read;
+        attached.pinned_at_read = attached.pin.is_some();
+        let Some(position) = self.state.position.as_mut() else {
+            return Ok(index);
+        };
+        if index.salts != position.salts {
+            // The first writer of an empty WAL draws new salts, and needs no reset for it.
+            if !reset_possible && position.frames > 0 {
+                let what = "the WAL was reset although it was pinned";
+                return Err(CaptureError::Discontinuity(what.into()));
+            }
+            position.salts = index.salts;
+            position.frames = 0;
+            self.stats.rotations += 1;
+            self.attached_mut()?.reset_seen = true;
+        } else if index.committed < position.frames {
+            let what = format!(
+                "the WAL has {} committed frames where {} were captured",
+                index.committed, position.frames
+            );
+            return Err(CaptureError::Discontinuity(what));
+        }
+        if index.page_size != self.page_size(&index) {
+            return Err(CaptureError::Discontinuity("the page size changed".into()));
+        }
+        Ok(index)
+    }
+
+    /// Holds writers, captures the rest and backfills it.
+    fn hold_writers(&mut self) -> Result<Option<WriteHold>, CaptureError> {
+        let Some(hold) = WriteHold::begin(&self.path) else {
+            return Ok(None);
+        };
+        let index = self.follow_generation()?;
+        if self.captured_frames() < index.committed {
+            self.capture_segment(&index)?;
+        }
+        self.attached_mut()?.checkpoint();
+        let frames = index.committed.saturating_sub(index.backfilled);
+        self.stats.most_frames_in_write_hold = self.stats.most_frames_in_write_hold.max(frames);
+        Ok(Some(hold))
+    }
+
+    fn release_writers(&mut self, hold: WriteHold) -> Result<(), CaptureError> {
+        self.stats.longest_write_hold = self.stats.longest_write_hold.max(hold.since.elapsed());
+        hold.end();
+        Ok(())
+    }
+
+    fn attached_mut(&mut self) -> Result<&mut Attached, Error> {
+        self.attached
+            .as_mut()
+            .ok_or_else(|| Error::NoDatabase(self.path.clone()))
+    }
+
+    fn captured_frames(&self) -> u32 {
+        // Before the first snapshot there is nothing to continue, so nothing is ever behind.
+        self.state
+            .position
+            .as_ref()
+            .map_or(u32::MAX, |position| position.frames)
+    }
+
+    fn page_size(&self, index: &IndexHeader) -> evertide_ltx::PageSize {
+        self.state
+            .position
+            .as_ref()
+            .map_or(index.page_size, |position| position.page_size)
+    }
+
+    fn cursor(&self) -> Cursor {
+        self.state
+            .position
+            .as_ref()
+            .map_or_else(Cursor::default, |position| Cursor {
+                frames: position.frames,
+                checksum: position.checksum,
+            })
+    }
+
+    /// The transactions of the next file.
+    fn next_txids(&self) -> (Txid, Txid) {
+        let min = self
+            .state
+            .position
+            .as_ref()
+            .map_or(Txid::ZERO, |p| p.txid)
+            .next();
+        (min, min.max(self.floor.next()))
+    }
+
+    /// Milliseconds since the epoch, never less than the time before.
+    fn timestamp(&mut self) -> i64 {
+        let now = self
+            .clock
+            .now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        self.last_timestamp = self.last_timestamp.max(now.as_millis() as i64);
+        self.last_timestamp
+    }
+
+    fn broken(&self, error: ScanError) -> CaptureError {
+        match error {
+            ScanError::Broken(what) => CaptureError::Discontinuity(what),
+            ScanError::Io(source) => CaptureError::Failed(Error::Io {
+                path: attach::beside(&self.path, "-wal"),
+                action: "read",
+                source,
+            }),
+        }
+    }
+}
+
+/// When a file's last transaction was captured, from its header.
+pub(crate) fn created(header: &Header) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_millis(header.timestamp_ms.max(0) as u64)
+}
+
+/// The write lock of a database, held on a connection of our own that writes nothing.
+struct WriteHold {
+    connection: rusqlite::Connection,
+    since: Instant,
+}
+
+impl WriteHold {
+    /// Waits for the write lock only briefly: a writer that never pauses is asked again later.
+    fn begin(path: &Path) -> Option<Self> {
+        let connection = attach::connect(path).ok()?;
+        connection.busy_timeout(Duration::from_millis(200)).ok()?;
+        connection.execute_batch("BEGIN IMMEDIATE").ok()?;
+        Some(Self {
+            connection,
+            since: Instant::now(),
+        })
+    }
+
+    fn end(self) {
+        if let Err(error) = self.connection.execute_batch("ROLLBACK") {
+            tracing::error!(%error, "cannot end an empty transaction; closing its connection");
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What can go wrong with replication.
+
+use std::{io, path::PathBuf, time::Duration};
+
+use evertide_ltx::Txid;
+
+/// What can go wrong with the replication of a database.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The settings do not fit together; every mistake at once.
+    #[error("the replication of {} cannot be set up: {}", path.display(), mistakes.join("; "))]
+    Options {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        mistakes: Vec<String>,
+    },
+    /// This process replicates the database already.
+    #[error("{} is already being replicated by this process; use the handle that started it, or stop that first", .0.display())]
+    AlreadyReplicated(PathBuf),
+    /// Another process replicates the database.
+    #[error("{} is already being replicated by {holder}; stop that process first", path.display())]
+    ReplicatedElsewhere {
+        /// The database.
+        path: PathBuf,
+        /// Who holds the local state, as far as it is known.
+        holder: String,
+    },
+    /// The call needs a running replication.
+    #[error("the replication of {} is not running; call `start` first", .0.display())]
+    NotRunning(PathBuf),
+    /// There is no database, so nothing can be captured.
+    #[error("there is no database at {}; it is replicated as soon as it appears", .0.display())]
+    NoDatabase(PathBuf),
+    /// SQLite refused.
+    #[error("SQLite cannot use {} to {action}: {source}", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What for.
+        action: &'static str,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The database cannot be captured as it is.
+    #[error("{} cannot be captured: {reason}", path.display())]
+    Unsupported {
+        /// The database.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// What was captured or staged is not what it should be.
+    #[error("{}: {source}", path.display())]
+    Ltx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: evertide_ltx::Error,
+    },
+    /// A replica did not do what was asked.
+    #[error("replica `{name}`: {source}")]
+    Replica {
+        /// The replica.
+        name: String,
+        /// What it said.
+        source: evertide_storage::Error,
+    },
+    /// Capture stopped working; see the status for the first cause.
+    #[error("{} is not being captured: {reason}", path.display())]
+    Failing {
+        /// The database.
+        path: PathBuf,
+        /// The cause.
+        reason: String,
+    },
+    /// The deadline came before every replica had everything.
+    #[error(
+        "stopped after {deadline:?} with {} not replicated up to {txid}: {}; the next start continues there",
+        path.display(), behind.join(", ")
+    )]
+    StoppedBehind {
+        /// The database.
+        path: PathBuf,
+        /// What was waited for.
+        deadline: Duration,
+        /// The newest captured transaction.
+        txid: Txid,
+        /// Each replica that has less, and what it has.
+        behind: Vec<String>,
+    },
+    /// The engine's thread could not be started.
+    #[error("cannot start the replication engine: {0}")]
+    Engine(io::Error),
+}
+
+/// The error with its causes, on one line.
+pub(crate) fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,111 @@
+//! What to replicate, where to and how often: plain data.
+
+use std::time::Duration;
+
+use evertide_storage::Destination;
+
+/// The scope of the encrypted configuration store that replication settings are kept under.
+pub const CONFIG_SCOPE: &str = "litestream";
+
+/// Recommended pragmas for the connections of an application, as name and value. None is required.
+///
+/// - `wal_autocheckpoint = 0`: Evertide checkpoints; without it, once the WAL has passed its
+///   threshold, every commit of the application runs a checkpoint until the WAL starts over.
+/// - `synchronous = NORMAL`: in WAL mode safe against corruption, and commits need no `fsync`.
+/// - `busy_timeout = 5000`: wait up to 5,000 ms for another writer instead of failing at once.
+pub const RECOMMENDED_PRAGMAS: [(&str, &str); 3] = [
+    ("wal_autocheckpoint", "0"),
+    ("synchronous", "NORMAL"),
+    ("busy_timeout", "5000"),
+];
+
+/// The recommended pragmas as one batch of SQL, for whatever driver runs it.
+///
+/// ```
+/// assert!(evertide::recommended_pragmas().starts_with("PRAGMA wal_autocheckpoint = 0;"));
+/// ```
+pub fn recommended_pragmas() -> String {
+    RECOMMENDED_PRAGMAS
+        .iter()
+        .map(|(name, value)| format!("PRAGMA {name} = {value};\n"))
+        .collect()
+}
+
+/// How one database is replicated.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct ReplicationOptions {
+    /// Time between two looks at a database that reported no change: a safety net below the
+    /// file system's notices. All databases of a process share one timer.
+    pub monitor_interval: Duration,
+    /// A WAL smaller than the threshold is checkpointed after this time.
+    pub checkpoint_interval: Duration,
+    /// Where to.
+    pub replicas: Vec<ReplicaOptions>,
+}
+
+impl Default for ReplicationOptions {
+    fn default() -> Self {
+        Self {
+            monitor_interval: Duration::from_secs(30),
+            checkpoint_interval: Duration::from_secs(60),
+            replicas: Vec::new(),
+        }
+    }
+}
+
+/// One destination of one database.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct ReplicaOptions {
+    /// Unique among the replicas of a database.
+    pub name: String,
+    /// Where the replica is.
+    pub destination: Destination,
+    /// Least time between two uploads; the first commit after a quiet time goes out at once.
+    pub sync_interval: Duration,
+    /// Time between two snapshots.
+    pub snapshot_interval: Duration,
+    /// How long to keep what a restore to a point in time needs; `None` for ever.
+    pub retention: Option<Duration>,
+    /// Time between two looks for what retention may delete.
+    pub retention_check_interval: Duration,
+}
+
+impl ReplicaOptions {
+    /// A replica with the default intervals.
+    pub fn new(name: impl Into<String>, destination: Destination) -> Self {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        Self {
+            name: name.into(),
+            destination,
+            sync_interval: Duration::from_secs(1),
+            snapshot_interval: 24 * HOUR,
+            retention: None,
+            retention_check_interval: HOUR,
+        }
+    }
+}
+
+/// How many replicas must have a commit before it counts as durable.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Durability {
+    /// One of them.
+    Any,
+    /// More than half of them.
+    Quorum,
+    /// Every one.
+    #[default]
+    All,
+}
+
+impl Durability {
+    /// How many of `replicas` that is.
+    pub(crate) fn needed(self, replicas: usize) -> usize {
+        match self {
+            Self::Any => replicas.min(1),
+            Self::Quorum => replicas / 2 + 1,
+            Self::All => replicas,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! What the engine keeps beside a database, in `.<name>-evertide/`: a cache. Deleting it costs time
+//! (a full snapshot at the next start), never correctness.
+//!
+//! | file | content |
+//! |---|---|
+//! | `lock` | locked while a process replicates the database; names that process |
+//! | `position` | where capture stands |
+//! | `pages` | the page checksum table |
+//! | `ltx/0/<min>-<max>.ltx` | captured files that not every replica has yet, and the newest one |
+
+mod pages;
+mod position;
+mod stage;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use evertide_ltx::Txid;
+use evertide_storage::{Disk, DiskFile};
+
+use crate::Error;
+
+use self::position::PositionFile;
+pub(crate) use self::{
+    pages::{PageChanges, PageTable},
+    position::Position,
+    stage::{Stage, StageWriter, Staged},
+};
+
+/// The local state of one database, locked by this process.
+#[derive(Debug)]
+pub(crate) struct LocalState {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    positions: PositionFile,
+    /// Where capture stands; `None` before the first snapshot.
+    pub(crate) position: Option<Position>,
+    /// The page checksum table, complete for `position`.
+    pub(crate) table: Option<PageTable>,
+    /// Captured files.
+    pub(crate) stage: Stage,
+    /// Unlocked by the close.
+    _lock: Box<dyn DiskFile>,
+}
+
+/// The folder of the local state of a database.
+pub(crate) fn state_dir(database: &Path) -> PathBuf {
+    let name = database.file_name().unwrap_or_default().to_string_lossy();
+    database.with_file_name(format!(".{name}-evertide"))
+}
+
+impl LocalState {
+    /// Opens the state of the database, or starts an empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::ReplicatedElsewhere`] while another process has it; [`Error::Io`].
+    pub(crate) fn open(disk: Arc<dyn Disk>, database: &Path) -> Result<Self, Error> {
+        let dir = state_dir(database);
+        let failed = |action, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io {
+                path,
+                action,
+                source,
+            }
+        };
+        disk.create_dir_all(&dir, 0o700)
+            .map_err(failed("create", &dir))?;
+        let lock = lock(disk.as_ref(), database, &dir.join("lock"))?;
+        let path = dir.join("position");
+        let (positions, position) =
+            PositionFile::open(disk.as_ref(), &path).map_err(failed("open", &path))?;
+        let path = dir.join("ltx").join("0");
+        let txid = position
+            .as_ref()
+            .map_or(Txid::ZERO, |position| position.txid);
+        let stage =
+            Stage::open(disk.as_ref(), path.clone(), txid).map_err(failed("open", &path))?;
+        let path = dir.join("pages");
+        let table = PageTable::open(disk.as_ref(), &path).map_err(failed("open", &path))?;
+        Ok(Self {
+            disk,
+            dir,
+            positions,
+            position,
+            table,
+            stage,
+            _lock: lock,
+        })
+    }
+
+    /// Where the page table is.
+    pub(crate) fn table_path(&self) -> PathBuf {
+        self.dir.join("pages")
+    }
+
+    /// Where the staged files and the rest is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Records where capture stands.
+    pub(crate) fn save(&mut self, position: Position) -> Result<(), Error> {
+        self.positions.save(&position).map_err(|source| Error::Io {
+            path: self.dir.join("position"),
+            action: "write",
+            source,
+        })?;
+        self.position = Some(position);
+        Ok(())
+    }
+
+    /// An error of an operation on a file of this state.
+    pub(crate) fn failed(&self, action: &'static str) -> impl Fn(io::Error) -> Error + use<> {
+        let path = self.dir.clone();
+        move |source| Error::Io {
+            path: path.clone(),
+            action,
+            source,
+        }
+    }
+
+    /// The disk the state is on.
+    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
+        Arc::clone(&self.disk)
+    }
+}
+
+/// Locks the state for this process, or says who has it.
+fn lock(disk: &dyn Disk, database: &Path, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+    let failed = |source| Error::Io {
+        path: path.to_owned(),
+        action: "lock",
+        source,
+    };
+    let file = match disk.create_new(path, 0o600) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(path),
+        created => created,
+    }
+    .map_err(failed)?;
+    if !crate::wal::try_lock_file(file.as_fd()).map_err(failed)? {
+        let mut holder = [0; 64];
+        let len = file.read_at(&mut holder, 0).map_err(failed)?;
+        let holder = String::from_utf8_lossy(holder.get(..len).unwrap_or_default());
+        let holder = if holder.trim().is_empty() {
+            "another process"
+        } else {
+            holder.trim()
+        };
+        return Err(Error::ReplicatedElsewhere {
+            path: database.to_owned(),
+            holder: holder.to_owned(),
+        });
+    }
+    let holder = format!("process {}\n", std::process::id());
+    file.set_len(0)
+        .and_then(|()| file.write_at(holder.as_bytes(), 0))
+        .map_err(failed)?;
+    Ok(file)
+}

@@ -1,0 +1,205 @@
+//! Where capture stands: one small record, written in two slots by turns.
+//!
+//! ```text
+//!   0 `EVTPOS01`             40 frame index, from 0        72 db checksum (XOR of page checksums)
+//!   8 sequence number        44 running checksum, 2 words  80 min TXID of the newest staged file
+//!  16 TXID                   52 database size in pages     88 page size
+//!  24 salts                  56 flags: 1 = table complete  92 zero
+//!  32 database inode         64 reserved                  120 CRC-64 of bytes 0..120
+//! ```
+//!
+//! Integers are little-endian. A slot that was being written when the process died does not add up,
+//! and the other one, of the sync before, is used; so is none when both are damaged. The record is
+//! a cache: losing it costs time, never correctness. It is not synced, as a power cut that
+//! loses it loses no more than that.
+
+use std::{io, path::Path};
+
+use evertide_ltx::{Checksum, PageSize, Pgno, Txid};
+use evertide_storage::{Disk, DiskFile};
+
+use crate::wal::{Salts, WalChecksum};
+
+const MAGIC: [u8; 8] = *b"EVTPOS01";
+const LEN: usize = 128;
+/// Slots are apart by more than a sector, so that a torn write hits one of them.
+const SLOT_OFFSETS: [u64; 2] = [0, 4_096];
+const FLAG_TABLE: u32 = 1;
+
+/// Where capture stands in one generation of a WAL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Position {
+    /// The newest captured transaction.
+    pub(crate) txid: Txid,
+    /// The first transaction of the staged file that ends at `txid`.
+    pub(crate) staged_min: Txid,
+    /// The generation of the WAL.
+    pub(crate) salts: Salts,
+    /// Frames of it that are captured.
+    pub(crate) frames: u32,
+    /// The running checksum at the last of them; meaningless while `frames` is 0.
+    pub(crate) checksum: WalChecksum,
+    /// Size of a page.
+    pub(crate) page_size: PageSize,
+    /// Size of the database in pages.
+    pub(crate) pages: u32,
+    /// The inode of the database file, to tell a replaced one.
+    pub(crate) inode: u64,
+    /// XOR of all page checksums, where the page table is complete.
+    pub(crate) database_checksum: Option<u64>,
+}
+
+impl Position {
+    fn encode(&self, sequence: u64) -> [u8; LEN] {
+        let mut bytes = [0; LEN];
+        let mut put = |at: usize, value: &[u8]| {
+            if let Some(target) = bytes.get_mut(at..at + value.len()) {
+                target.copy_from_slice(value);
+            }
+        };
+        put(0, &MAGIC);
+        put(8, &sequence.to_le_bytes());
+        put(16, &self.txid.get().to_le_bytes());
+        put(24, &self.salts.0);
+        put(32, &self.inode.to_le_bytes());
+        put(40, &self.frames.to_le_bytes());
+        put(44, &self.checksum.0.to_le_bytes());
+        put(48, &self.checksum.1.to_le_bytes());
+        put(52, &self.pages.to_le_bytes());
+        let flags = if self.database_checksum.is_some() {
+            FLAG_TABLE
+        } else {
+            0
+        };
+        put(56, &flags.to_le_bytes());
+        put(
+            72,
+            &self.database_checksum.unwrap_or_default().to_le_bytes(),
+        );
+        put(80, &self.staged_min.get().to_le_bytes());
+        put(88, &self.page_size.get().to_le_bytes());
+        let checksum = record_checksum(&bytes);
+        bytes[LEN - 8..].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8; LEN]) -> Option<(u64, Self)> {
+        let u64_at = |at: usize| Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        let u32_at = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?));
+        if bytes.first_chunk() != Some(&MAGIC) || u64_at(LEN - 8)? != record_checksum(bytes) {
+            return None;
+        }
+        let has_table = u32_at(56)? & FLAG_TABLE != 0;
+        let position = Self {
+            txid: Txid::new(u64_at(16)?),
+            staged_min: Txid::new(u64_at(80)?),
+            salts: Salts(*bytes.get(24..)?.first_chunk()?),
+            frames: u32_at(40)?,
+            checksum: WalChecksum(u32_at(44)?, u32_at(48)?),
+            page_size: PageSize::new(u32_at(88)?).ok()?,
+            pages: u32_at(52)?,
+            inode: u64_at(32)?,
+            database_checksum: if has_table { Some(u64_at(72)?) } else { None },
+        };
+        Some((u64_at(8)?, position))
+    }
+}
+
+/// CRC-64 of a record without its last eight bytes.
+fn record_checksum(bytes: &[u8; LEN]) -> u64 {
+    let content = bytes.get(..LEN - 8).unwrap_or_default();
+    Checksum::page(Pgno::FIRST, content).get()
+}
+
+/// The file that holds the record.
+#[derive(Debug)]
+pub(crate) struct PositionFile {
+    file: Box<dyn DiskFile>,
+    sequence: u64,
+}
+
+impl PositionFile {
+    /// Opens or creates the file; with the record in it, if an intact one is there.
+    pub(crate) fn open(disk: &dyn Disk, path: &Path) -> io::Result<(Self, Option<Position>)> {
+        let file = match disk.create_new(path, 0o600) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(path)?,
+            created => created?,
+        };
+        let mut newest: Option<(u64, Position)> = None;
+        for offset in SLOT_OFFSETS {
+            let mut bytes = [0; LEN];
+            let read = file.read_at(&mut bytes, offset)?;
+            let found = if read == LEN {
+                Position::decode(&bytes)
+            } else {
+                None
+            };
+            if let Some(found) = found
+                && newest.as_ref().is_none_or(|newest| newest.0 < found.0)
+            {
+                newest = Some(found);
+            }
+        }
+        let sequence = newest.as_ref().map_or(0, |newest| newest.0);
+        Ok((Self { file, sequence }, newest.map(|newest| newest.1)))
+    }
+
+    /// Replaces the record.
+    pub(crate) fn save(&mut self, position: &Position) -> io::Result<()> {
+        self.sequence += 1;
+        let slot = usize::from(self.sequence % 2 == 1);
+        let offset = SLOT_OFFSETS.get(slot).copied().unwrap_or_default();
+        self.file.write_at(&position.encode(self.sequence), offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_storage::OsDisk;
+
+    use super::*;
+
+    fn position(txid: u64) -> Position {
+        Position {
+            txid: Txid::new(txid),
+            staged_min: Txid::new(txid - 1),
+            salts: Salts([1, 2, 3, 4, 5, 6, 7, 8]),
+            frames: 9,
+            checksum: WalChecksum(10, 11),
+            page_size: PageSize::new(4_096).unwrap(),
+            pages: 12,
+            inode: 13,
+            database_checksum: Some(14),
+        }
+    }
+
+    #[test]
+    fn the_newest_record_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("position");
+        let (mut file, found) = PositionFile::open(&OsDisk, &path).unwrap();
+        assert_eq!(found, None);
+        for txid in 2..6 {
+            file.save(&position(txid)).unwrap();
+            let (_, found) = PositionFile::open(&OsDisk, &path).unwrap();
+            assert_eq!(found, Some(position(txid)));
+        }
+    }
+
+    #[test]
+    fn a_damaged_newest_record_falls_back_to_the_one_before_for_every_byte() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("position");
+        let (mut file, _) = PositionFile::open(&OsDisk, &path).unwrap();
+        file.save(&position(2)).unwrap();
+        file.save(&position(3)).unwrap(); // the second save is in the slot at 0
+        for at in 0..LEN as u64 {
+            let mut byte = [0];
+            file.file.read_at(&mut byte, at).unwrap();
+            file.file.write_at(&[byte[0] ^ 0x10], at).unwrap();
+            let (_, found) = PositionFile::open(&OsDisk, &path).unwrap();
+            assert_eq!(found, Some(position(2)), "byte {at}");
+            file.file.write_at(&byte, at).unwrap();
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! What replication of a database is doing, as plain data.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use evertide_ltx::Txid;
+
+/// What replication of one database is doing.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct DatabaseStatus {
+    /// The database.
+    pub path: PathBuf,
+    /// In short.
+    pub state: DatabaseState,
+    /// The newest captured transaction; zero before the first.
+    pub txid: Txid,
+    /// When it was captured.
+    pub captured: Option<SystemTime>,
+    /// Size of the database in pages.
+    pub pages: u32,
+    /// Size of a page in bytes, 0 while unknown.
+    pub page_size: u32,
+    /// Frames in the WAL when it was last looked at.
+    pub wal_frames: u32,
+    /// How often the WAL started over since the start.
+    pub rotations: u64,
+    /// How often continuity could not be proven and the difference was uploaded instead.
+    pub rebases: u64,
+    /// Why the last time.
+    pub last_rebase: Option<String>,
+    /// The longest time writers were held to let the WAL start over.
+    pub longest_write_hold: Duration,
+    /// The most frames that were written while writers were held.
+    pub most_frames_in_write_hold: u32,
+    /// What is wrong, while something is.
+    pub error: Option<String>,
+    /// Each replica, in the order of the settings.
+    pub replicas: Vec<ReplicaStatus>,
+}
+
+impl DatabaseStatus {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            state: DatabaseState::Stopped,
+            txid: Txid::ZERO,
+            captured: None,
+            pages: 0,
+            page_size: 0,
+            wal_frames: 0,
+            rotations: 0,
+            rebases: 0,
+            last_rebase: None,
+            longest_write_hold: Duration::ZERO,
+            most_frames_in_write_hold: 0,
+            error: None,
+            replicas: Vec::new(),
+        }
+    }
+}
+
+/// The state of a replicated database.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum DatabaseState {
+    /// Not started, or stopped.
+    Stopped,
+    /// There is no database at the path yet, or no longer.
+    Waiting,
+    /// Every commit is captured.
+    Running,
+    /// Capture does not work; `error` says why. It is tried again.
+    Failing,
+}
+
+/// What one replica of a database is doing.
+#[derive(Clone, PartialEq, Debug)]
+#[non_exhaustive]
+pub struct ReplicaStatus {
+    /// Its name in the settings.
+    pub name: String,
+    /// Where it is, without secrets.
+    pub location: String,
+    /// The newest transaction it has; zero before the first.
+    pub txid: Txid,
+    /// When that arrived there.
+    pub synced: Option<SystemTime>,
+    /// From capture to arrival, of the last upload.
+    pub lag: Option<Duration>,
+    /// Objects put since the start.
+    pub uploads: u64,
+    /// Bytes put since the start.
+    pub uploaded_bytes: u64,
+    /// Whole databases among them.
+    pub snapshots: u64,
+    /// What is wrong, while something is.
+    pub error: Option<String>,
+    /// Since when.
+    pub failing_since: Option<SystemTime>,
+}
+
+impl ReplicaStatus {
+    pub(crate) fn new(name: String, location: String) -> Self {
+        Self {
+            name,
+            location,
+            txid: Txid::ZERO,
+            synced: None,
+            lag: None,
+            uploads: 0,
+            uploaded_bytes: 0,
+            snapshots: 0,
+            error: None,
+            failing_since: None,
+        }
+    }
+}

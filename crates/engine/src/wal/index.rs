@@ -1,0 +1,245 @@
+//! The wal-index (`-shm`): what is committed, what is backfilled, and its lock bytes.
+//!
+//! ```text
+//!   0 version 3007000        16 mxFrame: committed frames     32 salt-1, salt-2
+//!   4 unused                 20 nPage: database size, pages   40 checksum of bytes 0..40
+//!   8 change counter         24 checksum of frame mxFrame
+//!  12 initialised?
+//!  13 big-endian checksums?  48 the same 48 bytes again       96 nBackfill: backfilled frames
+//!  14 page size             100 five read marks              120 eight lock bytes
+//! ```
+//!
+//! Integers are in the machine's byte order, the salts as in the WAL. Source:
+//! <https://www.sqlite.org/walformat.html#the_wal_index_file_format>.
+
+use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+
+use evertide_ltx::PageSize;
+
+use super::{
+    format::{ByteOrder, Salts, WalChecksum},
+    locks::{self, Lock},
+};
+
+const VERSION: u32 = 3_007_000;
+const READ_MARKS: u64 = 100;
+const READ_MARK_NOT_USED: u32 = 0xffff_ffff;
+const WRITE: u64 = 120;
+const CKPT: u64 = 121;
+const READ_0: u64 = 123;
+const PIN_SLOTS: [u64; 4] = [4, 3, 2, 1];
+/// A header that a writer is replacing settles within microseconds; this many reads is a crash.
+const READS_OF_A_CHANGING_HEADER: u32 = 1_000;
+
+/// What the wal-index says at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct IndexHeader {
+    /// Size of a page.
+    pub(crate) page_size: PageSize,
+    /// Committed frames in the WAL (`mxFrame`).
+    pub(crate) committed: u32,
+    /// Size of the database in pages (`nPage`).
+    pub(crate) pages: u32,
+    /// Checksum of the last committed frame.
+    pub(crate) checksum: WalChecksum,
+    /// The generation of the WAL.
+    pub(crate) salts: Salts,
+    /// Frames already copied into the database file (`nBackfill`).
+    pub(crate) backfilled: u32,
+}
+
+/// Why a wal-index could not be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum IndexError {
+    /// Reading failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The two copies of the header differ: a writer died while it replaced them.
+    #[error("the header in the wal-index is half written; SQLite repairs it at the next access")]
+    Torn,
+    /// Not initialised.
+    #[error("the wal-index is not initialised")]
+    Empty,
+    /// Another version of SQLite's format.
+    #[error("the wal-index has version {0}, expected {VERSION}")]
+    Version(u32),
+    /// No page size.
+    #[error(transparent)]
+    PageSize(#[from] evertide_ltx::Error),
+}
+
+/// An open wal-index. The descriptor stays open for the life of the process (see `descriptors`).
+#[derive(Clone, Debug)]
+pub(crate) struct WalIndex {
+    file: Arc<File>,
+    database: Arc<File>,
+}
+
+impl WalIndex {
+    /// The wal-index and the database file behind registered descriptors.
+    pub(crate) fn new(file: Arc<File>, database: Arc<File>) -> Self {
+        Self { file, database }
+    }
+
+    /// Reads the header, again while a writer is replacing it.
+    pub(crate) fn read(&self) -> Result<IndexHeader, IndexError> {
+        for attempt in 0..READS_OF_A_CHANGING_HEADER {
+            let mut bytes = [0; 136];
+            let len = self.file.read_at(&mut bytes, 0)?;
+            if len < bytes.len() {
+                return Err(IndexError::Empty);
+            }
+            let (first, rest) = bytes.split_at(48);
+            let (second, rest) = rest.split_at(48);
+            if first == second && is_intact(first) {
+                return self.parse(first, rest);
+            }
+            if first == [0; 48] {
+                return Err(IndexError::Empty);
+            }
+            if attempt > 10 {
+                std::thread::yield_now();
+            }
+        }
+        Err(IndexError::Torn)
+    }
+
+    /// Takes the pin: no reset from now on. `None` while every slot is in use.
+    pub(crate) fn pin(&self) -> io::Result<Option<Pin>> {
+        for slot in PIN_SLOTS {
+            if !locks::try_lock(&self.file, READ_0 + slot, Lock::Exclusive)? {
+                continue;
+            }
+            // A slot that still carries an old mark would hold back every checkpoint; SQLite
+            // writes this value under the same lock when it restarts a WAL.
+            let marked = self
+                .file
+                .write_all_at(&READ_MARK_NOT_USED.to_ne_bytes(), READ_MARKS + 4 * slot);
+            let shared =
+                marked.and_then(|()| locks::try_lock(&self.file, READ_0 + slot, Lock::Shared));
+            if shared.is_err() {
+                locks::unlock(&self.file, READ_0 + slot)?;
+            }
+            if shared? {
+                return Ok(Some(Pin(self.hold(READ_0 + slot))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes the guard: no backfill from now on. `None` while a checkpoint is writing.
+    pub(crate) fn guard(&self) -> io::Result<Option<Guard>> {
+        let locked = locks::try_lock(&self.file, READ_0, Lock::Shared)?;
+        Ok(locked.then(|| Guard(self.hold(READ_0))))
+    }
+
+    /// Whether no checkpoint is under way at this moment.
+    pub(crate) fn no_checkpointer(&self) -> io::Result<bool> {
+        let free = locks::try_lock(&self.file, CKPT, Lock::Exclusive)?;
+        if free {
+            locks::unlock(&self.file, CKPT)?;
+        }
+        Ok(free)
+    }
+
+    /// Whether somebody is in a write transaction at this moment.
+    pub(crate) fn writer_active(&self) -> io::Result<bool> {
+        locks::is_locked(&self.file, WRITE)
+    }
+
+    fn parse(&self, header: &[u8], rest: &[u8]) -> Result<IndexHeader, IndexError> {
+        if native_u32(header, 0) != VERSION {
+            return Err(IndexError::Version(native_u32(header, 0)));
+        }
+        if header.get(12) == Some(&0) {
+            return Err(IndexError::Empty);
+        }
+        let committed = native_u32(header, 16);
+        let (page_size, pages) = if committed == 0 {
+            // SQLite leaves both fields zero when it starts with an empty WAL.
+            self.database_size()?
+        } else {
+            let size = header.get(14..).and_then(|b| b.first_chunk());
+            let size = size.map_or(0, |bytes| u32::from(u16::from_ne_bytes(*bytes)));
+            (page_size(size)?, native_u32(header, 20))
+        };
+        Ok(IndexHeader {
+            page_size,
+            committed,
+            pages,
+            checksum: WalChecksum(native_u32(header, 24), native_u32(header, 28)),
+            salts: Salts(
+                header
+                    .get(32..)
+                    .and_then(|b| b.first_chunk())
+                    .copied()
+                    .unwrap_or_default(),
+            ),
+            backfilled: native_u32(rest, 0),
+        })
+    }
+
+    /// Page size and size in pages of the database file.
+    fn database_size(&self) -> Result<(PageSize, u32), IndexError> {
+        let mut bytes = [0; 2];
+        self.database.read_exact_at(&mut bytes, 16)?;
+        let size = page_size(u32::from(u16::from_be_bytes(bytes)))?;
+        let pages = self.database.metadata()?.len() / u64::from(size.get());
+        Ok((size, u32::try_from(pages).unwrap_or(u32::MAX)))
+    }
+
+    fn hold(&self, byte: u64) -> HeldByte {
+        HeldByte {
+            file: Arc::clone(&self.file),
+            byte,
+        }
+    }
+}
+
+/// One lock byte, unlocked when dropped.
+#[derive(Debug)]
+struct HeldByte {
+    file: Arc<File>,
+    byte: u64,
+}
+
+impl Drop for HeldByte {
+    fn drop(&mut self) {
+        if let Err(error) = locks::unlock(&self.file, self.byte) {
+            tracing::error!(%error, byte = self.byte, "cannot unlock a byte of the wal-index");
+        }
+    }
+}
+
+/// The pin, held until dropped: no reset.
+#[derive(Debug)]
+pub(crate) struct Pin(#[expect(dead_code, reason = "held for its Drop")] HeldByte);
+
+/// The guard, held until dropped: no backfill.
+#[derive(Debug)]
+pub(crate) struct Guard(#[expect(dead_code, reason = "held for its Drop")] HeldByte);
+
+fn is_intact(header: &[u8]) -> bool {
+    let native = if cfg!(target_endian = "big") {
+        ByteOrder::Big
+    } else {
+        ByteOrder::Little
+    };
+    let Some((content, stored)) = header.split_at_checked(40) else {
+        return false;
+    };
+    let stored = WalChecksum(native_u32(stored, 0), native_u32(stored, 4));
+    WalChecksum::default().update(native, content) == stored
+}
+
+/// 65,536 does not fit into the 16 bits of either header; SQLite stores it as 1.
+fn page_size(stored: u32) -> Result<PageSize, evertide_ltx::Error> {
+    PageSize::new(if stored == 1 { 65_536 } else { stored })
+}
+
+fn native_u32(bytes: &[u8], at: usize) -> u32 {
+    bytes
+        .get(at..)
+        .and_then(|b| b.first_chunk())
+        .map_or(0, |b| u32::from_ne_bytes(*b))
+}

@@ -1,0 +1,63 @@
+//! Open-file-description locks on single bytes. Unlike SQLite's POSIX locks they belong to the
+//! descriptor, so the two conflict as they should even inside one process.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{FcntlArg, fcntl},
+    libc,
+};
+
+/// A kind of lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Lock {
+    /// Many may hold it.
+    Shared,
+    /// One may hold it.
+    Exclusive,
+}
+
+/// Locks one byte, or converts our lock on it; `false` when somebody else is in the way.
+pub(crate) fn try_lock(file: impl AsFd, byte: u64, lock: Lock) -> io::Result<bool> {
+    let kind = match lock {
+        Lock::Shared => libc::F_RDLCK,
+        Lock::Exclusive => libc::F_WRLCK,
+    };
+    match fcntl(file, FcntlArg::F_OFD_SETLK(&request(kind, byte))) {
+        Ok(_) => Ok(true),
+        Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Unlocks one byte.
+pub(crate) fn unlock(file: impl AsFd, byte: u64) -> io::Result<()> {
+    fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, byte)))?;
+    Ok(())
+}
+
+/// Whether somebody else holds any lock on the byte.
+pub(crate) fn is_locked(file: impl AsFd, byte: u64) -> io::Result<bool> {
+    let mut answer = request(libc::F_WRLCK, byte);
+    fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
+    Ok(i32::from(answer.l_type) != libc::F_UNLCK)
+}
+
+/// Takes an exclusive lock on the first byte of a file of our own, until the file is closed.
+pub(crate) fn try_lock_file(file: BorrowedFd<'_>) -> io::Result<bool> {
+    try_lock(file, 0, Lock::Exclusive)
+}
+
+fn request(kind: i32, byte: u64) -> libc::flock {
+    libc::flock {
+        l_type: kind as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: byte as libc::off_t,
+        l_len: 1,
+        l_pid: 0, // required to be zero for this family of locks
+    }
+}

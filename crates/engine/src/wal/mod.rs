@@ -1,0 +1,16 @@
+//! SQLite's write-ahead log as seen from outside: its file, its index, and the two locks that keep
+//! it readable. Nothing here writes to the database or to the `-wal` file.
+
+pub(crate) mod descriptors;
+mod file;
+mod format;
+mod index;
+mod locks;
+pub(crate) mod protocol;
+
+pub(crate) use self::{
+    file::{Cursor, Scan, ScanError, WalFile},
+    format::{FRAME_HEADER_LEN, Salts, WalChecksum, frame_offset},
+    index::{Guard, IndexError, IndexHeader, Pin, WalIndex},
+    locks::try_lock_file,
+};
