@@ -1,0 +1,81 @@
+//! Running the tests, the fuzzer, the torture and the bench.
+
+use anyhow::Result;
+use evertide_testkit::checkout_root;
+
+use crate::cargo::{command, run, run_tests};
+use crate::steps::Tally;
+
+/// Folders below tests/drivers.
+pub(crate) const DRIVERS: [&str; 3] = ["sqlx", "diesel", "old-rusqlite"];
+
+/// `cargo test` of the workspace, doc tests included.
+pub(crate) fn unit(arguments: &[String]) -> Result<Tally> {
+    let mut test = command("cargo");
+    test.args(["test", "--locked", "--no-fail-fast"]);
+    if arguments.is_empty() {
+        test.arg("--workspace");
+    }
+    run_tests(test.args(arguments))
+}
+
+/// One application for each driver, in a shared target folder: most of what they build is the same.
+pub(crate) fn drivers() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for driver in DRIVERS {
+        println!("--- {driver}");
+        let mut application = command("cargo");
+        application
+            .current_dir(checkout_root().join("tests/drivers").join(driver))
+            .args(["run", "--quiet", "--locked"])
+            .env("CARGO_TARGET_DIR", checkout_root().join("target/drivers"));
+        tally.add(run(&mut application)?);
+    }
+    Ok(tally)
+}
+
+/// Each fuzz target for a while.
+pub(crate) fn fuzz(seconds: u64) -> Result<Tally> {
+    let mut fuzz = command("cargo");
+    fuzz.current_dir(checkout_root().join("fuzz"))
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "--release",
+            "--",
+            "--seconds",
+            &seconds.to_string(),
+        ])
+        .env("CARGO_TARGET_DIR", checkout_root().join("target/fuzz"));
+    run(&mut fuzz)
+}
+
+/// The torture, in the profile of the tests.
+pub(crate) fn torture(arguments: &[String]) -> Result<Tally> {
+    let mut torture = command("cargo");
+    torture.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--package",
+        "evertide-torture",
+        "--",
+    ]);
+    run(torture.args(arguments))
+}
+
+/// The bench, in release mode.
+pub(crate) fn bench(arguments: &[String]) -> Result<Tally> {
+    let mut bench = command("cargo");
+    bench.args([
+        "run",
+        "--quiet",
+        "--locked",
+        "--release",
+        "--package",
+        "evertide-bench",
+        "--",
+    ]);
+    run(bench.args(arguments))
+}

@@ -1,0 +1,62 @@
+//! Installing what the tests need, once, at pinned versions.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use evertide_testkit::{cache_dir, install_age, install_litestream, install_litestream_v3};
+
+use crate::cargo::command;
+use crate::steps::Tally;
+
+const CARGO_DENY: &str = "0.20.2";
+
+/// Everything.
+pub(crate) fn install() -> Result<Tally> {
+    let mut tally = Tally::default();
+    let installed = [
+        install_litestream().map_err(Into::into),
+        install_litestream_v3().map_err(Into::into),
+        install_age().map_err(Into::into),
+        cargo_deny(),
+    ];
+    for outcome in installed {
+        match &outcome {
+            Ok(path) => println!("{}", path.display()),
+            Err(error) => println!("error: {error:#}"),
+        }
+        tally.add(Tally::one(outcome.is_ok()));
+    }
+    Ok(tally)
+}
+
+/// The path of cargo-deny. Built without optimisation it is ready in a minute, and fast enough.
+pub(crate) fn cargo_deny() -> Result<PathBuf> {
+    let root = cache_dir().join(format!("cargo-deny-{CARGO_DENY}"));
+    let program = root.join("bin/cargo-deny");
+    if program.is_file() {
+        return Ok(program);
+    }
+    let mut install = command("cargo");
+    install
+        .args([
+            "install",
+            "--quiet",
+            "--debug",
+            "--locked",
+            "cargo-deny",
+            "--version",
+            CARGO_DENY,
+        ])
+        .arg("--root")
+        .arg(&root)
+        .env("CARGO_PROFILE_DEV_DEBUG", "false")
+        .env("CARGO_TARGET_DIR", cache_dir().join("cargo-deny-build"));
+    let status = install
+        .status()
+        .with_context(|| format!("starting {install:?}"))?;
+    if !status.success() {
+        bail!("cargo-deny could not be installed; the command was\n    {install:?}");
+    }
+    std::fs::remove_dir_all(cache_dir().join("cargo-deny-build")).ok();
+    Ok(program)
+}
