@@ -31,15 +31,21 @@
 
 mod client;
 mod clock;
+#[cfg(feature = "testing")]
+pub mod conformance;
+mod count;
 mod destination;
 mod disk;
 mod error;
 mod file;
+#[cfg(feature = "testing")]
+mod memory;
 mod stream;
 
 pub use self::{
     client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey},
     clock::{Clock, SystemClock},
+    count::{CountingClient, Requests},
     destination::{Destination, FileOptions},
     disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
     error::Error,
@@ -50,4 +56,5 @@ pub use self::{
 pub use self::{
     clock::ManualClock,
     disk::{CrashPoint, Fault, FaultDisk, RecordingDisk, Unsynced},
+    memory::MemoryClient,
 };

@@ -1,0 +1,542 @@
+//! The cases. Each panics where a client breaks its promise.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+use futures_util::{StreamExt, future::join_all};
+
+use super::{Gauge, Pieces, Replicas};
+use crate::{
+    ByteStream, Error, LtxObject, Precondition, ReplicaClient, SmallKey, bytes_stream, collect,
+};
+
+type Client = Arc<dyn ReplicaClient>;
+
+const L0: Level = Level::L0;
+
+fn name(min: u64, max: u64) -> LtxName {
+    LtxName::new(Txid::new(min), Txid::new(max))
+}
+
+fn time(seconds: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+}
+
+fn key(text: &str) -> SmallKey {
+    SmallKey::new(text).expect("a key")
+}
+
+async fn put(client: &Client, name: LtxName, content: &[u8]) -> LtxObject {
+    let body = bytes_stream(Bytes::copy_from_slice(content));
+    client
+        .put(L0, name, time(name.max.get()), body)
+        .await
+        .expect("put")
+}
+
+async fn content(client: &Client, name: LtxName) -> Bytes {
+    read(client.get(L0, name, None).await.expect("get")).await
+}
+
+async fn read(body: ByteStream) -> Bytes {
+    collect(body, usize::MAX).await.expect("the whole body")
+}
+
+async fn names(client: &Client) -> Vec<LtxName> {
+    let objects = client.list(L0, None).await.expect("list");
+    objects.into_iter().map(|object| object.name).collect()
+}
+
+async fn assert_absent(client: &Client, name: LtxName) {
+    assert_eq!(names(client).await, []);
+    let error = client
+        .get(L0, name, None)
+        .await
+        .err()
+        .expect("no such object");
+    assert!(error.is_not_found(), "{error}");
+}
+
+/// Content comes back byte for byte, whether it is nothing, one piece or many.
+pub async fn an_object_reads_back_as_it_was_put(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    let many = Pieces {
+        count: 7,
+        size: 300_000,
+    };
+    let empty = put(&client, name(1, 1), b"").await;
+    let small = put(&client, name(2, 2), b"one page").await;
+    let large = client
+        .put(L0, name(3, 9), time(9), many.body(&Gauge::default()))
+        .await;
+    let large = large.expect("put");
+    assert_eq!(content(&client, name(1, 1)).await, "");
+    assert_eq!(content(&client, name(2, 2)).await, "one page");
+    assert!(
+        content(&client, name(3, 9)).await == many.content(),
+        "2 MB differ"
+    );
+    assert_eq!((empty.size, small.size, large.size), (0, 8, 2_100_000));
+    assert_eq!(
+        client.list(L0, None).await.expect("list"),
+        [empty, small, large]
+    );
+}
+
+/// A ranged read gives neither more nor less, and says so where the object is shorter.
+pub async fn a_range_gives_those_bytes_and_no_others(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    let pieces = Pieces {
+        count: 40,
+        size: 50_000,
+    };
+    let whole = pieces.content();
+    let body = pieces.body(&Gauge::default());
+    client
+        .put(L0, name(1, 1), time(0), body)
+        .await
+        .expect("put");
+    let size = whole.len();
+    let cases = [
+        (0, 0),
+        (0, 1),
+        (0, size),
+        (size - 1, size),
+        (size, size),
+        (99, 100_001),
+        (700_000, size - 3),
+    ];
+    for (start, end) in cases {
+        let body = client
+            .get(L0, name(1, 1), Some(start as u64..end as u64))
+            .await
+            .expect("get");
+        let expected = whole.get(start..end).expect("in range");
+        assert!(read(body).await == expected, "range {start}..{end}");
+    }
+    for (start, end) in [
+        (0, size as u64 + 1),
+        (size as u64 + 1, size as u64 + 2),
+        (0, u64::MAX),
+    ] {
+        let error = client
+            .get(L0, name(1, 1), Some(start..end))
+            .await
+            .err()
+            .expect("too far");
+        assert!(
+            matches!(error, Error::OutOfRange { .. }),
+            "{start}..{end}: {error:?}"
+        );
+    }
+}
+
+/// Reading what is not there, or listing a replica that does not exist, is no surprise and creates
+/// nothing.
+pub async fn a_missing_object_is_not_found(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    for level in Level::all() {
+        assert_eq!(client.list(level, None).await.expect("list"), []);
+    }
+    for range in [None, Some(0..1)] {
+        let error = client
+            .get(L0, name(1, 1), range)
+            .await
+            .err()
+            .expect("not there");
+        assert!(error.is_not_found(), "{error:?}");
+        assert!(error.to_string().contains(&client.location()), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("0000000000000001-0000000000000001.ltx"),
+            "{error}"
+        );
+    }
+    client
+        .delete(L0, &[name(1, 1)])
+        .await
+        .expect("nothing to delete is fine");
+}
+
+/// Listings are complete beyond the page size of every store, and in order.
+pub async fn five_thousand_objects_are_listed_in_order(replicas: &impl Replicas) {
+    const COUNT: u64 = 5_000;
+    let client = replicas.open("one");
+    // Not in the order of the names, and several at a time.
+    let mut order: Vec<u64> = (1..=COUNT).collect();
+    order.sort_by_key(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    for chunk in order.chunks(50) {
+        join_all(chunk.iter().map(|n| put(&client, name(*n, *n), b"x"))).await;
+    }
+    let expected: Vec<_> = (1..=COUNT).map(|n| name(n, n)).collect();
+    assert!(
+        names(&client).await == expected,
+        "listing is not complete and in order"
+    );
+    let tail = client.list(L0, Some(Txid::new(4_990))).await.expect("list");
+    let tail: Vec<_> = tail.into_iter().map(|object| object.name).collect();
+    assert_eq!(
+        tail,
+        (4_991..=COUNT).map(|n| name(n, n)).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        client.list(L0, Some(Txid::new(COUNT))).await.expect("list"),
+        []
+    );
+    // A thousand and more in one call.
+    client
+        .delete(L0, expected.get(..2_500).expect("enough"))
+        .await
+        .expect("delete");
+    assert!(names(&client).await == expected.get(2_500..).expect("enough"));
+}
+
+/// One level never shows another one's files, nor one replica another one's.
+pub async fn levels_and_replicas_do_not_mix(replicas: &impl Replicas) {
+    let (one, other) = (replicas.open("one"), replicas.open("other"));
+    for level in Level::all() {
+        let n = u64::from(level.get()) + 1;
+        let body = bytes_stream(level.to_string().into());
+        one.put(level, name(1, n), time(n), body)
+            .await
+            .expect("put");
+    }
+    for level in Level::all() {
+        let n = u64::from(level.get()) + 1;
+        let listed = one.list(level, None).await.expect("list");
+        let expected = LtxObject {
+            level,
+            name: name(1, n),
+            size: 1,
+            created: time(n),
+        };
+        assert_eq!(listed, [expected]);
+        let body = one.get(level, name(1, n), None).await.expect("get");
+        assert_eq!(read(body).await, level.to_string());
+        assert_eq!(other.list(level, None).await.expect("list"), []);
+    }
+    one.delete(Level::SNAPSHOT, &[name(1, 10)])
+        .await
+        .expect("delete");
+    assert_eq!(one.list(Level::SNAPSHOT, None).await.expect("list"), []);
+    assert_eq!(names(&one).await, [name(1, 1)]);
+}
+
+/// What was deleted is gone, what was not is not, and a name can be used again.
+pub async fn a_deleted_object_is_gone(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    for n in 1..=4 {
+        put(&client, name(n, n), b"content").await;
+    }
+    // One of them is not there.
+    client
+        .delete(L0, &[name(2, 2), name(77, 77), name(4, 4)])
+        .await
+        .expect("delete");
+    assert_eq!(names(&client).await, [name(1, 1), name(3, 3)]);
+    let error = client
+        .get(L0, name(2, 2), None)
+        .await
+        .err()
+        .expect("deleted");
+    assert!(error.is_not_found(), "{error:?}");
+    client.delete(L0, &[]).await.expect("nothing to do");
+    put(&client, name(2, 2), b"again").await;
+    assert_eq!(content(&client, name(2, 2)).await, "again");
+}
+
+/// A second writer on one path cannot destroy the first one's history.
+pub async fn an_existing_object_is_never_replaced(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    if !client.capabilities().conditional_create {
+        return;
+    }
+    let large = Pieces {
+        count: 30,
+        size: 100_000,
+    };
+    put(&client, name(1, 1), b"first").await;
+    for body in [bytes_stream("second".into()), large.body(&Gauge::default())] {
+        let error = client
+            .put(L0, name(1, 1), time(5), body)
+            .await
+            .expect_err("refused");
+        assert!(error.is_already_exists(), "{error:?}");
+        assert_eq!(content(&client, name(1, 1)).await, "first");
+    }
+    let created = client
+        .list(L0, None)
+        .await
+        .expect("list")
+        .pop()
+        .expect("one")
+        .created;
+    assert_eq!(created, time(1));
+}
+
+/// Of many who create one object at the same time exactly one is told that it did.
+pub async fn of_two_creators_one_wins(replicas: &impl Replicas) {
+    if !replicas.open("one").capabilities().conditional_create {
+        return;
+    }
+    for round in 1..=20 {
+        let creators = (0..8_u8).map(|n| {
+            let client = replicas.open("one");
+            async move {
+                let body = bytes_stream(vec![n; 1000].into());
+                (n, client.put(L0, name(round, round), time(0), body).await)
+            }
+        });
+        let done = join_all(creators).await;
+        let (won, lost): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, put)| put.is_ok());
+        let [(winner, _)] = won.as_slice() else {
+            panic!("{} winners", won.len())
+        };
+        for (n, put) in lost {
+            let error = put.expect_err("lost");
+            assert!(error.is_already_exists(), "creator {n}: {error:?}");
+        }
+        let stored = content(&replicas.open("one"), name(round, round)).await;
+        assert!(
+            stored == vec![*winner; 1000],
+            "the winner's content is not what is stored"
+        );
+    }
+}
+
+/// A snapshot larger than memory can be stored and read: 200 MB pass in a few chunks.
+pub async fn a_large_body_is_streamed_in_bounded_memory(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    let pieces = Pieces {
+        count: 200,
+        size: 1_000_000,
+    };
+    let gauge = Gauge::default();
+    let object = client
+        .put(L0, name(1, 1), time(0), pieces.body(&gauge))
+        .await
+        .expect("put");
+    assert_eq!((object.size, gauge.made()), (200_000_000, 200));
+    assert!(
+        gauge.most() <= 16,
+        "{} chunks of 1 MB in memory at once",
+        gauge.most()
+    );
+    let mut body = client.get(L0, name(1, 1), None).await.expect("get");
+    let mut size = 0;
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.expect("chunk");
+        for byte in [chunk.first(), chunk.last()] {
+            assert!(byte.is_some(), "an empty chunk");
+        }
+        let expected = u8::try_from(size / 1_000_000 % 251).expect("small");
+        assert_eq!(chunk.first(), Some(&expected), "at {size}");
+        size += chunk.len();
+    }
+    assert_eq!(size, 200_000_000);
+}
+
+/// Dropped after any number of polls, a put leaves the object absent or whole, and the next one
+/// works.
+pub async fn a_put_dropped_at_any_point_leaves_nothing_torn(replicas: &impl Replicas) {
+    let pieces = Pieces {
+        count: 30,
+        size: 100_000,
+    };
+    let mut polls = 0;
+    loop {
+        let client = replicas.open(&format!("dropped after {polls}"));
+        let put = client.put(L0, name(1, 1), time(0), pieces.body(&Gauge::default()));
+        let completed = poll_times(put, polls).await.map(|put| put.expect("put"));
+        for object in client.list(L0, None).await.expect("list") {
+            assert_eq!(
+                object.size, 3_000_000,
+                "torn when dropped after {polls} polls"
+            );
+        }
+        let again = client
+            .put(L0, name(1, 1), time(0), pieces.body(&Gauge::default()))
+            .await;
+        match again {
+            Ok(_) => assert!(completed.is_none(), "a stored object vanished"),
+            Err(error) => assert!(error.is_already_exists(), "{error:?}"),
+        }
+        assert!(
+            content(&client, name(1, 1)).await == pieces.content(),
+            "torn"
+        );
+        if completed.is_some() {
+            return;
+        }
+        polls += 1;
+    }
+}
+
+/// Polls a future at most so many times, then drops it.
+async fn poll_times<T>(future: impl Future<Output = T>, times: usize) -> Option<T> {
+    let mut future = pin!(future);
+    let mut left = times;
+    poll_fn(|context| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        future.as_mut().poll(context).map(Some)
+    })
+    .await
+}
+
+/// A put that is given up in the middle of a long body leaves no trace of an object.
+pub async fn a_put_that_waits_for_its_body_and_is_dropped_leaves_nothing(replicas: &impl Replicas) {
+    for pieces in [
+        Pieces {
+            count: 2,
+            size: 1_000,
+        },
+        Pieces {
+            count: 30,
+            size: 100_000,
+        },
+    ] {
+        let client = replicas.open("one");
+        let gauge = Gauge::default();
+        let mut put = client.put(L0, name(1, 1), time(0), pieces.stalling(&gauge));
+        while gauge.made() < pieces.count {
+            if let Ok(put) = tokio::time::timeout(Duration::from_millis(1), &mut put).await {
+                panic!("the body never ended, and yet: {put:?}");
+            }
+        }
+        drop(put);
+        assert_absent(&client, name(1, 1)).await;
+        put_and_delete(&client).await;
+    }
+}
+
+/// An error of the body, at the start or far in, leaves no trace of an object and is told from one
+/// of the store.
+pub async fn a_body_that_fails_leaves_nothing(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    for count in [0, 1, 30] {
+        let pieces = Pieces {
+            count,
+            size: 100_000,
+        };
+        let body = pieces.failing(io::ErrorKind::ConnectionReset);
+        let error = client
+            .put(L0, name(1, 1), time(0), body)
+            .await
+            .expect_err("failed");
+        let Error::Body { source, .. } = &error else {
+            panic!("{error:?}")
+        };
+        assert_eq!(source.kind(), io::ErrorKind::ConnectionReset);
+        assert_absent(&client, name(1, 1)).await;
+        put_and_delete(&client).await;
+    }
+}
+
+async fn put_and_delete(client: &Client) {
+    put(client, name(1, 1), b"content").await;
+    assert_eq!(content(client, name(1, 1)).await, "content");
+    client.delete(L0, &[name(1, 1)]).await.expect("delete");
+}
+
+/// A restore to a point in time finds what it needs: times survive to the millisecond, whatever
+/// order they are in.
+pub async fn the_time_of_creation_is_kept(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    let times = [
+        SystemTime::UNIX_EPOCH,
+        time(0) + Duration::from_millis(123),
+        time(9_999_999),
+        time(1),
+    ];
+    for (n, created) in (1..).zip(times) {
+        let body = bytes_stream("x".into());
+        let object = client
+            .put(L0, name(n, n), created, body)
+            .await
+            .expect("put");
+        assert_eq!(object.created, created);
+    }
+    let listed = client.list(L0, None).await.expect("list");
+    let listed: Vec<_> = listed.into_iter().map(|object| object.created).collect();
+    assert_eq!(listed, times);
+}
+
+/// Spaces, other alphabets, percent signs and the like in a replica's path are taken as they are.
+pub async fn odd_paths_are_ordinary_paths(replicas: &impl Replicas) {
+    let paths = [
+        "with space",
+        "with%20space",
+        "100%",
+        "büro/日本語/🦀",
+        "a+b&c=d#e",
+        "dots.and..more",
+        "'quoted' \"twice\"",
+        "-dash",
+        "a/deep/path/of/many/parts",
+    ];
+    for (n, path) in (1..).zip(paths) {
+        put(&replicas.open(path), name(n, n), path.as_bytes()).await;
+    }
+    for (n, path) in (1..).zip(paths) {
+        let client = replicas.open(path);
+        assert_eq!(names(&client).await, [name(n, n)], "{path}");
+        assert_eq!(content(&client, name(n, n)).await, path);
+    }
+}
+
+/// Small objects are created, replaced, listed and deleted, and never show up among LTX files.
+pub async fn small_objects_are_stored_apart(replicas: &impl Replicas) {
+    let client = replicas.open("one");
+    let (lease, sum) = (key("lease.json"), key("sums/0001"));
+    assert_eq!(client.list_small().await.expect("list"), []);
+    assert_eq!(client.get_small(&lease).await.expect("get"), None);
+    client
+        .put_small(&lease, "one".into(), Precondition::Absent)
+        .await
+        .expect("put");
+    client
+        .put_small(&sum, "sum".into(), Precondition::None)
+        .await
+        .expect("put");
+    if client.capabilities().conditional_create {
+        let put = client
+            .put_small(&lease, "two".into(), Precondition::Absent)
+            .await;
+        let error = put.expect_err("it is there");
+        assert!(error.is_already_exists(), "{error:?}");
+        assert_eq!(
+            client.get_small(&lease).await.expect("get"),
+            Some("one".into())
+        );
+    }
+    client
+        .put_small(&lease, "three".into(), Precondition::None)
+        .await
+        .expect("replace");
+    assert_eq!(
+        client.get_small(&lease).await.expect("get"),
+        Some("three".into())
+    );
+    assert_eq!(
+        client.list_small().await.expect("list"),
+        [lease.clone(), sum.clone()]
+    );
+    for level in Level::all() {
+        assert_eq!(client.list(level, None).await.expect("list"), []);
+    }
+    client.delete_small(&lease).await.expect("delete");
+    client.delete_small(&lease).await.expect("gone already");
+    assert_eq!(client.list_small().await.expect("list"), [sum]);
+}

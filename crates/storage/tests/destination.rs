@@ -1,0 +1,118 @@
+//! Replica URLs: what is accepted, what is refused and how, and that no secret is printed.
+#![allow(clippy::unwrap_used)] // a test
+
+use std::path::Path;
+
+use evertide_storage::{Destination, Error, FileOptions};
+
+fn file(path: impl AsRef<Path>) -> Destination {
+    Destination::File(FileOptions {
+        path: path.as_ref().to_path_buf(),
+    })
+}
+
+#[test]
+fn a_file_url_and_a_path_name_the_same_replica() {
+    let cases = [
+        ("file:///srv/replica", "/srv/replica"),
+        ("file:/srv/replica", "/srv/replica"),
+        ("FILE:///srv/replica", "/srv/replica"),
+        ("/srv/replica", "/srv/replica"),
+        ("/srv//replica/./x/", "/srv/replica/x"),
+        (
+            "file:///srv/with space/100%/%20/#1",
+            "/srv/with space/100%/%20/#1",
+        ),
+        ("/srv/what?", "/srv/what?"),
+        ("/srv/a:b", "/srv/a:b"),
+        ("file:////srv/replica", "/srv/replica"),
+    ];
+    for (text, path) in cases {
+        let destination = Destination::parse(text).unwrap();
+        assert_eq!(destination, file(path), "{text}");
+        // What is printed can be given back.
+        assert_eq!(
+            Destination::parse(&destination.to_string()).unwrap(),
+            destination,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_relative_path_starts_at_the_working_directory() {
+    let here = std::env::current_dir().unwrap();
+    for (text, path) in [("replica", "replica"), ("./a/b", "a/b"), ("a:b/c", "a:b/c")] {
+        assert_eq!(
+            Destination::parse(text).unwrap(),
+            file(here.join(path)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
+    let urls = [
+        ("s3", "s3://bucket/path?endpoint=x"),
+        ("gs", "gs://bucket/path"),
+        ("abs", "abs://account@container/path"),
+        ("sftp", "sftp://user@host:22/path"),
+        ("webdav", "webdav://host/path"),
+        ("webdavs", "webdavs://host/path"),
+        ("nats", "nats://host:4222/bucket"),
+        ("oss", "oss://bucket/path"),
+        ("s3", "S3://bucket"),
+        ("s3", "s3:bucket/forgotten-slashes"),
+    ];
+    for (expected, url) in urls {
+        let error = Destination::parse(url).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, Error::Unsupported { scheme, .. } if scheme == expected),
+            "{url}"
+        );
+        assert!(
+            text.contains(&format!("no support for {expected} ")),
+            "{text}"
+        );
+        assert!(text.contains("file:///path"), "{text}");
+    }
+}
+
+#[test]
+fn a_mistake_is_explained_with_what_was_expected() {
+    let cases = [
+        ("", "empty"),
+        ("file://", "no path"),
+        ("file:///", "no path"),
+        ("file:", "no path"),
+        ("file://srv/replica", "three slashes"),
+        ("file:srv/replica", "three slashes"),
+        ("file:///srv/replica?x=y", "no parameters"),
+        ("http://host/path", "unknown scheme `http`"),
+        ("ftp://host", "unknown scheme `ftp`"),
+    ];
+    for (text, reason) in cases {
+        let error = Destination::parse(text).unwrap_err();
+        assert!(matches!(error, Error::BadUrl { .. }), "{text}: {error:?}");
+        assert!(error.to_string().contains(reason), "{text}: {error}");
+    }
+}
+
+#[test]
+fn no_secret_of_a_refused_url_is_printed() {
+    let urls = [
+        "s3://AKID:hunter2@bucket/path?secretAccessKey=hunter2",
+        "sftp://user:hunter2@host/path#hunter2",
+        "sftp://user:hunter2/with-slash@host/path",
+        "webdav://user:p@hunter2@host/path?token=hunter2",
+        "https://hunter2@host/path",
+        "s3:hunter2@host",
+    ];
+    for url in urls {
+        let error = Destination::parse(url).unwrap_err();
+        let printed = format!("{error} {error:?}");
+        assert!(!printed.contains("hunter2"), "{printed}");
+    }
+}
