@@ -1,0 +1,51 @@
+//! Damage to a replica, to see that the comparison notices.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::ValueEnum;
+
+use crate::replica::ltx_files;
+
+/// A planted fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Fault {
+    /// The newest file of level 0 is gone: the last commits are lost, and nothing else shows it.
+    DropNewest,
+    /// A file in the middle of level 0 is gone.
+    DropMiddle,
+    /// One byte in the middle of a file of level 0 is another.
+    FlipByte,
+}
+
+/// Damages the replica.
+pub(crate) fn plant(fault: Fault, replica: &Path, rng: &mut fastrand::Rng) -> Result<PathBuf> {
+    let mut files = ltx_files(replica)?;
+    files.retain(|file| file.level == 0);
+    // A snapshot of an empty database and one file more could hide what is damaged.
+    let count = files.len();
+    anyhow::ensure!(
+        count >= 3,
+        "{count} files of level 0 are too few to damage one"
+    );
+    let victim = match fault {
+        Fault::DropNewest => count - 1,
+        Fault::DropMiddle | Fault::FlipByte => rng.usize(1..count - 1),
+    };
+    let path = files.swap_remove(victim).path;
+    match fault {
+        Fault::DropNewest | Fault::DropMiddle => {
+            fs::remove_file(&path).with_context(|| format!("deleting {}", path.display()))?;
+        }
+        Fault::FlipByte => {
+            let file = File::options().read(true).write(true).open(&path)?;
+            let offset = file.metadata()?.len() / 2;
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, offset)?;
+            file.write_all_at(&[byte[0] ^ 0x10], offset)?;
+        }
+    }
+    Ok(path)
+}

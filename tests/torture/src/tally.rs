@@ -1,0 +1,64 @@
+//! What happened, in numbers.
+
+use std::fmt;
+
+use evertide_testkit::WriterReport;
+
+/// What happened in one run.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Tally {
+    /// What the processes that were stopped in order wrote; those killed took their counts along.
+    pub writers: WriterReport,
+    /// Starts of the backup beside the application.
+    pub starts_beside: u32,
+    /// Starts of the application with the backup inside.
+    pub starts_inside: u32,
+    /// Backups ended with SIGKILL.
+    pub kills: u32,
+    /// Backups asked to stop.
+    pub orderly_stops: u32,
+    /// Writers ended with SIGKILL.
+    pub writer_kills: u32,
+    /// How often the WAL was seen to start over.
+    pub wal_generations: u64,
+    /// How often the backup said that it re-based.
+    pub rebases: u64,
+    /// LTX files on the replica.
+    pub ltx_files: u64,
+    /// Their size in bytes.
+    pub ltx_bytes: u64,
+}
+
+impl Tally {
+    pub(crate) fn started(&mut self, inside: bool) {
+        match inside {
+            true => self.starts_inside += 1,
+            false => self.starts_beside += 1,
+        }
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { writers, .. } = self;
+        writeln!(
+            f,
+            "writers: {} transactions, {} times busy, {} killed",
+            writers.transactions, writers.busy, self.writer_kills
+        )?;
+        writeln!(
+            f,
+            "backup: {} starts beside and {} inside the application, {} killed, {} stopped in order",
+            self.starts_beside, self.starts_inside, self.kills, self.orderly_stops
+        )?;
+        write!(
+            f,
+            "WAL: {} rotations seen, {} rebases; replica: {} LTX files, {} KiB",
+            self.wal_generations,
+            self.rebases,
+            self.ltx_files,
+            self.ltx_bytes / 1024
+        )
+    }
+}
