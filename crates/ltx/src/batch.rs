@@ -10,7 +10,7 @@ use crate::{
     Checksum, Error, Header, PageSize, Pgno, Trailer,
     checksum::{DigestPart, FileDigest},
     decode::check_database,
-    frames::FrameReader,
+    frames::{Frame, FrameReader},
     header::Tracking,
     page::{self, Encoding},
 };
@@ -61,10 +61,10 @@ pub struct Batch {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     pgno: Pgno,
-    /// The length in `bytes`: of header and block, or of header and page.
+    /// The lengths of header and content in `bytes`.
     head: usize,
     body: usize,
-    compressed: bool,
+    encoding: Encoding,
 }
 
 /// What decoding a batch has found out.
@@ -139,7 +139,7 @@ impl<R: Read> BatchReader<R> {
         let most = Self::DECODED / header.page_size.len();
         while !self.ended && batch.pages.len() < most {
             match self.frames.next()? {
-                Some(frame) => self.take(frame.pgno, frame.encoding, batch)?,
+                Some(frame) => self.take(frame, batch),
                 None => self.ended = true,
             }
         }
@@ -147,35 +147,17 @@ impl<R: Read> BatchReader<R> {
         Ok(!batch.pages.is_empty())
     }
 
-    fn take(&mut self, pgno: Pgno, encoding: Encoding, batch: &mut Batch) -> Result<(), Error> {
-        let entry = match encoding {
-            Encoding::Block(len) => {
-                let (head, block) = self.frames.block();
-                batch.bytes.extend_from_slice(head);
-                batch.bytes.extend_from_slice(block);
-                Entry {
-                    pgno,
-                    head: head.len(),
-                    body: len,
-                    compressed: true,
-                }
-            }
-            // Where an old frame ends only its decompression tells, so it happens here.
-            Encoding::Stream => {
-                let mut page = vec![0; batch.page_size.len()];
-                let head = self.frames.read_stream(pgno, &mut page)?;
-                batch.bytes.extend_from_slice(&head);
-                batch.bytes.extend_from_slice(&page);
-                Entry {
-                    pgno,
-                    head: head.len(),
-                    body: page.len(),
-                    compressed: false,
-                }
-            }
-        };
-        batch.pages.push(entry);
-        Ok(())
+    fn take(&mut self, frame: Frame, batch: &mut Batch) {
+        let (head, body) = self.frames.parts(frame);
+        batch.bytes.extend_from_slice(head);
+        batch.bytes.extend_from_slice(body);
+        let Frame { pgno, encoding, .. } = frame;
+        batch.pages.push(Entry {
+            pgno,
+            head: head.len(),
+            body: body.len(),
+            encoding,
+        });
     }
 
     /// Verifies the file, all batches of which have been decoded.
@@ -226,42 +208,34 @@ impl Batch {
         let mut digest = FileDigest::new();
         let mut database = Checksum::NONE;
         let mut bytes = self.bytes.as_slice();
-        let mut run: Option<(Pgno, usize)> = None;
+        let mut run = Run {
+            first: Pgno::FIRST,
+            filled: 0,
+        };
         for entry in &self.pages {
             let (head, rest) = bytes.split_at_checked(entry.head).unwrap_or_default();
             let (body, rest) = rest.split_at_checked(entry.body).unwrap_or_default();
             bytes = rest;
-            let filled = match run {
-                Some((first, filled)) if continues(first, filled / size, entry.pgno) => filled,
-                Some((first, filled)) => {
-                    write(first, scratch.get(..filled).unwrap_or_default())?;
-                    0
-                }
-                None => 0,
-            };
-            let page = scratch.get_mut(filled..filled + size).unwrap_or_default();
-            if entry.compressed {
-                page::decompress(entry.pgno, body, page)?;
-            } else {
-                page.copy_from_slice(body);
+            if !run.takes(entry.pgno, size, scratch.len()) {
+                write(run.first, scratch.get(..run.filled).unwrap_or_default())?;
+                run.filled = 0;
             }
+            if run.filled == 0 {
+                run.first = entry.pgno;
+            }
+            let page = scratch
+                .get_mut(run.filled..run.filled + size)
+                .unwrap_or_default();
+            page::decompress(entry.pgno, entry.encoding, body, page)?;
+            run.filled += size;
             digest.update(head);
             digest.update(page);
             if self.tracked {
                 database = database.toggle(Checksum::page(entry.pgno, page));
             }
-            let first = match run {
-                Some((first, _)) if filled > 0 => first,
-                _ => entry.pgno,
-            };
-            run = Some((first, filled + size));
-            if filled + 2 * size > scratch.len() {
-                write(first, scratch.get(..filled + size).unwrap_or_default())?;
-                run = None;
-            }
         }
-        if let Some((first, filled)) = run {
-            write(first, scratch.get(..filled).unwrap_or_default())?;
+        if run.filled > 0 {
+            write(run.first, scratch.get(..run.filled).unwrap_or_default())?;
         }
         let pages = self.pages.len() as u32;
         Ok(Decoded {
@@ -278,7 +252,18 @@ impl Batch {
     }
 }
 
-/// Whether `pgno` comes right behind a run of `pages` pages that starts at `first`.
-fn continues(first: Pgno, pages: usize, pgno: Pgno) -> bool {
-    (pgno.get() - first.get()) as usize == pages
+/// Consecutive pages that have been decoded and not yet handed out.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    first: Pgno,
+    /// Their length in bytes.
+    filled: usize,
+}
+
+impl Run {
+    /// Whether this page belongs behind the others, and there is room for it.
+    fn takes(self, pgno: Pgno, size: usize, room: usize) -> bool {
+        let next = self.first.get() as usize + self.filled / size;
+        self.filled == 0 || (pgno.get() as usize == next && self.filled + size <= room)
+    }
 }

@@ -5,7 +5,7 @@ use std::io::Read;
 use crate::{
     Checksum, Error, Header, Pgno, Trailer,
     checksum::FileDigest,
-    frames::FrameReader,
+    frames::{Frame, FrameReader},
     header::Tracking,
     page::{self, Encoding},
 };
@@ -37,6 +37,8 @@ pub struct Decoder<R> {
     digest: FileDigest,
     /// The database checksum of a snapshot that carries one.
     database: Option<Checksum>,
+    /// The frame decoded last, for as long as it lies in the buffer.
+    last: Option<Frame>,
     state: State,
 }
 
@@ -64,6 +66,7 @@ impl<R: Read> Decoder<R> {
             frames,
             digest,
             database,
+            last: None,
             state: State::Pages,
         })
     }
@@ -113,27 +116,23 @@ impl<R: Read> Decoder<R> {
                 found: page.len(),
             });
         }
-        match frame.encoding {
-            Encoding::Block(_) => {
-                let (head, block) = self.frames.block();
-                page::decompress(pgno, block, page)?;
-                self.digest.update(head);
-            }
-            Encoding::Stream => {
-                let head = self.frames.read_stream(pgno, page)?;
-                self.digest.update(&head);
-            }
-        }
+        let (head, body) = self.frames.parts(frame);
+        page::decompress(pgno, frame.encoding, body, page)?;
+        self.digest.update(head);
         self.digest.update(page);
         if let Some(database) = &mut self.database {
             *database = database.toggle(Checksum::page(pgno, page));
         }
+        self.last = Some(frame);
         Ok(Some(pgno))
     }
 
-    /// The compressed form of the page decoded last, `None` if it came from an old frame.
+    /// The LZ4 block of the page decoded last, `None` if it came from an old frame.
     pub(crate) fn block(&self) -> Option<&[u8]> {
-        Some(self.frames.block().1).filter(|block| !block.is_empty())
+        let frame = self
+            .last
+            .filter(|frame| frame.encoding == Encoding::Block)?;
+        Some(self.frames.parts(frame).1)
     }
 
     /// Reads what is left of the file, pages included, and verifies it.

@@ -75,8 +75,8 @@ impl<W: Write> Encoder<W> {
             written: 0,
             pages: 0,
             post_apply: match header.tracking {
-                Tracking::Off => Checksum::NONE,
-                Tracking::On => Checksum::EMPTY,
+                Tracking::On if header.is_snapshot() => Checksum::EMPTY,
+                _ => Checksum::NONE,
             },
             state: State::Open,
             header,
@@ -89,6 +89,11 @@ impl<W: Write> Encoder<W> {
     /// The header of the file.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// The output. What was encoded last may not have been written to it yet.
+    pub fn get_ref(&self) -> &W {
+        &self.output
     }
 
     /// Sets the checksum of the database after this file, which a file with database checksums

@@ -8,7 +8,11 @@ use crate::{
     index::ExpectedIndex,
     input::Input,
     page::{self, Encoding, PageOrder},
+    stream::{self, Extent},
 };
+
+/// What `next` reads, for errors.
+const PART: &str = "page block";
 
 /// Walks through the frames of a file and checks everything but the content of pages.
 #[derive(Debug)]
@@ -26,6 +30,8 @@ pub(crate) struct FrameReader<R> {
 pub(crate) struct Frame {
     pub(crate) pgno: Pgno,
     pub(crate) encoding: Encoding,
+    /// The length of its header.
+    head: usize,
 }
 
 impl<R: Read> FrameReader<R> {
@@ -60,55 +66,67 @@ impl<R: Read> FrameReader<R> {
         self.input.offset() + self.pending as u64
     }
 
-    /// Goes to the next frame. A frame with a block is then complete in the buffer; the content of
-    /// one with a stream has to be read with `read_stream`.
+    /// Goes to the next frame, which is then complete in the buffer.
     pub(crate) fn next(&mut self) -> Result<Option<Frame>, Error> {
         self.input.consume(self.pending);
         self.pending = 0;
-        let start = self.input.array("page block")?;
+        let start = self.input.array(PART)?;
         let Some((number, flags)) = page::parse_start(start) else {
             self.order.finish()?;
             self.input.consume(page::END.len());
             return Ok(None);
         };
         let pgno = self.order.accept(number)?;
-        if !page::is_sized(pgno, flags)? {
-            return Ok(Some(Frame {
-                pgno,
-                encoding: Encoding::Stream,
-            }));
-        }
-        let [.., a, b, c, d] = self.input.array::<{ page::HEAD_LEN }>("page block")?;
-        let size = u32::from_be_bytes([a, b, c, d]);
-        let block = page::check_block_size(pgno, size, self.header.page_size)?;
-        self.input.fill(page::HEAD_LEN + block, "page block")?;
-        self.pending = page::HEAD_LEN + block;
+        let encoding = page::encoding(pgno, flags)?;
+        let (head, body) = match encoding {
+            Encoding::Block => (page::HEAD_LEN, self.block_len(pgno)?),
+            Encoding::Stream => (start.len(), self.stream_len(pgno, start.len())?),
+        };
+        self.pending = head + body;
         self.index
             .push(pgno, self.input.offset(), self.pending as u64);
         Ok(Some(Frame {
             pgno,
-            encoding: Encoding::Block(block),
+            encoding,
+            head,
         }))
     }
 
-    /// The header and the block of the frame that `next` returned last.
-    pub(crate) fn block(&self) -> (&[u8], &[u8]) {
-        let frame = self
+    /// Buffers a block with its size, and returns its length.
+    fn block_len(&mut self, pgno: Pgno) -> Result<usize, Error> {
+        let [.., a, b, c, d] = self.input.array::<{ page::HEAD_LEN }>(PART)?;
+        let size = u32::from_be_bytes([a, b, c, d]);
+        let len = page::check_block_size(pgno, size, self.header.page_size)?;
+        self.input.fill(page::HEAD_LEN + len, PART)?;
+        Ok(len)
+    }
+
+    /// Buffers an LZ4 frame, and returns its length.
+    fn stream_len(&mut self, pgno: Pgno, head: usize) -> Result<usize, Error> {
+        let max = page::max_stream(self.header.page_size);
+        loop {
+            let body = self.input.buffered().get(head..).unwrap_or_default();
+            match stream::extent(body, max) {
+                Ok(Extent::Complete(len)) => return Ok(len),
+                Ok(Extent::Needs(len)) => self.input.fill(head + len, PART)?,
+                Err(reason) => {
+                    return Err(Error::Decompress {
+                        pgno,
+                        reason: reason.to_owned(),
+                    });
+                }
+            };
+        }
+    }
+
+    /// The header and the content of the frame that `next` returned last.
+    pub(crate) fn parts(&self, frame: Frame) -> (&[u8], &[u8]) {
+        let bytes = self
             .input
             .buffered()
             .get(..self.pending)
             .unwrap_or_default();
-        frame.split_at_checked(page::HEAD_LEN).unwrap_or_default()
-    }
-
-    /// Reads the content of a frame with a stream; returns the header of the frame.
-    pub(crate) fn read_stream(&mut self, pgno: Pgno, page: &mut [u8]) -> Result<[u8; 6], Error> {
-        let start = self.input.offset();
-        let head = self.input.array("page block")?;
-        self.input.consume(head.len());
-        page::decompress_stream(pgno, &mut self.input, page)?;
-        self.index.push(pgno, start, self.input.offset() - start);
-        Ok(head)
+        bytes.split_at_checked(frame.head).unwrap_or_default()
     }
 
     /// Reads what follows the page block, and verifies it against what was read.

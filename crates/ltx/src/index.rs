@@ -15,7 +15,11 @@ use std::{
     ops::Range,
 };
 
-use crate::{Error, Header, PageSize, Pgno, Trailer, checksum::FileDigest, page};
+use crate::{
+    Error, Header, PageSize, Pgno, Trailer,
+    checksum::FileDigest,
+    page::{self, Encoding},
+};
 
 /// What follows the entries: their length, and the trailer.
 const FOOT_LEN: usize = 8 + Trailer::LEN;
@@ -283,28 +287,28 @@ impl PageIndex {
     /// Where the frame is not one of this page, or does not decode to a page of the given length.
     pub fn decode_page(pgno: Pgno, frame: &[u8], page: &mut [u8]) -> Result<(), Error> {
         let length = frame.len() as u64;
-        let truncated = Error::Truncated {
+        let truncated = || Error::Truncated {
             length,
             part: "page",
         };
-        let (start, body) = frame.split_first_chunk().ok_or(truncated)?;
+        let (start, body) = frame.split_first_chunk().ok_or_else(truncated)?;
         let (number, flags) = page::parse_start(*start).ok_or(Error::BadIndex)?;
         if number != pgno.get() {
             return Err(Error::BadIndex);
         }
         let size = PageSize::new(page.len().try_into().unwrap_or(u32::MAX))?;
-        if !page::is_sized(pgno, flags)? {
-            return page::decompress_stream(pgno, body, page);
-        }
-        let truncated = Error::Truncated {
-            length,
-            part: "page",
+        let encoding = page::encoding(pgno, flags)?;
+        let content = match encoding {
+            Encoding::Stream => body,
+            Encoding::Block => {
+                let (claimed, block) = body.split_first_chunk().ok_or_else(truncated)?;
+                let claimed = page::check_block_size(pgno, u32::from_be_bytes(*claimed), size)?;
+                if claimed != block.len() {
+                    return Err(Error::BadIndex);
+                }
+                block
+            }
         };
-        let (claimed, block) = body.split_first_chunk().ok_or(truncated)?;
-        let claimed = page::check_block_size(pgno, u32::from_be_bytes(*claimed), size)?;
-        if claimed != block.len() {
-            return Err(Error::BadIndex);
-        }
-        page::decompress(pgno, block, page)
+        page::decompress(pgno, encoding, content, page)
     }
 }

@@ -95,19 +95,3 @@ impl<R: Read> Input<R> {
         Ok(())
     }
 }
-
-impl<R: Read> Read for Input<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.start == self.end {
-            self.read_until(1).map_err(|error| match error {
-                Error::Io(error) => error,
-                other => io::Error::other(other),
-            })?;
-        }
-        let len = self.buffered().len().min(out.len());
-        let (out, _) = out.split_at_mut(len);
-        out.copy_from_slice(self.buffered().get(..len).unwrap_or_default());
-        self.consume(len);
-        Ok(len)
-    }
-}

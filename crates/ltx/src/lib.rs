@@ -13,6 +13,7 @@ mod input;
 mod merge;
 mod name;
 mod page;
+mod stream;
 
 pub use self::{
     batch::{Batch, BatchReader, Decoded},
@@ -23,6 +24,6 @@ pub use self::{
     header::{Header, Tracking, Trailer},
     id::{Level, PageSize, Pgno, Txid},
     index::{PageIndex, Tail},
-    merge::{Growth, Merge, merge},
+    merge::{Merge, merge},
     name::LtxName,
 };

@@ -27,8 +27,8 @@ pub fn merge<R: Read, W: Write>(
 /// - Each file must continue the history of those before it without a gap; it may repeat some of it.
 /// - Of each page the newest version counts. Pages above the size that any later file gives the
 ///   database are dropped, as a truncated file drops them.
-/// - A file that makes the database grow must hold all pages that it adds: an older content of theirs
-///   has been truncated and must not come back.
+/// - Where the database has shrunk and grown again, the pages it regained must come from the files
+///   behind the shrink: an older content has been truncated and must not come back.
 /// - The result has the size of the last file, the latest timestamp of all, and no database checksums.
 ///   If the first file is a snapshot, so is the result.
 ///
@@ -40,6 +40,7 @@ pub struct Merge<R> {
     inputs: Vec<Source<R>>,
     /// The next page of each file, lowest page first, and of equal pages the newest first.
     heads: BinaryHeap<Reverse<(Pgno, Reverse<usize>)>>,
+    growth: Growth,
 }
 
 /// One of the files.
@@ -49,7 +50,6 @@ struct Source<R> {
     page: Vec<u8>,
     /// The least size of the database from this file on, in pages.
     live: u32,
-    growth: Growth,
 }
 
 impl<R: Read> Merge<R> {
@@ -65,32 +65,27 @@ impl<R: Read> Merge<R> {
             .collect::<Result<Vec<_>, _>>()?;
         let headers: Vec<&Header> = decoders.iter().map(Decoder::header).collect();
         let header = merged_header(&headers)?;
-        let mut live = u32::MAX;
-        let lives = headers.iter().rev().map(|header| {
-            live = live.min(header.commit);
-            live
-        });
-        let mut lives: Vec<u32> = lives.collect();
-        lives.reverse();
-        let before = headers.iter().map(|header| header.commit);
-        // What the first file adds cannot be known here; a snapshot's own rules cover it.
-        let before: Vec<u32> = headers
-            .iter()
-            .take(1)
-            .map(|h| h.commit)
-            .chain(before)
-            .collect();
+        let commits: Vec<u32> = headers.iter().map(|header| header.commit).collect();
+        let floor = commits
+            .split_last()
+            .and_then(|(_, before)| before.iter().min());
+        let growth = Growth::new(floor.copied().unwrap_or(header.commit), &header);
 
-        let sources = decoders.into_iter().zip(lives).zip(before);
-        let inputs = sources.map(|((decoder, live), before)| Source {
-            page: vec![0; header.page_size.len()],
-            growth: Growth::new(before, decoder.header()),
-            live,
-            decoder,
-        });
+        let mut live = u32::MAX;
+        let mut inputs = Vec::with_capacity(decoders.len());
+        for decoder in decoders.into_iter().rev() {
+            live = live.min(decoder.header().commit);
+            inputs.push(Source {
+                page: vec![0; header.page_size.len()],
+                live,
+                decoder,
+            });
+        }
+        inputs.reverse();
         Ok(Self {
-            inputs: inputs.collect(),
+            inputs,
             heads: BinaryHeap::new(),
+            growth,
             header,
         })
     }
@@ -117,6 +112,7 @@ impl<R: Read> Merge<R> {
                 && written != Some(pgno)
                 && pgno.get() <= input.live
             {
+                self.growth.accept(pgno)?;
                 match input.decoder.block() {
                     Some(block) => encoder.encode_block(pgno, &input.page, block)?,
                     None => encoder.encode_page(pgno, &input.page)?,
@@ -125,8 +121,8 @@ impl<R: Read> Merge<R> {
             }
             self.advance(at)?;
         }
+        self.growth.finish()?;
         for input in self.inputs {
-            input.growth.finish()?;
             input.decoder.finish()?;
         }
         encoder.finish()
@@ -137,7 +133,6 @@ impl<R: Read> Merge<R> {
         if let Some(input) = self.inputs.get_mut(at)
             && let Some(pgno) = input.decoder.decode_page(&mut input.page)?
         {
-            input.growth.accept(pgno)?;
             self.heads.push(Reverse((pgno, Reverse(at))));
         }
         Ok(())
@@ -178,23 +173,21 @@ fn check_continues(previous: &Header, next: &Header) -> Result<(), Error> {
     Ok(())
 }
 
-/// Checks that a file which makes a database grow holds every page that it adds.
-///
-/// The lock page is not among them. For whoever applies files one after the other.
-#[derive(Clone, Debug)]
-pub struct Growth {
-    /// The next page that must come, once the pages that were there before are through.
+/// Checks that the result holds every page that the database has lost and regained meanwhile.
+#[derive(Debug)]
+struct Growth {
+    /// The next page that must come, once those that were always there are through.
     next: u32,
     commit: u32,
     lock: u32,
 }
 
 impl Growth {
-    /// For a file with this header, applied to a database of `before` pages.
-    pub fn new(before: u32, header: &Header) -> Self {
+    /// For a result with this header, when the database was down to `floor` pages before the last file.
+    fn new(floor: u32, header: &Header) -> Self {
         let lock = header.page_size.lock_page().get();
         let mut growth = Self {
-            next: before,
+            next: floor,
             commit: header.commit,
             lock,
         };
@@ -202,33 +195,24 @@ impl Growth {
         growth
     }
 
-    /// Takes the next page of the file, in ascending order.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::MissingPage`] where it steps over a page that the file must hold.
-    pub fn accept(&mut self, pgno: Pgno) -> Result<(), Error> {
-        if pgno.get() < self.next {
-            return Ok(());
-        }
+    fn accept(&mut self, pgno: Pgno) -> Result<(), Error> {
         if pgno.get() > self.next {
-            return self.missing();
+            return self.finish();
         }
-        self.step();
+        if pgno.get() == self.next {
+            self.step();
+        }
         Ok(())
     }
 
-    /// Takes the end of the file.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::MissingPage`] where the file lacks a page that it must hold.
-    pub fn finish(&self) -> Result<(), Error> {
-        if self.next <= self.commit {
-            self.missing()
-        } else {
-            Ok(())
+    fn finish(&self) -> Result<(), Error> {
+        if self.next > self.commit {
+            return Ok(());
         }
+        Err(Error::MissingPage {
+            missing: self.next,
+            commit: self.commit,
+        })
     }
 
     fn step(&mut self) {
@@ -236,12 +220,5 @@ impl Growth {
         if self.next == self.lock {
             self.next += 1;
         }
-    }
-
-    fn missing(&self) -> Result<(), Error> {
-        Err(Error::MissingPage {
-            missing: self.next,
-            commit: self.commit,
-        })
     }
 }

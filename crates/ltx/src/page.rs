@@ -12,14 +12,9 @@
 //! end of the page block: 6 zero bytes
 //! ```
 
-use std::io::Read;
+use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into};
 
-use lz4_flex::{
-    block::{CompressTable, compress_into_with_table, decompress_into},
-    frame::FrameDecoder,
-};
-
-use crate::{Error, Header, PageSize, Pgno};
+use crate::{Error, Header, PageSize, Pgno, stream};
 
 /// The end of the page block: a frame header of zeros.
 pub(crate) const END: [u8; 6] = [0; 6];
@@ -33,12 +28,17 @@ pub(crate) const fn max_block(size: PageSize) -> usize {
     size.len() + size.len() / 255 + 16
 }
 
+/// The largest LZ4 frame of an older file, in bytes: that of an encoder which flushes at will.
+pub(crate) const fn max_stream(size: PageSize) -> usize {
+    2 * max_block(size)
+}
+
 /// How the content of a page is stored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Encoding {
-    /// An LZ4 block of this many bytes, behind a frame header of `HEAD_LEN`.
-    Block(usize),
-    /// An LZ4 frame, whose length only its decompression tells, behind a frame header of 6 bytes.
+    /// An LZ4 block, behind a frame header of `HEAD_LEN`.
+    Block,
+    /// An LZ4 frame, behind a frame header of 6 bytes.
     Stream,
 }
 
@@ -48,11 +48,11 @@ pub(crate) fn parse_start(bytes: [u8; 6]) -> Option<(u32, u16)> {
     (bytes != END).then_some((u32::from_be_bytes([a, b, c, d]), u16::from_be_bytes([e, f])))
 }
 
-/// Whether a size follows the flags.
-pub(crate) fn is_sized(pgno: Pgno, flags: u16) -> Result<bool, Error> {
+/// How the content behind these flags is stored.
+pub(crate) fn encoding(pgno: Pgno, flags: u16) -> Result<Encoding, Error> {
     match flags {
-        0 => Ok(false),
-        SIZED => Ok(true),
+        0 => Ok(Encoding::Stream),
+        SIZED => Ok(Encoding::Block),
         flags => Err(Error::BadPageFlags { pgno, flags }),
     }
 }
@@ -91,46 +91,22 @@ pub(crate) fn compress(
     })
 }
 
-/// Decompresses the block of one page into exactly that page.
-pub(crate) fn decompress(pgno: Pgno, block: &[u8], page: &mut [u8]) -> Result<(), Error> {
-    match decompress_into(block, page) {
-        Ok(found) if found == page.len() => Ok(()),
-        Ok(found) => Err(Error::Decompress {
-            pgno,
-            reason: format!("{found} bytes where the page has {}", page.len()),
-        }),
-        Err(error) => Err(Error::Decompress {
-            pgno,
-            reason: error.to_string(),
-        }),
-    }
-}
-
-/// Decompresses the LZ4 frame of one page, and steps over its end, for files of older encoders.
-///
-/// The frame decoder reads no further than the frame. It is made anew for each page, since one that
-/// is used again keeps the buffers of the largest frame it has met.
-pub(crate) fn decompress_stream(
+/// Decompresses the content of a frame into exactly that page.
+pub(crate) fn decompress(
     pgno: Pgno,
-    input: impl Read,
+    encoding: Encoding,
+    body: &[u8],
     page: &mut [u8],
 ) -> Result<(), Error> {
-    let mut decoder = FrameDecoder::new(input);
-    let mut more = [0];
-    let rest = decoder
-        .read_exact(page)
-        .and_then(|()| decoder.read(&mut more));
-    match rest {
-        Ok(0) => Ok(()),
-        Ok(_) => Err(Error::Decompress {
-            pgno,
-            reason: format!("more than {} bytes", page.len()),
-        }),
-        Err(error) => Err(Error::Decompress {
-            pgno,
-            reason: error.to_string(),
-        }),
-    }
+    let result = match encoding {
+        Encoding::Stream => stream::decompress(body, page),
+        Encoding::Block => match decompress_into(body, page) {
+            Ok(found) if found == page.len() => Ok(()),
+            Ok(found) => Err(format!("{found} bytes where the page has {}", page.len())),
+            Err(error) => Err(error.to_string()),
+        },
+    };
+    result.map_err(|reason| Error::Decompress { pgno, reason })
 }
 
 /// The rules for the page numbers of one file, kept by encoder and decoder alike.
