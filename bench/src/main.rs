@@ -1,3 +1,130 @@
-//! Benchmarks of Evertide beside Litestream.
+//! Benchmarks of Evertide beside Litestream 0.5.17: `cargo xtask bench`.
+//!
+//! Both are measured through their real programs, in one run and interleaved, so that whatever else
+//! the machine does meets both. Each number is the median of its rounds; `--json` has every sample.
 
-fn main() {}
+#![allow(clippy::print_stdout, clippy::disallowed_methods)] // A program that measures files.
+
+mod database;
+mod measure;
+mod process;
+mod report;
+mod subject;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use report::Report;
+use subject::Subject;
+
+/// Measure Evertide beside Litestream 0.5.17.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask bench",
+    bin_name = "cargo xtask bench",
+    max_term_width = 100
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The writer of a measurement, in a process of its own.
+    #[command(hide = true)]
+    Writer(database::WriterArguments),
+}
+
+/// What to measure, and how thoroughly.
+#[derive(Debug, Args)]
+struct Options {
+    /// Rounds of each measurement; every round has every subject.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// Seconds of each round that measures throughput.
+    #[arg(long, default_value_t = 4)]
+    seconds: u64,
+    /// Commits whose lag is measured, for each subject.
+    #[arg(long, default_value_t = 30)]
+    commits: u32,
+    /// Transactions of each round that measures cost.
+    #[arg(long, default_value_t = 5000)]
+    transactions: u64,
+    /// Size of the database that is restored, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    size_mib: u64,
+    /// Measure only these, out of lag, throughput, cost and restore.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the databases and replicas are, in a folder that is deleted afterwards.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Print one JSON document instead of the table.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Options {
+    fn measures(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+
+    fn round(&self) -> Duration {
+        Duration::from_secs(self.seconds)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Some(Command::Writer(writer)) => writer.run(),
+        None => bench(&arguments.options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench(options: &Options) -> Result<()> {
+    for only in &options.only {
+        let known = ["lag", "throughput", "cost", "restore"];
+        anyhow::ensure!(
+            known.contains(&&**only),
+            "--only takes {}",
+            known.join(", ")
+        );
+    }
+    Subject::prepare()?;
+    std::fs::create_dir_all(&options.dir)?;
+    let dir = tempfile::tempdir_in(std::fs::canonicalize(&options.dir)?)?;
+    let mut report = Report::default();
+    if options.measures("lag") {
+        measure::lag(options, dir.path(), &mut report)?;
+    }
+    if options.measures("throughput") {
+        measure::throughput(options, dir.path(), &mut report)?;
+    }
+    if options.measures("cost") {
+        measure::cost(options, dir.path(), &mut report)?;
+    }
+    if options.measures("restore") {
+        measure::restore(options, dir.path(), &mut report)?;
+    }
+    if options.json {
+        println!("{}", report.to_json());
+    } else {
+        println!("{report}");
+    }
+    Ok(())
+}
