@@ -1,11 +1,16 @@
 //! Continuous backup of SQLite databases from inside the application that owns them.
 
 mod capture;
+mod database;
 mod error;
 mod options;
+mod replica;
+mod replication;
+mod runtime;
 mod state;
 mod status;
 mod wal;
+mod watch;
 
 pub use self::{
     error::Error,
@@ -13,5 +18,6 @@ pub use self::{
         CONFIG_SCOPE, Durability, RECOMMENDED_PRAGMAS, ReplicaOptions, ReplicationOptions,
         recommended_pragmas,
     },
+    replication::{Replication, ReplicationBuilder},
     status::{DatabaseState, DatabaseStatus, ReplicaStatus},
 };

@@ -209,6 +209,14 @@ impl Attached {
         }
         let connection = connect(path)?;
         enter_wal_mode(&connection, path)?;
+        // SQLite must never wait inside: what it waits for may be waiting for our locks.
+        connection
+            .busy_timeout(Duration::ZERO)
+            .map_err(|source| Error::Sqlite {
+                path: path.to_owned(),
+                action: "set a timeout",
+                source,
+            })?;
         let open = |path: &Path, access| {
             descriptors::open(path, access).map_err(|source| Error::Io {
                 path: path.to_owned(),
@@ -240,6 +248,9 @@ impl Attached {
         };
         attached.read_index()?; // refuses what cannot be read before any lock is taken
         attached.wait_for(Action::TakePin)?;
+        // A reset just before we came may have left a checkpointer behind: as after any reset.
+        attached.wait_for(Action::TakeGuard)?;
+        attached.reset_seen = true;
         Ok(Some(attached))
     }
 
@@ -311,15 +322,30 @@ impl Attached {
         })
     }
 
+    /// Waits until no checkpointer can have read the header before the last reset.
     fn await_checkpointer(&mut self) -> Result<(), Error> {
-        for _ in 0..CHECKPOINTER_ATTEMPTS {
-            if self.index.no_checkpointer().map_err(self.shm_failed())? {
+        let failed = self.shm_failed();
+        for attempt in 0.. {
+            let Some(checkpointer) = self.index.checkpointer().map_err(&failed)? else {
+                break;
+            };
+            // With the write lock in the same hands it waits for our guard, and is no stale one.
+            let waits_for_us = self.index.writer().map_err(&failed)? == Some(checkpointer);
+            if waits_for_us && attempt >= CHECKPOINTER_ATTEMPTS || attempt >= LOCK_ATTEMPTS {
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
         self.reset_seen = false;
         Ok(())
+    }
+
+    /// Whether a write transaction or a checkpoint is under way: what the notice was about may not
+    /// be in the wal-index yet.
+    pub(super) fn is_busy(&self) -> Result<bool, Error> {
+        let failed = self.shm_failed();
+        Ok(self.index.writer().map_err(&failed)?.is_some()
+            || self.index.checkpointer().map_err(&failed)?.is_some())
     }
 
     /// Backfills what can be backfilled without waiting for anybody.

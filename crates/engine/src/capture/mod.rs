@@ -19,7 +19,11 @@ use evertide_ltx::{Header, Txid};
 use evertide_storage::{Clock, Disk};
 
 use self::attach::Attached;
-pub(crate) use self::{attach::AttachOutcome, image::Image, table::changes_of};
+pub(crate) use self::{
+    attach::AttachOutcome,
+    image::Image,
+    table::{DiskReader, changes_of},
+};
 use crate::{
     Error,
     state::{LocalState, Position},
@@ -75,8 +79,8 @@ pub(crate) enum Due {
 pub(crate) struct StepOutcome {
     /// Committed frames were left for later.
     pub(crate) pending: bool,
-    /// A writer was in the middle of a transaction when the step ended.
-    pub(crate) writing: bool,
+    /// A transaction or checkpoint was under way, or a lock could not be had: look again soon.
+    pub(crate) busy: bool,
 }
 
 /// Counts for the status.
@@ -118,7 +122,7 @@ impl Capture {
         clock: Arc<dyn Clock>,
         policy: RotationPolicy,
     ) -> Result<Self, Error> {
-        let state = LocalState::open(Arc::clone(&disk), &path)?;
+        let state = LocalState::open(disk.as_ref(), &path)?;
         let mut capture = Self {
             path,
             disk,
@@ -133,16 +137,6 @@ impl Capture {
         };
         capture.redo_table()?;
         Ok(capture)
-    }
-
-    /// The database.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The disk everything is on.
-    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
-        &self.disk
     }
 
     /// Where capture stands; `None` before the first snapshot.
@@ -191,6 +185,7 @@ impl Capture {
     pub(crate) fn step(&mut self, due: Due) -> Result<StepOutcome, CaptureError> {
         let mut tried = Tried::Nothing;
         let mut hold: Option<WriteHold> = None;
+        let mut unfinished = false;
         loop {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
@@ -230,7 +225,8 @@ impl Capture {
                 }
                 Action::Rest => break,
                 lock => {
-                    if !self.attached_mut()?.change_lock(lock)? {
+                    unfinished = !self.attached_mut()?.change_lock(lock)?;
+                    if unfinished {
                         break;
                     }
                 }
@@ -241,17 +237,17 @@ impl Capture {
         }
         let attached = self.attached_mut()?;
         // The order matters: a commit that came before the lock was seen free is in the index now.
-        let writing = attached
-            .index
-            .writer_active()
-            .map_err(attached.shm_failed())?;
+        let busy = attached.is_busy()?;
         let index = attached.read_index()?;
         let pending = self.state.position.is_some_and(|position| {
             index.salts != position.salts || position.frames < index.committed
         });
         self.stats.wal_frames = index.committed;
         self.stats.backfilled = index.backfilled;
-        Ok(StepOutcome { pending, writing })
+        Ok(StepOutcome {
+            pending,
+            busy: busy || unfinished,
+        })
     }
 
     /// Reads the wal-index and follows it into a new generation, where that is legal.
@@ -273,6 +269,12 @@ impl Capture {
             position.frames = 0;
             self.stats.rotations += 1;
             self.attached_mut()?.reset_seen = true;
+        } else if index.committed == position.frames
+            && position.frames > 0
+            && index.checksum != position.checksum
+        {
+            let what = "the last captured frame is not the last committed one any more";
+            return Err(CaptureError::Discontinuity(what.into()));
         } else if index.committed < position.frames {
             let what = format!(
                 "the WAL has {} committed frames where {} were captured",
@@ -384,15 +386,20 @@ struct WriteHold {
 }
 
 impl WriteHold {
-    /// Waits for the write lock only briefly: a writer that never pauses is asked again later.
+    /// Asks for the write lock for some milliseconds: whoever has it may wait for our locks.
     fn begin(path: &Path) -> Option<Self> {
         let connection = attach::connect(path).ok()?;
-        connection.busy_timeout(Duration::from_millis(200)).ok()?;
-        connection.execute_batch("BEGIN IMMEDIATE").ok()?;
-        Some(Self {
-            connection,
-            since: Instant::now(),
-        })
+        connection.busy_timeout(Duration::ZERO).ok()?;
+        for _ in 0..20 {
+            if connection.execute_batch("BEGIN IMMEDIATE").is_ok() {
+                return Some(Self {
+                    connection,
+                    since: Instant::now(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        None
     }
 
     fn end(self) {

@@ -1,12 +1,12 @@
 //! Redoing the page table from staged files.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read},
     path::Path,
 };
 
-use evertide_ltx::{Checksum, Decoder, LtxName};
+use evertide_ltx::{Checksum, Decoder, LtxName, Pgno, Txid};
 use evertide_storage::{Disk, DiskFile};
 
 use super::Capture;
@@ -51,6 +51,39 @@ impl Capture {
     }
 }
 
+impl Capture {
+    /// Whether these pages are, as far as is known here, the database's at `txid`. Pages that
+    /// changed since say nothing.
+    pub(crate) fn contains(&self, txid: Txid, pages: &[(Pgno, u64)]) -> bool {
+        let (Some(table), Some(position)) = (&self.state.table, self.state.position) else {
+            return true;
+        };
+        let mut changed = BTreeSet::new();
+        for staged in self
+            .state
+            .stage
+            .files()
+            .iter()
+            .filter(|staged| staged.name.max > txid)
+        {
+            let path = self.state.stage.path(staged.name);
+            match changes_of(self.disk.as_ref(), &path) {
+                Ok(changes) => changed.extend(changes.checksums.into_keys()),
+                Err(_) => return true, // reported when it is uploaded
+            }
+        }
+        let unchanged = pages
+            .iter()
+            .filter(|(pgno, _)| pgno.get() <= position.pages && !changed.contains(pgno));
+        let mut differing = unchanged.filter(|(pgno, checksum)| {
+            let mut known = *checksum;
+            let read = table.read_entries(pgno.get(), pgno.get(), |_, entry| known = entry);
+            read.is_ok_and(|complete| complete) && known != *checksum
+        });
+        differing.next().is_none()
+    }
+}
+
 /// The page checksums of an LTX file. The whole file is verified.
 pub(crate) fn changes_of(disk: &dyn Disk, path: &Path) -> Result<PageChanges, Error> {
     let ltx = |source| Error::Ltx {
@@ -62,7 +95,7 @@ pub(crate) fn changes_of(disk: &dyn Disk, path: &Path) -> Result<PageChanges, Er
         action: "open",
         source,
     })?;
-    let mut decoder = Decoder::new(DiskReader { file, offset: 0 }).map_err(ltx)?;
+    let mut decoder = Decoder::new(DiskReader::new(file)).map_err(ltx)?;
     let mut page = vec![0; decoder.header().page_size.len()];
     let pages = decoder.header().commit;
     let mut checksums = BTreeMap::new();
@@ -74,9 +107,17 @@ pub(crate) fn changes_of(disk: &dyn Disk, path: &Path) -> Result<PageChanges, Er
 }
 
 /// A file read from its start to its end.
+#[derive(Debug)]
 pub(crate) struct DiskReader {
-    pub(crate) file: Box<dyn DiskFile>,
-    pub(crate) offset: u64,
+    file: Box<dyn DiskFile>,
+    offset: u64,
+}
+
+impl DiskReader {
+    /// A reader at the start of the file.
+    pub(crate) fn new(file: Box<dyn DiskFile>) -> Self {
+        Self { file, offset: 0 }
+    }
 }
 
 impl Read for DiskReader {

@@ -15,7 +15,6 @@ mod stage;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use evertide_ltx::Txid;
@@ -33,7 +32,6 @@ pub(crate) use self::{
 /// The local state of one database, locked by this process.
 #[derive(Debug)]
 pub(crate) struct LocalState {
-    disk: Arc<dyn Disk>,
     dir: PathBuf,
     positions: PositionFile,
     /// Where capture stands; `None` before the first snapshot.
@@ -58,7 +56,7 @@ impl LocalState {
     /// # Errors
     ///
     /// [`Error::ReplicatedElsewhere`] while another process has it; [`Error::Io`].
-    pub(crate) fn open(disk: Arc<dyn Disk>, database: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(disk: &dyn Disk, database: &Path) -> Result<Self, Error> {
         let dir = state_dir(database);
         let failed = |action, path: &Path| {
             let path = path.to_owned();
@@ -70,20 +68,18 @@ impl LocalState {
         };
         disk.create_dir_all(&dir, 0o700)
             .map_err(failed("create", &dir))?;
-        let lock = lock(disk.as_ref(), database, &dir.join("lock"))?;
+        let lock = lock(disk, database, &dir.join("lock"))?;
         let path = dir.join("position");
         let (positions, position) =
-            PositionFile::open(disk.as_ref(), &path).map_err(failed("open", &path))?;
+            PositionFile::open(disk, &path).map_err(failed("open", &path))?;
         let path = dir.join("ltx").join("0");
         let txid = position
             .as_ref()
             .map_or(Txid::ZERO, |position| position.txid);
-        let stage =
-            Stage::open(disk.as_ref(), path.clone(), txid).map_err(failed("open", &path))?;
+        let stage = Stage::open(disk, path.clone(), txid).map_err(failed("open", &path))?;
         let path = dir.join("pages");
-        let table = PageTable::open(disk.as_ref(), &path).map_err(failed("open", &path))?;
+        let table = PageTable::open(disk, &path).map_err(failed("open", &path))?;
         Ok(Self {
-            disk,
             dir,
             positions,
             position,
@@ -96,11 +92,6 @@ impl LocalState {
     /// Where the page table is.
     pub(crate) fn table_path(&self) -> PathBuf {
         self.dir.join("pages")
-    }
-
-    /// Where the staged files and the rest is.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
     }
 
     /// Records where capture stands.
@@ -122,11 +113,6 @@ impl LocalState {
             action,
             source,
         }
-    }
-
-    /// The disk the state is on.
-    pub(crate) fn disk(&self) -> Arc<dyn Disk> {
-        Arc::clone(&self.disk)
     }
 }
 

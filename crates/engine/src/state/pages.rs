@@ -51,12 +51,6 @@ impl PageTable {
         })
     }
 
-    /// Pages in the table.
-    pub(crate) fn pages(&self) -> io::Result<u32> {
-        u32::try_from(self.file.len()? / ENTRY)
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidData))
-    }
-
     /// XOR of the entries of the first `pages` pages; `None` where there are fewer.
     pub(crate) fn checksum(&self, pages: u32) -> io::Result<Option<u64>> {
         let mut sum = 0;

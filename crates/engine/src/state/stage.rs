@@ -59,6 +59,11 @@ impl Stage {
         &self.files
     }
 
+    /// Where the files are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where a staged file is.
     pub(crate) fn path(&self, name: LtxName) -> PathBuf {
         self.dir.join(name.to_string())

@@ -27,6 +27,7 @@ const READ_MARK_NOT_USED: u32 = 0xffff_ffff;
 const WRITE: u64 = 120;
 const CKPT: u64 = 121;
 const READ_0: u64 = 123;
+/// Slot 1 last: it is where SQLite keeps a mark for readers that cannot write the file.
 const PIN_SLOTS: [u64; 4] = [4, 3, 2, 1];
 /// A header that a writer is replacing settles within microseconds; this many reads is a crash.
 const READS_OF_A_CHANGING_HEADER: u32 = 1_000;
@@ -104,27 +105,46 @@ impl WalIndex {
         Err(IndexError::Torn)
     }
 
-    /// Takes the pin: no reset from now on. `None` while every slot is in use.
+    /// Takes the pin: no reset from now on. `None` while no slot can be had.
     pub(crate) fn pin(&self) -> io::Result<Option<Pin>> {
+        // A checkpoint that waits for a slot goes by the mark it read there: pinning that slot,
+        // even with a new mark, would make it wait for us, with the write lock in hand.
+        let blocking = self.checkpointer()?.is_some() && self.writer()?.is_some();
+        let unused = |mark| mark == READ_MARK_NOT_USED;
         for slot in PIN_SLOTS {
-            if !locks::try_lock(&self.file, READ_0 + slot, Lock::Exclusive)? {
-                continue;
+            if unused(self.read_mark(slot)?) && self.pin_slot(slot)? {
+                return Ok(Some(Pin(self.hold(READ_0 + slot))));
             }
-            // A slot that still carries an old mark would hold back every checkpoint; SQLite
-            // writes this value under the same lock when it restarts a WAL.
-            let marked = self
-                .file
-                .write_all_at(&READ_MARK_NOT_USED.to_ne_bytes(), READ_MARKS + 4 * slot);
-            let shared =
-                marked.and_then(|()| locks::try_lock(&self.file, READ_0 + slot, Lock::Shared));
-            if shared.is_err() {
-                locks::unlock(&self.file, READ_0 + slot)?;
-            }
-            if shared? {
+        }
+        for slot in PIN_SLOTS {
+            if !blocking && self.pin_slot(slot)? {
                 return Ok(Some(Pin(self.hold(READ_0 + slot))));
             }
         }
         Ok(None)
+    }
+
+    fn pin_slot(&self, slot: u64) -> io::Result<bool> {
+        if !locks::try_lock(&self.file, READ_0 + slot, Lock::Exclusive)? {
+            return Ok(false);
+        }
+        // A slot that still carries an old mark would hold back every checkpoint; SQLite
+        // writes this value under the same lock when it restarts a WAL.
+        let mark = READ_MARK_NOT_USED.to_ne_bytes();
+        let shared = self
+            .file
+            .write_all_at(&mark, READ_MARKS + 4 * slot)
+            .and_then(|()| locks::try_lock(&self.file, READ_0 + slot, Lock::Shared));
+        if !matches!(shared, Ok(true)) {
+            locks::unlock(&self.file, READ_0 + slot)?;
+        }
+        shared
+    }
+
+    fn read_mark(&self, slot: u64) -> io::Result<u32> {
+        let mut mark = [0; 4];
+        self.file.read_exact_at(&mut mark, READ_MARKS + 4 * slot)?;
+        Ok(u32::from_ne_bytes(mark))
     }
 
     /// Takes the guard: no backfill from now on. `None` while a checkpoint is writing.
@@ -133,18 +153,15 @@ impl WalIndex {
         Ok(locked.then(|| Guard(self.hold(READ_0))))
     }
 
-    /// Whether no checkpoint is under way at this moment.
-    pub(crate) fn no_checkpointer(&self) -> io::Result<bool> {
-        let free = locks::try_lock(&self.file, CKPT, Lock::Exclusive)?;
-        if free {
-            locks::unlock(&self.file, CKPT)?;
-        }
-        Ok(free)
+    /// The process that is checkpointing at this moment. Only asks: a checkpoint that found the
+    /// lock taken by us would fail at once.
+    pub(crate) fn checkpointer(&self) -> io::Result<Option<i32>> {
+        locks::exclusive_holder(&self.file, CKPT)
     }
 
-    /// Whether somebody is in a write transaction at this moment.
-    pub(crate) fn writer_active(&self) -> io::Result<bool> {
-        locks::is_locked(&self.file, WRITE)
+    /// The process that is in a write transaction at this moment.
+    pub(crate) fn writer(&self) -> io::Result<Option<i32>> {
+        locks::exclusive_holder(&self.file, WRITE)
     }
 
     fn parse(&self, header: &[u8], rest: &[u8]) -> Result<IndexHeader, IndexError> {

@@ -40,11 +40,12 @@ pub(crate) fn unlock(file: impl AsFd, byte: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether somebody else holds any lock on the byte.
-pub(crate) fn is_locked(file: impl AsFd, byte: u64) -> io::Result<bool> {
-    let mut answer = request(libc::F_WRLCK, byte);
+/// The process that holds an exclusive lock on the byte, if one does; -1 where it has no ID.
+pub(crate) fn exclusive_holder(file: impl AsFd, byte: u64) -> io::Result<Option<i32>> {
+    // Asking for a shared lock leaves out shared holders, and takes nothing.
+    let mut answer = request(libc::F_RDLCK, byte);
     fcntl(file, FcntlArg::F_OFD_GETLK(&mut answer))?;
-    Ok(i32::from(answer.l_type) != libc::F_UNLCK)
+    Ok((i32::from(answer.l_type) != libc::F_UNLCK).then_some(answer.l_pid))
 }
 
 /// Takes an exclusive lock on the first byte of a file of our own, until the file is closed.

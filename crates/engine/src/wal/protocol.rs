@@ -83,7 +83,8 @@ pub(crate) enum Action {
 /// Only letting go of the pin needs a capture first; the pin alone keeps every frame readable.
 pub(crate) fn next(facts: &Facts) -> Action {
     let captured = facts.captured >= facts.committed;
-    let backfilled = facts.backfilled >= facts.committed;
+    // More than committed is no finished backfill, but two numbers of different moments.
+    let backfilled = facts.backfilled == facts.committed;
     let large = facts.committed >= facts.rotate_at;
     match facts.held {
         Held::Guard if backfilled && captured => Action::Rest,

@@ -1,0 +1,115 @@
+//! What the tasks of a database and of its replicas tell each other.
+
+use std::{path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
+
+use evertide_ltx::{LtxName, Pgno, Txid};
+use evertide_storage::ByteStream;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{Error, ReplicationOptions, capture::Capture, state::Staged};
+
+/// What is captured.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Captured {
+    /// The newest transaction; zero before the first snapshot.
+    pub(crate) txid: Txid,
+    /// When it was captured.
+    pub(crate) created: Option<SystemTime>,
+    /// The files that lead to it, oldest first.
+    pub(crate) staged: Arc<[Staged]>,
+    /// Where they are.
+    pub(crate) dir: PathBuf,
+}
+
+impl Captured {
+    /// What is captured now.
+    pub(crate) fn of(capture: &Capture) -> Self {
+        Self {
+            txid: capture
+                .position()
+                .map_or(Txid::ZERO, |position| position.txid),
+            created: capture.stats.captured,
+            staged: capture.state.stage.files().into(),
+            dir: capture.state.stage.dir().to_owned(),
+        }
+    }
+}
+
+/// What the task of a database is asked for.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Capture now.
+    Sync {
+        reply: oneshot::Sender<Result<Txid, Error>>,
+    },
+    /// A snapshot whose transaction is above this one.
+    Snapshot {
+        above: Txid,
+        reply: oneshot::Sender<Snapshot>,
+    },
+    /// Whether these page checksums are the ones at this transaction.
+    CompareTail {
+        txid: Txid,
+        pages: Vec<(Pgno, u64)>,
+        reply: oneshot::Sender<bool>,
+    },
+    /// A replica has more than before.
+    Arrived,
+    /// Other settings.
+    Update {
+        options: ReplicationOptions,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+    /// Capture, upload, and end.
+    Stop {
+        deadline: Duration,
+        reply: oneshot::Sender<Result<(), Error>>,
+    },
+}
+
+/// A whole database on its way to a replica.
+pub(crate) struct Snapshot {
+    pub(crate) name: LtxName,
+    pub(crate) created: SystemTime,
+    pub(crate) stream: ByteStream,
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Asks for a snapshot above a transaction; `None` when the database's task has ended.
+pub(crate) async fn request_snapshot(
+    commands: &mpsc::UnboundedSender<Command>,
+    above: Txid,
+) -> Option<Snapshot> {
+    loop {
+        let (reply, answer) = oneshot::channel();
+        commands.send(Command::Snapshot { above, reply }).ok()?;
+        if let Ok(snapshot) = answer.await {
+            return Some(snapshot);
+        }
+        // The database could not be read just then; its task says why and tries again.
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Whether the pages of a replica's newest object are those of the local history.
+pub(crate) async fn tail_matches(
+    commands: &mpsc::UnboundedSender<Command>,
+    txid: Txid,
+    pages: Vec<(Pgno, u64)>,
+) -> bool {
+    let (reply, answer) = oneshot::channel();
+    if commands
+        .send(Command::CompareTail { txid, pages, reply })
+        .is_err()
+    {
+        return true;
+    }
+    answer.await.unwrap_or(true)
+}

@@ -1,0 +1,685 @@
+//! One replicated database: the task that notices, captures, and serves its replicas.
+
+mod images;
+mod messages;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use evertide_ltx::Txid;
+use evertide_storage::{Clock, Disk};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::images::{ImageJob, ImageResult, PendingSnapshots};
+pub(crate) use self::messages::{Captured, Command, Snapshot, request_snapshot, tail_matches};
+use crate::{
+    DatabaseState, DatabaseStatus, Error, ReplicaStatus, ReplicationOptions,
+    capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
+    error::describe,
+    replica::{self, ReplicaContext},
+    runtime::{Claim, Engine, blocking},
+    watch::{FILES, Notices, Watch},
+};
+
+/// The least time between two looks at a database whose changes wait for the sync interval.
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// A commit in progress is looked for again after this, then twice, four times … as long.
+const FIRST_LOOK: Duration = Duration::from_millis(1);
+const LONGEST_LOOK: Duration = Duration::from_millis(64);
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+/// Without notices from the file system the database is looked at this often.
+const BLIND_LOOK: Duration = Duration::from_secs(1);
+/// Staged files that wait for a replica take this much disk at most, in bytes. A replica that is
+/// away for longer gets a snapshot when it comes back.
+const STAGE_LIMIT: u64 = 1 << 30;
+
+/// What the task of a database is made from.
+#[derive(Debug)]
+pub(crate) struct DatabaseConfig {
+    pub(crate) path: PathBuf,
+    pub(crate) options: ReplicationOptions,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) policy: RotationPolicy,
+}
+
+/// A running task, seen from outside.
+#[derive(Clone, Debug)]
+pub(crate) struct DatabaseHandle {
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    pub(crate) captured: watch::Receiver<Captured>,
+    pub(crate) status: watch::Receiver<DatabaseStatus>,
+    pub(crate) flush: watch::Sender<Txid>,
+}
+
+/// Starts the task. It holds the claim until it ends.
+pub(crate) async fn start(
+    engine: Arc<Engine>,
+    claim: Claim,
+    config: DatabaseConfig,
+    status: watch::Sender<DatabaseStatus>,
+) -> Result<DatabaseHandle, Error> {
+    let capture = {
+        let (path, disk, clock) = (
+            config.path.clone(),
+            Arc::clone(&config.disk),
+            Arc::clone(&config.clock),
+        );
+        blocking(move || Capture::new(path, disk, clock, config.policy)).await?
+    };
+    let (commands, inbox) = mpsc::unbounded_channel();
+    let (captured, captured_receiver) = watch::channel(Captured::of(&capture));
+    let (flush, _) = watch::channel(Txid::ZERO);
+    let handle = DatabaseHandle {
+        commands: commands.clone(),
+        captured: captured_receiver,
+        status: status.subscribe(),
+        flush: flush.clone(),
+    };
+    let notices = Arc::new(Notices::default());
+    let watch = engine.watcher.watch(&config.path, &notices);
+    let mut database = Database {
+        _watch: watch,
+        ticks: engine.ticks(config.options.monitor_interval),
+        engine,
+        _claim: claim,
+        options: ReplicationOptions {
+            replicas: Vec::new(),
+            ..config.options.clone()
+        },
+        config,
+        capture: Some(Box::new(capture)),
+        notices,
+        inbox,
+        commands,
+        captured,
+        flush,
+        status,
+        replicas: Vec::new(),
+        tasks: TaskTracker::new(),
+        schedule: Schedule::new(),
+        snapshots: PendingSnapshots::default(),
+        image: None,
+    };
+    let wanted = database.config.options.clone();
+    database.set_replicas(wanted)?;
+    if let Err(error) = database.attach().await {
+        database.cancel_replicas().await;
+        return Err(error);
+    }
+    let runtime = database.engine.handle().clone();
+    runtime.spawn(database.run());
+    Ok(handle)
+}
+
+/// When to look next.
+#[derive(Debug)]
+struct Schedule {
+    /// The last capture that produced something.
+    last_capture: Option<Instant>,
+    /// The last look.
+    last_look: Instant,
+    next_look: Option<Instant>,
+    /// Looks since the last notice that found a transaction in progress.
+    looks: u32,
+    /// Failures in a row.
+    failures: u32,
+    /// Since when the WAL has frames that are not backfilled.
+    unfinished_since: Option<Instant>,
+}
+
+impl Schedule {
+    fn new() -> Self {
+        Self {
+            last_capture: None,
+            last_look: Instant::now(),
+            next_look: None,
+            looks: 0,
+            failures: 0,
+            unfinished_since: None,
+        }
+    }
+}
+
+struct RunningReplica {
+    options: crate::ReplicaOptions,
+    cancel: CancellationToken,
+}
+
+struct Database {
+    _claim: Claim,
+    _watch: Option<Watch>,
+    engine: Arc<Engine>,
+    config: DatabaseConfig,
+    options: ReplicationOptions,
+    /// Away while a blocking thread works with it.
+    capture: Option<Box<Capture>>,
+    notices: Arc<Notices>,
+    ticks: watch::Receiver<u64>,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    commands: mpsc::UnboundedSender<Command>,
+    captured: watch::Sender<Captured>,
+    flush: watch::Sender<Txid>,
+    status: watch::Sender<DatabaseStatus>,
+    replicas: Vec<RunningReplica>,
+    tasks: TaskTracker,
+    schedule: Schedule,
+    snapshots: PendingSnapshots,
+    image: Option<ImageJob>,
+}
+
+enum Wake {
+    Notice,
+    Time,
+    Tick,
+    Command(Option<Command>),
+    ImageDone(Option<ImageResult>),
+    Snapshots,
+}
+
+impl Database {
+    async fn run(mut self) {
+        loop {
+            let wake = self.wait().await;
+            match wake {
+                Wake::Notice => self.noticed().await,
+                Wake::Time => self.look(self.due()).await,
+                Wake::Tick => self.tick().await,
+                Wake::ImageDone(result) => self.finish_image(result).await,
+                Wake::Snapshots => self.start_image().await,
+                Wake::Command(Some(Command::Stop { deadline, reply })) => {
+                    let stopped = self.stop(deadline).await;
+                    let Self {
+                        capture, _claim, ..
+                    } = self;
+                    // Locks and state are let go before the caller hears of it.
+                    blocking(move || drop(capture)).await;
+                    drop(_claim);
+                    let _ = reply.send(stopped);
+                    return;
+                }
+                Wake::Command(Some(command)) => self.command(command).await,
+                Wake::Command(None) => return,
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Wake {
+        let next_look = self.schedule.next_look;
+        let readable = self.image.is_none() && self.is_attached();
+        let snapshots_at = self.snapshots.due(self.replicas.len()).filter(|_| readable);
+        // Notices within the pause are not lost: they wait in their flags.
+        let quiet_until = match next_look {
+            Some(_) if self.schedule.looks == 0 => self.schedule.last_look + LOOK_PAUSE,
+            _ => self.schedule.last_look,
+        };
+        let notices = Arc::clone(&self.notices);
+        tokio::select! {
+            biased;
+            command = self.inbox.recv() => Wake::Command(command),
+            () = async {
+                tokio::time::sleep_until(quiet_until).await;
+                notices.wait().await;
+            } => Wake::Notice,
+            () = sleep_until(next_look) => Wake::Time,
+            result = ImageJob::finished(&mut self.image) => Wake::ImageDone(result),
+            () = sleep_until(snapshots_at) => Wake::Snapshots,
+            ticked = self.ticks.changed() => match ticked {
+                Ok(()) => Wake::Tick,
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn noticed(&mut self) {
+        self.schedule.looks = 0;
+        if self.notices.take() & FILES != 0 {
+            self.check_files().await;
+        }
+        self.look(self.due()).await;
+    }
+
+    /// The slow look, for what no notice told.
+    async fn tick(&mut self) {
+        let since_look = self.schedule.last_look.elapsed();
+        let interval = match self._watch {
+            Some(_) => self.options.monitor_interval,
+            None => self.options.monitor_interval.min(BLIND_LOOK),
+        };
+        let checkpoint = self
+            .schedule
+            .unfinished_since
+            .is_some_and(|since| since.elapsed() >= self.options.checkpoint_interval);
+        if since_look >= interval || checkpoint {
+            self.check_files().await;
+            self.look(if checkpoint {
+                Due::NowAndCheckpoint
+            } else {
+                self.due()
+            })
+            .await;
+        }
+    }
+
+    fn is_attached(&self) -> bool {
+        self.capture
+            .as_ref()
+            .is_some_and(|capture| capture.is_attached())
+    }
+
+    /// Whether the sync interval allows a capture now.
+    fn due(&self) -> Due {
+        let interval = self.sync_interval();
+        match self.schedule.last_capture {
+            Some(last) if last.elapsed() < interval => Due::Later,
+            _ => Due::Now,
+        }
+    }
+
+    fn sync_interval(&self) -> Duration {
+        let intervals = self
+            .replicas
+            .iter()
+            .map(|replica| replica.options.sync_interval);
+        intervals.min().unwrap_or(Duration::from_secs(1))
+    }
+
+    /// Takes a step, and decides when to look again.
+    async fn look(&mut self, due: Due) {
+        self.schedule.last_look = Instant::now();
+        self.schedule.next_look = None;
+        if !self.is_attached() {
+            if let Err(error) = self.attach().await {
+                self.failed(&error);
+            }
+            return;
+        }
+        match self.with_capture(move |capture| capture.step(due)).await {
+            Ok(outcome) => {
+                self.schedule.failures = 0;
+                self.publish();
+                let now = Instant::now();
+                let waiting = outcome.pending && due == Due::Later;
+                let at_interval = self
+                    .schedule
+                    .last_capture
+                    .map(|last| last + self.sync_interval());
+                self.schedule.next_look = match outcome.busy || outcome.pending && !waiting {
+                    true => {
+                        let pause = FIRST_LOOK.saturating_mul(1 << self.schedule.looks.min(10));
+                        self.schedule.looks += 1;
+                        Some(now + pause.min(LONGEST_LOOK))
+                    }
+                    false => at_interval.filter(|_| waiting),
+                };
+            }
+            Err(CaptureError::Discontinuity(reason)) => self.reattach(&reason).await,
+            Err(CaptureError::Failed(error)) => {
+                self.failed(&error);
+                self.give_up_images();
+                self.with_capture(|capture| capture.detach()).await;
+            }
+        }
+    }
+
+    /// Looks whether the database is still the file that was attached to.
+    async fn check_files(&mut self) {
+        let in_place = self.with_capture(|capture| capture.files_in_place()).await;
+        match in_place {
+            Ok(true) => {}
+            Ok(false) => self.reattach("the database was removed or replaced").await,
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    async fn reattach(&mut self, reason: &str) {
+        tracing::warn!(
+            database = %self.config.path.display(), reason,
+            "continuity of the capture is not certain; comparing all pages"
+        );
+        self.give_up_images();
+        if let Err(error) = self.attach().await {
+            self.failed(&error);
+        }
+    }
+
+    /// Opens the database and continues.
+    async fn attach(&mut self) -> Result<(), Error> {
+        let outcome = self.with_capture(|capture| capture.attach()).await;
+        let path = self.config.path.display();
+        let state = match outcome {
+            Ok(AttachOutcome::Missing) => {
+                tracing::info!(database = %path, "waiting for the database to appear");
+                DatabaseState::Waiting
+            }
+            Ok(AttachOutcome::Resumed) => {
+                tracing::info!(database = %path, "continuing where the last capture ended");
+                DatabaseState::Running
+            }
+            Ok(AttachOutcome::Rebased { reason, pages }) => {
+                metrics::counter!("evertide_rebases_total").increment(1);
+                tracing::warn!(
+                    database = %path, reason, pages,
+                    "re-based: compared all pages, and captured those that differ"
+                );
+                DatabaseState::Running
+            }
+            Ok(AttachOutcome::NeedsSnapshot { reason }) => {
+                tracing::warn!(database = %path, reason, "a full snapshot is needed");
+                DatabaseState::Running
+            }
+            Err(CaptureError::Discontinuity(reason)) => {
+                let path = self.config.path.clone();
+                return Err(Error::Failing { path, reason });
+            }
+            Err(CaptureError::Failed(error)) => return Err(error),
+        };
+        self.schedule.failures = 0;
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.error = None;
+        });
+        self.publish();
+        if state == DatabaseState::Running {
+            let known = self.capture.as_ref().is_some_and(|c| c.has_table());
+            if !known && self.status.borrow().txid > Txid::ZERO {
+                self.snapshots.want_table();
+            }
+            self.schedule.next_look = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Notes a failure, and tries again later.
+    fn failed(&mut self, error: &Error) {
+        let pause = FIRST_RETRY.saturating_mul(1 << self.schedule.failures.min(10));
+        self.schedule.failures += 1;
+        self.schedule.next_look = Some(Instant::now() + pause.min(LONGEST_RETRY));
+        let text = describe(error);
+        tracing::error!(database = %self.config.path.display(), error = text, "capture fails");
+        metrics::counter!("evertide_capture_failures_total").increment(1);
+        self.status.send_modify(|status| {
+            status.state = DatabaseState::Failing;
+            status.error = Some(text);
+        });
+    }
+
+    /// Tells replicas and status what is captured.
+    fn publish(&mut self) {
+        let Some(capture) = &self.capture else { return };
+        let now = Captured::of(capture);
+        let stats = capture.stats.clone();
+        let position = capture.position().copied();
+        let unfinished = stats.backfilled < stats.wal_frames;
+        if !unfinished {
+            self.schedule.unfinished_since = None;
+        } else {
+            self.schedule
+                .unfinished_since
+                .get_or_insert_with(Instant::now);
+        }
+        let advanced = self.captured.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now.clone();
+            changed
+        });
+        if advanced {
+            self.schedule.last_capture = Some(Instant::now());
+        }
+        self.status.send_if_modified(|status| {
+            let before = status.clone();
+            status.txid = now.txid;
+            status.captured = stats.captured;
+            status.pages = position.map_or(0, |position| position.pages);
+            status.page_size = position.map_or(0, |position| position.page_size.get());
+            status.wal_frames = stats.wal_frames;
+            status.rotations = stats.rotations;
+            status.rebases = stats.rebases;
+            status.last_rebase = stats.last_rebase;
+            status.longest_write_hold = stats.longest_write_hold;
+            status.most_frames_in_write_hold = stats.most_frames_in_write_hold;
+            *status != before
+        });
+    }
+
+    async fn command(&mut self, command: Command) {
+        match command {
+            Command::Sync { reply } => {
+                self.look(Due::Now).await;
+                let _ = reply.send(self.sync_result());
+            }
+            Command::Snapshot { above, reply } => self.snapshots.add(above, reply),
+            Command::CompareTail { txid, pages, reply } => {
+                let matches = self.with_capture(move |c| c.contains(txid, &pages)).await;
+                let _ = reply.send(matches);
+            }
+            Command::Arrived => self.release_staged().await,
+            Command::Update { options, reply } => {
+                let result = self.set_replicas(options);
+                let _ = reply.send(result);
+            }
+            Command::Stop { .. } => {} // handled where the task can end
+        }
+    }
+
+    fn sync_result(&self) -> Result<Txid, Error> {
+        let status = self.status.borrow();
+        let path = || self.config.path.clone();
+        match status.state {
+            DatabaseState::Waiting => Err(Error::NoDatabase(path())),
+            DatabaseState::Failing => Err(Error::Failing {
+                path: path(),
+                reason: status.error.clone().unwrap_or_default(),
+            }),
+            DatabaseState::Running | DatabaseState::Stopped => Ok(status.txid),
+        }
+    }
+
+    /// Removes staged files that every replica has, or the oldest where they take too much disk.
+    async fn release_staged(&mut self) {
+        let least = self
+            .status
+            .borrow()
+            .replicas
+            .iter()
+            .map(|replica| replica.txid)
+            .min();
+        let Some(least) = least else { return };
+        let result = self
+            .with_capture(move |capture| {
+                capture.release_staged(least)?;
+                capture.shrink_stage(STAGE_LIMIT)
+            })
+            .await;
+        match result {
+            Ok(None) => {}
+            Ok(Some(txid)) => tracing::warn!(
+                database = %self.config.path.display(), %txid,
+                "captured files waited too long for a replica and were removed; it gets a snapshot"
+            ),
+            Err(error) => tracing::warn!(error = describe(&error), "cannot remove staged files"),
+        }
+        self.publish_staged();
+    }
+
+    fn publish_staged(&self) {
+        if let Some(capture) = &self.capture {
+            let now = Captured::of(capture);
+            // Fewer staged files are no news for anybody who has them.
+            self.captured.send_if_modified(|before| {
+                *before = now;
+                false
+            });
+        }
+    }
+
+    /// Starts, ends and changes replicas' tasks so that they are the ones of `options`.
+    fn set_replicas(&mut self, options: ReplicationOptions) -> Result<(), Error> {
+        let mut clients = Vec::new();
+        for replica in &options.replicas {
+            let unchanged = self
+                .replicas
+                .iter()
+                .any(|running| running.options == *replica);
+            if !unchanged {
+                let client = replica
+                    .destination
+                    .connect_for(&self.config.path, Arc::clone(&self.config.disk))
+                    .map_err(|source| Error::Replica {
+                        name: replica.name.clone(),
+                        source,
+                    })?;
+                clients.push((replica.clone(), client));
+            }
+        }
+        self.replicas.retain(|running| {
+            let keep = options.replicas.contains(&running.options);
+            if !keep {
+                running.cancel.cancel();
+            }
+            keep
+        });
+        self.ticks = self.engine.ticks(options.monitor_interval);
+        self.status.send_modify(|status| {
+            status
+                .replicas
+                .retain(|r| self.replicas.iter().any(|k| k.options.name == r.name));
+            for (replica, client) in &clients {
+                let new = ReplicaStatus::new(replica.name.clone(), client.location());
+                status.replicas.push(new);
+            }
+            let order = |name: &str| options.replicas.iter().position(|r| r.name == name);
+            status.replicas.sort_by_key(|replica| order(&replica.name));
+        });
+        for (replica, client) in clients {
+            self.start_replica(replica, client);
+        }
+        self.options = options;
+        Ok(())
+    }
+
+    fn start_replica(
+        &mut self,
+        options: crate::ReplicaOptions,
+        client: Arc<dyn evertide_storage::ReplicaClient>,
+    ) {
+        let cancel = CancellationToken::new();
+        let context = ReplicaContext {
+            options: options.clone(),
+            client,
+            disk: Arc::clone(&self.config.disk),
+            clock: Arc::clone(&self.config.clock),
+            captured: self.captured.subscribe(),
+            flush: self.flush.subscribe(),
+            status: self.status.clone(),
+            commands: self.commands.clone(),
+        };
+        let task = replica::run(context, cancel.clone());
+        self.tasks.spawn_on(task, self.engine.handle());
+        self.replicas.push(RunningReplica { options, cancel });
+    }
+
+    /// Captures what is committed, uploads it, and ends the replicas' tasks.
+    async fn stop(&mut self, deadline: Duration) -> Result<(), Error> {
+        let end = Instant::now() + deadline;
+        self.look(Due::Now).await;
+        // Where there is no history yet, there is one after the first snapshot.
+        let first = if self.is_attached() {
+            Txid::FIRST
+        } else {
+            Txid::ZERO
+        };
+        let txid = self.status.borrow().txid.max(first);
+        self.flush.send_modify(|flush| *flush = txid.max(*flush));
+        let mut status = self.status.subscribe();
+        let complete = |status: &DatabaseStatus| status.replicas.iter().all(|r| r.txid >= txid);
+        loop {
+            if complete(&status.borrow_and_update()) {
+                break;
+            }
+            // Snapshots that replicas ask for are still served.
+            let wake = tokio::select! {
+                _ = status.changed() => continue,
+                () = tokio::time::sleep_until(end) => break,
+                wake = self.wait() => wake,
+            };
+            match wake {
+                Wake::Command(Some(command)) => self.command(command).await,
+                Wake::ImageDone(result) => self.finish_image(result).await,
+                Wake::Snapshots => self.start_image().await,
+                Wake::Command(None) => break,
+                // What is committed from now on is for the next start.
+                Wake::Notice | Wake::Time | Wake::Tick => self.schedule.next_look = None,
+            }
+        }
+        self.cancel_replicas().await;
+        self.give_up_images();
+        let behind: Vec<String> = {
+            let status = self.status.borrow();
+            let behind = status.replicas.iter().filter(|replica| replica.txid < txid);
+            behind
+                .map(|r| format!("replica `{}` has {}", r.name, r.txid))
+                .collect()
+        };
+        self.status
+            .send_modify(|status| status.state = DatabaseState::Stopped);
+        let path = self.config.path.clone();
+        if behind.is_empty() {
+            return Ok(());
+        }
+        Err(Error::StoppedBehind {
+            path,
+            deadline,
+            txid,
+            behind,
+        })
+    }
+
+    async fn cancel_replicas(&mut self) {
+        for replica in self.replicas.drain(..) {
+            replica.cancel.cancel();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Works with the capture on a blocking thread.
+    async fn with_capture<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Capture) -> T + Send + 'static,
+    ) -> T {
+        let Some(mut capture) = self.capture.take() else {
+            // Only if a panic took it: the task ends with that panic.
+            return std::future::pending().await;
+        };
+        let (capture, result) = blocking(move || {
+            let result = work(&mut capture);
+            (capture, result)
+        })
+        .await;
+        self.capture = Some(capture);
+        result
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Asks for a capture now; the newest transaction after it, zero before the first snapshot.
+pub(crate) async fn sync(handle: &DatabaseHandle, path: &std::path::Path) -> Result<Txid, Error> {
+    let (reply, answer) = oneshot::channel();
+    let gone = || Error::NotRunning(path.to_owned());
+    handle
+        .commands
+        .send(Command::Sync { reply })
+        .map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}

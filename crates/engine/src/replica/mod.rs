@@ -1,0 +1,308 @@
+//! Keeping one replica complete: one task for one destination of one database.
+//!
+//! It follows what is captured at its own pace and retries by itself; nothing else waits for it.
+
+mod body;
+mod plan;
+
+use std::{sync::Arc, time::Duration};
+
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::{Clock, Disk, LtxObject, ReplicaClient};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::body::{ChunkWriter, chunks};
+use self::plan::{UploadPlan, plan_upload};
+use crate::{
+    DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
+    database::{Captured, Command, request_snapshot, tail_matches},
+    error::describe,
+};
+
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What a replica's task works with.
+#[derive(Debug)]
+pub(crate) struct ReplicaContext {
+    pub(crate) options: ReplicaOptions,
+    pub(crate) client: Arc<dyn ReplicaClient>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// What is captured.
+    pub(crate) captured: watch::Receiver<Captured>,
+    /// Everything up to here is to be uploaded without waiting for the sync interval.
+    pub(crate) flush: watch::Receiver<Txid>,
+    /// Where to report.
+    pub(crate) status: watch::Sender<DatabaseStatus>,
+    /// Where to ask for a snapshot.
+    pub(crate) commands: mpsc::UnboundedSender<Command>,
+}
+
+/// The task of one replica, until cancelled.
+pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
+    let mut replica = Replica {
+        context,
+        remote: None,
+        failures: 0,
+        last_upload: None,
+    };
+    // Dropping the future in the middle of a put leaves nothing visible on the replica.
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        () = replica.follow() => {}
+    }
+}
+
+struct Replica {
+    context: ReplicaContext,
+    /// The newest transaction on the replica; `None` until it was asked, and after an error that
+    /// leaves it open.
+    remote: Option<Txid>,
+    /// Since the last success.
+    failures: u32,
+    last_upload: Option<Instant>,
+}
+
+/// An object that arrived.
+struct Uploaded {
+    object: LtxObject,
+    snapshot: bool,
+}
+
+impl Replica {
+    async fn follow(&mut self) {
+        loop {
+            match self.catch_up().await {
+                Ok(()) => {
+                    self.failures = 0;
+                    self.report(|status| {
+                        status.error = None;
+                        status.failing_since = None;
+                    });
+                    if self.wait_for_work().await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.remote = None;
+                    self.failed(&error);
+                    tokio::time::sleep(pause(self.failures)).await;
+                }
+            }
+        }
+    }
+
+    /// Uploads until there is nothing left.
+    async fn catch_up(&mut self) -> Result<(), Error> {
+        let mut remote = match self.remote {
+            Some(remote) => remote,
+            None => self.look().await?,
+        };
+        loop {
+            self.remote = Some(remote);
+            self.report(|status| status.txid = remote);
+            let captured = self.context.captured.borrow_and_update().clone();
+            let plan = plan_upload(remote, captured.txid, &captured.staged);
+            let uploaded = match plan {
+                UploadPlan::Nothing => return Ok(()),
+                UploadPlan::Files(first) => {
+                    self.wait_for_interval().await;
+                    // More may have been captured meanwhile; it goes into the same object.
+                    let captured = self.context.captured.borrow_and_update().clone();
+                    let files = captured.staged.iter().map(|staged| staged.name);
+                    match files
+                        .skip_while(|name| name.min <= remote)
+                        .collect::<Vec<_>>()
+                    {
+                        names if names.first().is_some_and(|n| n.min == remote.next()) => {
+                            self.upload_files(&captured, &names).await?
+                        }
+                        _ => {
+                            tracing::debug!(first, "staged files changed; planning again");
+                            continue;
+                        }
+                    }
+                }
+                UploadPlan::Snapshot { above } => self.upload_snapshot(above).await?,
+            };
+            remote = uploaded.object.name.max;
+            self.arrived(&uploaded, &captured);
+        }
+    }
+
+    /// Asks the replica for its newest transaction, and whether that is part of our history.
+    async fn look(&mut self) -> Result<Txid, Error> {
+        let mut newest: Option<LtxObject> = None;
+        for level in Level::all() {
+            let listed = self.context.client.list(level, None).await;
+            for object in listed.map_err(|source| self.replica_error(source))? {
+                if newest
+                    .as_ref()
+                    .is_none_or(|newest| newest.name.max < object.name.max)
+                {
+                    newest = Some(object);
+                }
+            }
+        }
+        let Some(newest) = newest else {
+            return Ok(Txid::ZERO);
+        };
+        let captured = self.context.captured.borrow().txid;
+        if newest.name.max == captured {
+            let pages = body::first_pages(self.context.client.as_ref(), &newest)
+                .await
+                .map_err(|source| self.replica_error(source))?;
+            if !tail_matches(&self.context.commands, newest.name.max, pages).await {
+                tracing::warn!(
+                    database = %self.context.status.borrow().path.display(),
+                    replica = self.context.options.name,
+                    txid = %newest.name.max,
+                    "the replica holds another history; starting over with a snapshot above it"
+                );
+                return Ok(newest.name.max.next()); // above what is captured: a snapshot is planned
+            }
+        } else if newest.name.max > captured && captured > Txid::ZERO {
+            tracing::warn!(
+                database = %self.context.status.borrow().path.display(),
+                replica = self.context.options.name,
+                replica_txid = %newest.name.max, %captured,
+                "the replica is ahead of the database, which was restored or replaced; \
+                 continuing above it with a snapshot"
+            );
+        }
+        Ok(newest.name.max)
+    }
+
+    async fn upload_files(
+        &mut self,
+        captured: &Captured,
+        names: &[LtxName],
+    ) -> Result<Uploaded, Error> {
+        let paths = names
+            .iter()
+            .map(|name| captured.dir.join(name.to_string()))
+            .collect();
+        let body = body::merged(Arc::clone(&self.context.disk), paths).await?;
+        self.last_upload = Some(Instant::now());
+        let client = Arc::clone(&self.context.client);
+        let (name, created) = (body.name, body.created);
+        let put = client.put(Level::L0, name, created, body.stream).await;
+        let object = match put {
+            Ok(object) => object,
+            Err(source) => return Err(self.replica_error(source)),
+        };
+        Ok(Uploaded {
+            object,
+            snapshot: false,
+        })
+    }
+
+    async fn upload_snapshot(&mut self, above: Txid) -> Result<Uploaded, Error> {
+        let Some(snapshot) = request_snapshot(&self.context.commands, above).await else {
+            // The database's task has ended, and this one is about to be cancelled.
+            return std::future::pending().await;
+        };
+        self.last_upload = Some(Instant::now());
+        let client = Arc::clone(&self.context.client);
+        let name = snapshot.name;
+        let put = client
+            .put(Level::SNAPSHOT, name, snapshot.created, snapshot.stream)
+            .await;
+        let object = put.map_err(|source| self.replica_error(source))?;
+        tracing::info!(
+            database = %self.context.status.borrow().path.display(),
+            replica = self.context.options.name,
+            txid = %name.max, bytes = object.size,
+            "uploaded a snapshot"
+        );
+        Ok(Uploaded {
+            object,
+            snapshot: true,
+        })
+    }
+
+    /// Waits until the sync interval has passed since the last upload, or somebody is waiting.
+    async fn wait_for_interval(&mut self) {
+        let Some(last) = self.last_upload else { return };
+        let next = last + self.context.options.sync_interval;
+        let remote = self.remote.unwrap_or_default();
+        let wanted = self.context.flush.wait_for(|flush| *flush > remote);
+        tokio::select! {
+            () = tokio::time::sleep_until(next) => {}
+            _ = wanted => {}
+        }
+    }
+
+    /// Waits until more was captured. An error means that the database's task has ended.
+    async fn wait_for_work(&mut self) -> Result<(), watch::error::RecvError> {
+        self.context.captured.changed().await
+    }
+
+    fn arrived(&self, uploaded: &Uploaded, captured: &Captured) {
+        let now = self.context.clock.now();
+        self.report(|status| {
+            status.txid = uploaded.object.name.max;
+            status.synced = Some(now);
+            status.lag = captured
+                .created
+                .filter(|_| !uploaded.snapshot)
+                .and_then(|created| now.duration_since(created).ok());
+            status.uploads += 1;
+            status.uploaded_bytes += uploaded.object.size;
+            status.snapshots += u64::from(uploaded.snapshot);
+            status.error = None;
+            status.failing_since = None;
+        });
+        // Staged files that every replica has can go now.
+        let _ = self.context.commands.send(Command::Arrived);
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.failures = self.failures.saturating_add(1);
+        let text = describe(error);
+        let now = self.context.clock.now();
+        tracing::warn!(
+            database = %self.context.status.borrow().path.display(),
+            replica = self.context.options.name,
+            error = text, failures = self.failures,
+            "cannot upload; trying again"
+        );
+        self.report(|status| {
+            status.error = Some(text);
+            status.failing_since.get_or_insert(now);
+        });
+    }
+
+    fn report(&self, change: impl FnOnce(&mut ReplicaStatus)) {
+        let name = &self.context.options.name;
+        self.context.status.send_if_modified(|status| {
+            let Some(replica) = status.replicas.iter_mut().find(|r| r.name == *name) else {
+                return false;
+            };
+            let before = replica.clone();
+            change(replica);
+            *replica != before
+        });
+    }
+
+    fn replica_error(&self, source: evertide_storage::Error) -> Error {
+        Error::Replica {
+            name: self.context.options.name.clone(),
+            source,
+        }
+    }
+}
+
+/// How long to wait after so many failures in a row: doubling, with jitter so that many replicas
+/// of one store do not come back at once.
+fn pause(failures: u32) -> Duration {
+    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10));
+    doubled
+        .min(LONGEST_PAUSE)
+        .mul_f64(0.5 + fastrand::f64() / 2.0)
+}

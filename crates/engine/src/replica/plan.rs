@@ -1,0 +1,75 @@
+//! What a replica needs next. Pure.
+
+use evertide_ltx::Txid;
+
+use crate::state::Staged;
+
+/// What to upload next.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum UploadPlan {
+    /// The replica has everything.
+    Nothing,
+    /// The staged files from this one on, merged into one.
+    Files(usize),
+    /// A snapshot of a transaction above this one: the replica has nothing, or nothing that the
+    /// staged files continue.
+    Snapshot {
+        /// The newest transaction on the replica.
+        above: Txid,
+    },
+}
+
+/// Plans for a replica whose newest transaction is `remote`, where `captured` is the newest one
+/// here and `staged` are the files that lead to it.
+pub(crate) fn plan_upload(remote: Txid, captured: Txid, staged: &[Staged]) -> UploadPlan {
+    if captured == Txid::ZERO || remote == Txid::ZERO || remote > captured {
+        return UploadPlan::Snapshot { above: remote };
+    }
+    if remote == captured {
+        return UploadPlan::Nothing;
+    }
+    match staged
+        .iter()
+        .position(|file| file.name.min == remote.next())
+    {
+        Some(first) => UploadPlan::Files(first),
+        None => UploadPlan::Snapshot { above: remote },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_ltx::LtxName;
+
+    use super::*;
+
+    #[test]
+    fn a_replica_gets_what_continues_it_and_a_snapshot_where_nothing_does() {
+        let staged = [(4, 4), (5, 8), (9, 9)].map(|(min, max)| Staged {
+            name: LtxName {
+                min: Txid::new(min),
+                max: Txid::new(max),
+            },
+            bytes: 1,
+        });
+        let snapshot = |above| UploadPlan::Snapshot {
+            above: Txid::new(above),
+        };
+        let cases = [
+            (9, 9, UploadPlan::Nothing),
+            (8, 9, UploadPlan::Files(2)),
+            (4, 9, UploadPlan::Files(1)),
+            (3, 9, UploadPlan::Files(0)),
+            (2, 9, snapshot(2)),   // what continues it was removed
+            (6, 9, snapshot(6)),   // its history branched off inside 5..8
+            (0, 9, snapshot(0)),   // it is empty
+            (10, 9, snapshot(10)), // it is ahead: the local database was restored or replaced
+            (7, 0, snapshot(7)),   // there is no local history yet
+            (0, 0, snapshot(0)),
+        ];
+        for (remote, captured, expected) in cases {
+            let plan = plan_upload(Txid::new(remote), Txid::new(captured), &staged);
+            assert_eq!(plan, expected, "replica at {remote}, captured {captured}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The handle an application holds.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use evertide_ltx::Txid;
+use evertide_storage::{Clock, Disk, OsDisk, SystemClock};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    DatabaseStatus, Durability, Error, ReplicaOptions, ReplicationOptions,
+    capture::RotationPolicy,
+    database::{self, Command, DatabaseConfig, DatabaseHandle},
+    runtime::Engine,
+};
+
+/// Continuous backup of one database. Clones are handles of the same.
+///
+/// It needs no async runtime of the caller: its futures can be awaited on any executor.
+#[derive(Clone)]
+pub struct Replication {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    path: PathBuf,
+    options: Mutex<ReplicationOptions>,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    policy: RotationPolicy,
+    status: watch::Sender<DatabaseStatus>,
+    running: Mutex<Option<Running>>,
+}
+
+#[derive(Clone)]
+struct Running {
+    database: DatabaseHandle,
+    /// Keeps the engine's thread while the database is replicated.
+    _engine: Arc<Engine>,
+}
+
+impl fmt::Debug for Replication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Replication")
+            .field("path", &self.inner.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Collects what a [`Replication`] needs; only [`build`](Self::build) fails.
+#[derive(Debug)]
+#[must_use]
+pub struct ReplicationBuilder {
+    path: PathBuf,
+    options: ReplicationOptions,
+    disk: Arc<dyn Disk>,
+    clock: Arc<dyn Clock>,
+    policy: RotationPolicy,
+}
+
+impl ReplicationBuilder {
+    /// Settings in place of the defaults, with their replicas.
+    pub fn options(mut self, options: ReplicationOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// One more replica.
+    pub fn replica(mut self, replica: ReplicaOptions) -> Self {
+        self.options.replicas.push(replica);
+        self
+    }
+
+    /// From how many frames on the WAL is made to start over: first without disturbing anybody, at
+    /// four times that many by holding writers for a moment. 1,000 by default.
+    pub fn rotate_at_frames(mut self, frames: u32) -> Self {
+        let rotate_at = frames.max(1);
+        self.policy = RotationPolicy {
+            rotate_at,
+            insist_at: rotate_at.saturating_mul(4),
+        };
+        self
+    }
+
+    /// Another disk for everything but SQLite's own files, for tests.
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Another clock for timestamps, for tests.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Options`] with every mistake.
+    pub fn build(self) -> Result<Replication, Error> {
+        check(&self.path, &self.options)?;
+        let (status, _) = watch::channel(DatabaseStatus::new(self.path.clone()));
+        let inner = Inner {
+            path: self.path,
+            options: Mutex::new(self.options),
+            disk: self.disk,
+            clock: self.clock,
+            policy: self.policy,
+            status,
+            running: Mutex::new(None),
+        };
+        Ok(Replication {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+fn check(path: &Path, options: &ReplicationOptions) -> Result<(), Error> {
+    let mut mistakes = Vec::new();
+    if path.file_name().is_none() {
+        mistakes.push("the path names no file".to_owned());
+    }
+    if options.replicas.is_empty() {
+        mistakes.push("there is no replica; add at least one".to_owned());
+    }
+    if options.monitor_interval.is_zero() {
+        mistakes.push("`monitor_interval` is zero".to_owned());
+    }
+    let (mut names, mut places) = (HashSet::new(), HashSet::new());
+    for replica in &options.replicas {
+        if !names.insert(&replica.name) {
+            mistakes.push(format!("two replicas have the name `{}`", replica.name));
+        }
+        if !places.insert(replica.destination.to_string()) {
+            mistakes.push(format!(
+                "two replicas have the destination {}",
+                replica.destination
+            ));
+        }
+    }
+    if mistakes.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Options {
+        path: path.to_owned(),
+        mistakes,
+    })
+}
+
+impl Replication {
+    /// Replication of the database at `path`, which need not exist yet.
+    pub fn builder(path: impl Into<PathBuf>) -> ReplicationBuilder {
+        ReplicationBuilder {
+            path: path.into(),
+            options: ReplicationOptions::default(),
+            disk: Arc::new(OsDisk),
+            clock: Arc::new(SystemClock),
+            policy: RotationPolicy::default(),
+        }
+    }
+
+    /// The database.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
+    }
+
+    /// Starts. Returns when every commit from now on is captured, or with why that cannot be. A
+    /// database that does not exist yet is waited for; a replica that cannot be reached is tried
+    /// again: neither is an error.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AlreadyReplicated`], [`Error::ReplicatedElsewhere`], and whatever keeps the
+    /// database from being captured.
+    pub async fn start(&self) -> Result<(), Error> {
+        let engine = Engine::get().map_err(Error::Engine)?;
+        let path = self.absolute_path()?;
+        let claim = engine
+            .claim(path.clone())
+            .ok_or_else(|| Error::AlreadyReplicated(self.inner.path.clone()))?;
+        let config = DatabaseConfig {
+            path,
+            options: self.options(),
+            disk: Arc::clone(&self.inner.disk),
+            clock: Arc::clone(&self.inner.clock),
+            policy: self.inner.policy,
+        };
+        let status = self.inner.status.clone();
+        let (reply, started) = oneshot::channel();
+        let starting = Arc::clone(&engine);
+        engine.handle().spawn(async move {
+            let _ = reply.send(database::start(starting, claim, config, status).await);
+        });
+        let database = started
+            .await
+            .map_err(|_| Error::NotRunning(self.inner.path.clone()))??;
+        *self.running() = Some(Running {
+            database,
+            _engine: engine,
+        });
+        Ok(())
+    }
+
+    /// Captures and uploads what is committed, then lets go of the database. The next start
+    /// continues there.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StoppedBehind`] when a replica could not be brought up to date before the deadline:
+    /// it is stopped all the same, and the rest stays beside the database for the next start.
+    pub async fn stop(&self, deadline: Duration) -> Result<(), Error> {
+        let Some(running) = self.running().take() else {
+            return Err(Error::NotRunning(self.inner.path.clone()));
+        };
+        let (reply, answer) = oneshot::channel();
+        let gone = || Error::NotRunning(self.inner.path.clone());
+        let command = Command::Stop { deadline, reply };
+        running
+            .database
+            .commands
+            .send(command)
+            .map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    /// Captures what is committed now, without waiting for uploads. The newest transaction, zero
+    /// before the first snapshot.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`], [`Error::NoDatabase`], [`Error::Failing`].
+    pub async fn sync(&self) -> Result<Txid, Error> {
+        database::sync(&self.database()?, &self.inner.path).await
+    }
+
+    /// Returns when everything committed before the call is on as many replicas as asked for. It
+    /// waits for as long as that takes; bound it with a timeout of your runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotRunning`], [`Error::NoDatabase`], [`Error::Failing`].
+    pub async fn wait_durable(&self, durability: Durability) -> Result<Txid, Error> {
+        let database = self.database()?;
+        let gone = || Error::NotRunning(self.inner.path.clone());
+        let mut captured = database.captured.clone();
+        let txid = loop {
+            captured.borrow_and_update();
+            match database::sync(&database, &self.inner.path).await? {
+                // The first snapshot is still to be made, and may not contain the latest commit.
+                Txid::ZERO => captured.changed().await.map_err(|_| gone())?,
+                txid => break txid,
+            }
+        };
+        database
+            .flush
+            .send_modify(|flush| *flush = txid.max(*flush));
+        let mut status = database.status.clone();
+        let enough = |status: &DatabaseStatus| {
+            let have = status
+                .replicas
+                .iter()
+                .filter(|replica| replica.txid >= txid)
+                .count();
+            have >= durability.needed(status.replicas.len())
+        };
+        status.wait_for(enough).await.map_err(|_| gone())?;
+        Ok(txid)
+    }
+
+    /// Other settings from now on: replicas are added, removed and changed without a restart.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Options`] and [`Error::Replica`]; the settings before stay in force then.
+    pub async fn update(&self, options: ReplicationOptions) -> Result<(), Error> {
+        check(&self.inner.path, &options)?;
+        if let Ok(database) = self.database() {
+            let (reply, answer) = oneshot::channel();
+            let gone = || Error::NotRunning(self.inner.path.clone());
+            let command = Command::Update {
+                options: options.clone(),
+                reply,
+            };
+            database.commands.send(command).map_err(|_| gone())?;
+            answer.await.map_err(|_| gone())??;
+        }
+        *self
+            .inner
+            .options
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = options;
+        Ok(())
+    }
+
+    /// The settings in force.
+    pub fn options(&self) -> ReplicationOptions {
+        self.inner
+            .options
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// What replication is doing now.
+    pub fn status(&self) -> DatabaseStatus {
+        self.inner.status.borrow().clone()
+    }
+
+    /// Waits until the status is as wanted, and returns it.
+    pub async fn wait_for(&self, wanted: impl FnMut(&DatabaseStatus) -> bool) -> DatabaseStatus {
+        let mut status = self.inner.status.subscribe();
+        match status.wait_for(wanted).await {
+            Ok(status) => status.clone(),
+            // Not possible: this handle keeps the sender.
+            Err(_) => self.status(),
+        }
+    }
+
+    fn database(&self) -> Result<DatabaseHandle, Error> {
+        let running = self
+            .running()
+            .as_ref()
+            .map(|running| running.database.clone());
+        running.ok_or_else(|| Error::NotRunning(self.inner.path.clone()))
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
+        self.inner
+            .running
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One path for one database: the folder is resolved, so that two ways to it are one claim.
+    fn absolute_path(&self) -> Result<PathBuf, Error> {
+        let failed = |source| Error::Io {
+            path: self.inner.path.clone(),
+            action: "find the directory of",
+            source,
+        };
+        let path = match std::fs::canonicalize(&self.inner.path) {
+            Ok(path) => return Ok(path),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                std::path::absolute(&self.inner.path).map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let directory = std::fs::canonicalize(directory).map_err(failed)?;
+        Ok(directory.join(path.file_name().unwrap_or_default()))
+    }
+}

@@ -1,0 +1,158 @@
+//! The engine: one thread and a few helpers for every replicated database of a process.
+//!
+//! It runs its own small runtime, so that an application needs none, whatever its own is. Blocking
+//! work goes to a bounded pool whose threads end when they are idle.
+
+use std::{
+    collections::HashSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::{oneshot, watch},
+};
+
+use crate::watch::Watcher;
+
+/// Blocking threads at most; capture and uploads of all databases share them.
+const BLOCKING_THREADS: usize = 8;
+
+static CURRENT: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
+
+/// The engine of this process while anything is replicated.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    handle: Handle,
+    /// Notices of changed files.
+    pub(crate) watcher: Watcher,
+    /// Databases that are replicated now.
+    databases: Mutex<HashSet<PathBuf>>,
+    ticks: watch::Sender<u64>,
+    /// Time between two ticks; no ticks before somebody asked.
+    interval: watch::Sender<Option<Duration>>,
+    /// Ends the thread when dropped.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Engine {
+    /// The engine, started if nothing was replicated until now.
+    pub(crate) fn get() -> io::Result<Arc<Self>> {
+        let mut current = CURRENT.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(engine) = current.upgrade() {
+            return Ok(engine);
+        }
+        let engine = Arc::new(Self::start()?);
+        *current = Arc::downgrade(&engine);
+        Ok(engine)
+    }
+
+    fn start() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(BLOCKING_THREADS)
+            .thread_name("evertide-io")
+            .thread_keep_alive(Duration::from_secs(5))
+            .build()?;
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        std::thread::Builder::new()
+            .name("evertide".into())
+            .spawn(move || {
+                // Ends when the sender is dropped; nothing is ever sent.
+                let _ = runtime.block_on(stopped);
+                runtime.shutdown_background();
+            })?;
+        let watcher = Watcher::start(&handle);
+        let (ticks, _) = watch::channel(0);
+        let (interval, changes) = watch::channel(None);
+        handle.spawn(tick(ticks.clone(), changes));
+        Ok(Self {
+            handle,
+            watcher,
+            databases: Mutex::default(),
+            ticks,
+            interval,
+            _stop: stop,
+        })
+    }
+
+    /// Where tasks of the engine are spawned.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Marks a database as replicated by this process; `None` where it is already.
+    pub(crate) fn claim(self: &Arc<Self>, path: PathBuf) -> Option<Claim> {
+        let mut databases = self
+            .databases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        databases.insert(path.clone()).then(|| Claim {
+            engine: Arc::clone(self),
+            path,
+        })
+    }
+
+    /// A receiver that changes every `interval` at the latest: the safety net below the file
+    /// system's notices. One timer serves all databases, at the shortest interval of them.
+    pub(crate) fn ticks(&self, interval: Duration) -> watch::Receiver<u64> {
+        self.interval.send_if_modified(|shortest| {
+            let shorter = shortest.is_none_or(|shortest| interval < shortest);
+            if shorter {
+                *shortest = Some(interval);
+            }
+            shorter
+        });
+        let mut ticks = self.ticks.subscribe();
+        ticks.mark_unchanged();
+        ticks
+    }
+}
+
+async fn tick(ticks: watch::Sender<u64>, mut interval: watch::Receiver<Option<Duration>>) {
+    loop {
+        let sleep = *interval.borrow_and_update();
+        let elapsed = async {
+            match sleep {
+                Some(sleep) => tokio::time::sleep(sleep).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = elapsed => ticks.send_modify(|count| *count = count.wrapping_add(1)),
+            changed = interval.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Runs blocking work on the engine's pool. A panic in it goes on in the caller.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is shutting down, and this task with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// The right to replicate a database in this process, until dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    engine: Arc<Engine>,
+    path: PathBuf,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut databases = self
+            .engine
+            .databases
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        databases.remove(&self.path);
+    }
+}

@@ -1,0 +1,240 @@
+//! Noticing that files of a database changed, without looking.
+//!
+//! One inotify instance with one watch per directory serves all databases. Notices are hints: the
+//! engine also looks by itself from time to time, since watches can overflow or cannot be had.
+
+use std::{
+    collections::HashMap,
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicU8, Ordering},
+    },
+};
+
+use futures_util::StreamExt;
+use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use tokio::{runtime::Handle, sync::Notify};
+
+/// Bytes of notices read at once.
+const EVENT_BYTES: usize = 16 << 10;
+
+/// What was noticed about one database since the last look.
+#[derive(Debug, Default)]
+pub(crate) struct Notices {
+    wake: Notify,
+    flags: AtomicU8,
+}
+
+/// The kinds of notices, or-ed together.
+pub(crate) const CHANGED: u8 = 1;
+/// A file of the database was created, removed or renamed.
+pub(crate) const FILES: u8 = 2;
+
+impl Notices {
+    /// Adds a notice.
+    pub(crate) fn add(&self, flags: u8) {
+        self.flags.fetch_or(flags, Ordering::AcqRel);
+        self.wake.notify_one();
+    }
+
+    /// Waits for a notice.
+    pub(crate) async fn wait(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Takes what was noticed.
+    pub(crate) fn take(&self) -> u8 {
+        self.flags.swap(0, Ordering::AcqRel)
+    }
+}
+
+/// Watches directories.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    shared: Option<Arc<Shared>>,
+}
+
+struct Shared {
+    watches: Watches,
+    directories: Mutex<HashMap<WatchDescriptor, Directory>>,
+}
+
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    /// Whom a file name concerns, and what a change of its content means.
+    files: HashMap<OsString, Weak<Notices>>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("directories", &self.directories)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// Starts watching; without inotify there are no notices, and only the slow look remains.
+    pub(crate) fn start(handle: &Handle) -> Self {
+        match Inotify::init() {
+            Ok(inotify) => {
+                let watches = inotify.watches();
+                let shared = Arc::new(Shared {
+                    watches,
+                    directories: Mutex::default(),
+                });
+                handle.spawn(read_events(inotify, Arc::clone(&shared)));
+                Self {
+                    shared: Some(shared),
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch files; looking at them from time to time");
+                Self { shared: None }
+            }
+        }
+    }
+
+    /// Sends notices about the files of a database until the result is dropped; `None` where its
+    /// directory cannot be watched.
+    pub(crate) fn watch(&self, database: &Path, notices: &Arc<Notices>) -> Option<Watch> {
+        let shared = self.shared.as_ref()?;
+        let directory = database
+            .parent()
+            .filter(|path| !path.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        let flags = WatchMask::MODIFY
+            | WatchMask::CREATE
+            | WatchMask::DELETE
+            | WatchMask::MOVED_TO
+            | WatchMask::MOVED_FROM
+            | WatchMask::ONLYDIR;
+        let mut directories = shared
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let descriptor = match shared.watches.clone().add(directory, flags) {
+            Ok(descriptor) => descriptor,
+            Err(error) => {
+                tracing::warn!(
+                    directory = %directory.display(), %error,
+                    "cannot watch the directory; looking at it from time to time"
+                );
+                return None;
+            }
+        };
+        let entry = directories
+            .entry(descriptor.clone())
+            .or_insert_with(|| Directory {
+                path: directory.to_owned(),
+                files: HashMap::new(),
+            });
+        let names = names(database);
+        for name in &names {
+            entry.files.insert(name.clone(), Arc::downgrade(notices));
+        }
+        Some(Watch {
+            shared: Arc::clone(shared),
+            descriptor,
+            names,
+        })
+    }
+}
+
+/// The files of a database that are watched.
+fn names(database: &Path) -> [OsString; 3] {
+    let name = database.file_name().unwrap_or_default();
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = name.to_owned();
+        name.push(suffix);
+        name
+    })
+}
+
+/// Notices about one database, until dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    shared: Arc<Shared>,
+    descriptor: WatchDescriptor,
+    names: [OsString; 3],
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut directories = self
+            .shared
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let Some(directory) = directories.get_mut(&self.descriptor) else {
+            return;
+        };
+        for name in &self.names {
+            directory.files.remove(name);
+        }
+        if directory.files.is_empty() {
+            let path = directory.path.clone();
+            directories.remove(&self.descriptor);
+            if let Err(error) = self.shared.watches.clone().remove(self.descriptor.clone()) {
+                tracing::debug!(directory = %path.display(), %error, "cannot end a watch");
+            }
+        }
+    }
+}
+
+async fn read_events(inotify: Inotify, shared: Arc<Shared>) {
+    let mut events = match inotify.into_event_stream(vec![0; EVENT_BYTES]) {
+        Ok(events) => events,
+        Err(error) => {
+            tracing::warn!(%error, "cannot wait for notices; looking from time to time");
+            return;
+        }
+    };
+    while let Some(event) = events.next().await {
+        let directories = shared
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => {
+                notify_everybody(&directories);
+            }
+            Ok(event) => {
+                if let Some(directory) = directories.get(&event.wd) {
+                    directory.notify(event.name.as_deref(), event.mask);
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot read notices; looking from time to time");
+                return;
+            }
+        }
+    }
+}
+
+impl Directory {
+    fn notify(&self, name: Option<&OsStr>, mask: EventMask) {
+        let Some(notices) = name
+            .and_then(|name| self.files.get(name))
+            .and_then(Weak::upgrade)
+        else {
+            return;
+        };
+        let content = mask.contains(EventMask::MODIFY);
+        notices.add(if content { CHANGED } else { CHANGED | FILES });
+    }
+}
+
+fn notify_everybody(directories: &HashMap<WatchDescriptor, Directory>) {
+    for notices in directories
+        .values()
+        .flat_map(|directory| directory.files.values())
+    {
+        if let Some(notices) = notices.upgrade() {
+            notices.add(CHANGED | FILES);
+        }
+    }
+}
