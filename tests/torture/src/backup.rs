@@ -23,9 +23,9 @@ pub enum Subject {
     Litestream,
 }
 
-/// How the backup runs, drawn anew at each start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+/// How the backup runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Form {
     /// `replicate DB REPLICA` beside the application.
     Beside,
     /// Inside an application that writes with two threads of its own.
@@ -39,14 +39,18 @@ pub(crate) struct Backup {
     pub(crate) database: PathBuf,
     pub(crate) replica: PathBuf,
     pub(crate) log: PathBuf,
+    /// Only this one, instead of one drawn at each start.
+    pub(crate) form: Option<Form>,
 }
 
 impl Backup {
-    /// The forms this subject can take.
-    pub(crate) fn forms(&self) -> &'static [Form] {
-        match self.subject {
-            Subject::Evertide => &[Form::Beside, Form::Beside, Form::Inside],
-            Subject::Litestream => &[Form::Beside],
+    /// Draws how it runs next: twice as often beside the application as inside.
+    pub(crate) fn draw_form(&self, rng: &mut fastrand::Rng) -> Form {
+        match (self.subject, self.form) {
+            (Subject::Litestream, _) => Form::Beside,
+            (Subject::Evertide, Some(form)) => form,
+            (Subject::Evertide, None) if rng.u32(0..3) == 0 => Form::Inside,
+            (Subject::Evertide, None) => Form::Beside,
         }
     }
 
@@ -58,8 +62,7 @@ impl Backup {
                 self.with_arguments(Command::new(evertide()), arguments)
             }
             (Subject::Evertide, Form::Inside) => {
-                let program = workspace_program("evertide-torture", "torture-application");
-                self.with_arguments(Command::new(program), [seed.to_string()])
+                self.with_arguments(Command::new(application()), [seed.to_string()])
             }
         };
         // The application stops in order when its standard input ends.
@@ -70,27 +73,28 @@ impl Backup {
     }
 
     /// Uploads what is committed, and returns when it is there.
-    pub(crate) fn catch_up(&self) -> Result<()> {
-        match self.subject {
+    pub(crate) fn catch_up(&self, rng: &mut fastrand::Rng) -> Result<()> {
+        if self.draw_form(rng) == Form::Inside {
+            // An application that writes until it is stopped, and uploads all of it.
+            let mut running = self.start(Form::Inside, rng.u64(..))?;
+            std::thread::sleep(Duration::from_millis(rng.u64(0..2000)));
+            return running.stop_in_order(self);
+        }
+        let mut command = match self.subject {
             Subject::Evertide => {
                 let arguments = ["replicate", "--once", "--log-format", "json"];
-                let mut command = self.with_arguments(Command::new(evertide()), arguments);
-                let mut child = ChildProcess::spawn_logged(&mut command, &self.log)?;
-                let status = child.wait(ORDERLY).context("replicate --once")?;
-                if !status.success() {
-                    bail!(
-                        "replicate --once ended with {status}; its log is below\n{}",
-                        self.tail()
-                    );
-                }
-                Ok(())
+                self.with_arguments(Command::new(evertide()), arguments)
             }
             Subject::Litestream => {
-                let mut running = self.start(Form::Beside, 0)?;
-                std::thread::sleep(Duration::from_secs(5));
-                running.stop_in_order(self)
+                self.with_arguments(litestream_command(), ["replicate", "-once"])
             }
+        };
+        let mut child = ChildProcess::spawn_logged(&mut command, &self.log)?;
+        let status = child.wait(ORDERLY).context("replicating once")?;
+        if !status.success() {
+            bail!("{command:?} ended with {status}; its log:\n{}", self.tail());
         }
+        Ok(())
     }
 
     fn with_arguments<const N: usize>(
@@ -117,6 +121,18 @@ impl Backup {
 /// The path of our own program, built on first use.
 pub(crate) fn evertide() -> PathBuf {
     workspace_program("evertide-cli", "evertide")
+}
+
+/// The path of the application with the backup inside, built on first use.
+fn application() -> PathBuf {
+    workspace_program("evertide-torture", "torture-application")
+}
+
+/// Builds every program, so that the time for it is not taken from the torture.
+pub(crate) fn build_programs() {
+    evertide();
+    application();
+    workspace_program("evertide-testkit", "evertide-writer");
 }
 
 /// Restores with our own program.

@@ -16,7 +16,7 @@ mod tally;
 mod verdict;
 mod wal;
 
-pub use backup::Subject;
+pub use backup::{Form, Subject};
 pub use fault::Fault;
 pub use run::{Options, torture};
 pub use tally::Tally;

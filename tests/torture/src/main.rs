@@ -5,7 +5,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use evertide_torture::{Fault, Options, Subject, torture};
+use evertide_torture::{Fault, Form, Options, Subject, torture};
 
 /// Random writers, the backup killed again and again, and at the end two restores compared.
 #[derive(Debug, Parser)]
@@ -27,6 +27,9 @@ struct Arguments {
     /// Whose backup is tortured. Litestream is there to show what the test demands.
     #[arg(long, value_enum, default_value_t)]
     subject: Subject,
+    /// Run the backup only beside the application, or only inside; both in turn without it.
+    #[arg(long, value_enum)]
+    form: Option<Form>,
     /// Damage the replica before the restores, to see that the comparison notices.
     #[arg(long, value_enum)]
     plant: Option<Fault>,
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         seed: arguments.seed.unwrap_or_else(|| fastrand::u64(..)),
         writers: arguments.writers,
         subject: arguments.subject,
+        form: arguments.form,
         plant: arguments.plant,
         keep: arguments.keep,
     };

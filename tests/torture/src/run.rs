@@ -7,7 +7,7 @@ use evertide_testkit::{
     AutoVacuum, DatabaseOptions, WriterOptions, WriterProcess, create_database, temp_dir,
 };
 
-use crate::backup::{Backup, Form, Running, Subject};
+use crate::backup::{self, Backup, Form, Running, Subject};
 use crate::fault::Fault;
 use crate::tally::Tally;
 use crate::verdict::{Verdict, verify};
@@ -27,6 +27,8 @@ pub struct Options {
     pub writers: u32,
     /// Whose backup.
     pub subject: Subject,
+    /// How the backup runs; drawn at each start when not given.
+    pub form: Option<Form>,
     /// Damage to the replica before the restores.
     pub plant: Option<Fault>,
     /// Keep all files.
@@ -40,6 +42,7 @@ pub struct Options {
 /// When something other than the comparison went wrong: a writer failed, the backup ended by
 /// itself, or would not stop. What was written is kept then, and its folder printed.
 pub fn torture(options: &Options) -> Result<Verdict> {
+    backup::build_programs();
     let mut rng = fastrand::Rng::with_seed(options.seed);
     let dir = temp_dir();
     let database = DatabaseOptions {
@@ -60,6 +63,7 @@ pub fn torture(options: &Options) -> Result<Verdict> {
         database: dir.path().join("app.db"),
         replica: dir.path().join("replica"),
         log: dir.path().join("backup.log"),
+        form: options.form,
     };
     create_database(&backup.database, database)?;
     let outcome = write_and_kill(options, &backup, &mut rng)
@@ -82,7 +86,7 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
     let mut turn: u32 = 0;
     while Instant::now() < end {
         turn += 1;
-        let form = backup.forms()[rng.usize(0..backup.forms().len())];
+        let form = backup.draw_form(rng);
         let mut running = backup.start(form, rng.u64(..))?;
         tally.started(form == Form::Inside);
         let most = end.saturating_duration_since(Instant::now());
@@ -108,7 +112,7 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
     if tally.writers.transactions == 0 && options.writers > 0 {
         bail!("no writer committed anything, so nothing was tested");
     }
-    backup.catch_up().context("the last, orderly run")?;
+    backup.catch_up(rng).context("the last, orderly run")?;
     Ok(tally)
 }
 

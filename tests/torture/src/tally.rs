@@ -22,8 +22,12 @@ pub struct Tally {
     pub writer_kills: u32,
     /// How often the WAL was seen to start over.
     pub wal_generations: u64,
-    /// How often the backup said that it re-based.
+    /// How often the backup said that it continued where it had been.
+    pub resumes: u64,
+    /// How often it said that it re-based.
     pub rebases: u64,
+    /// How often it said that it needs a full snapshot.
+    pub snapshots: u64,
     /// LTX files on the replica.
     pub ltx_files: u64,
     /// Their size in bytes.
@@ -52,11 +56,15 @@ impl fmt::Display for Tally {
             "backup: {} starts beside and {} inside the application, {} killed, {} stopped in order",
             self.starts_beside, self.starts_inside, self.kills, self.orderly_stops
         )?;
+        writeln!(
+            f,
+            "after a start it continued {} times, re-based {} times, needed a snapshot {} times",
+            self.resumes, self.rebases, self.snapshots
+        )?;
         write!(
             f,
-            "WAL: {} rotations seen, {} rebases; replica: {} LTX files, {} KiB",
+            "WAL: {} rotations seen; replica: {} LTX files, {} KiB",
             self.wal_generations,
-            self.rebases,
             self.ltx_files,
             self.ltx_bytes / 1024
         )

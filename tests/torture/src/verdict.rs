@@ -57,7 +57,7 @@ pub(crate) fn verify(
     let files = ltx_files(&backup.replica)?;
     tally.ltx_files = files.len() as u64;
     tally.ltx_bytes = files.iter().map(|file| file.bytes).sum();
-    tally.rebases = rebases(&backup.log);
+    count_starts(&backup.log, &mut tally);
     let mut verdict = Verdict {
         seed: options.seed,
         tally,
@@ -105,8 +105,12 @@ impl Verdict {
     }
 }
 
-/// Re-bases are never silent, so the log has them.
-fn rebases(log: &Path) -> u64 {
+/// How a start continued is never silent, so the log has it.
+fn count_starts(log: &Path, tally: &mut Tally) {
     let text = std::fs::read_to_string(log).unwrap_or_default();
-    text.lines().filter(|line| line.contains("re-base")).count() as u64
+    for line in text.lines() {
+        tally.resumes += u64::from(line.contains("continuing where the last capture ended"));
+        tally.rebases += u64::from(line.contains("re-based: "));
+        tally.snapshots += u64::from(line.contains("a full snapshot is needed"));
+    }
 }
