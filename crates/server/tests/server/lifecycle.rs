@@ -270,6 +270,23 @@ async fn idle_and_half_open_connections_do_not_hold_up_the_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_completed_just_after_the_shutdown_began_is_answered() {
+    let slow = || async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        "answered"
+    };
+    let (handle, running) = spawn(Server::new(Router::new().route("/", on_get(slow))));
+    let mut client = Client::connect(address(&handle).await).await.unwrap();
+    client.send("GET / HTTP/1.1\r\nho").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    handle.shut_down();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    client.send("st: test\r\n\r\n").await;
+    assert!(client.rest().await.ends_with("answered"));
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_deadline_holds_for_the_whole_and_names_everything_it_cut_off() {
     let journal = Journal::default();
     let hang = || async { std::future::pending::<&str>().await };
