@@ -204,7 +204,10 @@ impl Batch {
         mut write: impl FnMut(Pgno, &[u8]) -> Result<(), E>,
     ) -> Result<Decoded, E> {
         let size = self.page_size.len();
-        scratch.resize(RUN.max(size), 0);
+        let run = RUN.min(self.pages.len() * size).max(size);
+        if scratch.len() < run {
+            scratch.resize(run, 0);
+        }
         let mut digest = FileDigest::new();
         let mut database = Checksum::NONE;
         let mut bytes = self.bytes.as_slice();
