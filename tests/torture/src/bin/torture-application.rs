@@ -32,7 +32,7 @@ fn run(arguments: Vec<String>) -> Result<(), Box<dyn Error>> {
     let seed: u64 = seed.parse()?;
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut options = ReplicaOptions::new("file", Destination::parse(&replica)?);
-    options.sync_interval = Duration::from_millis(rng.u64(1..1000));
+    options.sync_interval = Duration::from_millis([1, 5, 20, 100, 1000][rng.usize(0..5)]);
     let backup = Replication::builder(&database)
         .options(ReplicationOptions::default())
         .replica(options)
