@@ -1,5 +1,6 @@
 //! What can go wrong between `run` and its return.
 
+use std::error::Error;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -12,9 +13,7 @@ use crate::DaemonError;
 #[non_exhaustive]
 pub enum ServerError {
     /// The address cannot be listened on. No daemon runs any more.
-    #[error(
-        "cannot listen on {address}: {source}; free the address or choose another one with `Server::listen`"
-    )]
+    #[error("cannot listen on {address}; free it or choose another address with `Server::listen`")]
     Listen {
         /// The address asked for.
         address: SocketAddr,
@@ -24,7 +23,7 @@ pub enum ServerError {
         left: Vec<Cut>,
     },
     /// The handlers for SIGINT, SIGTERM and SIGHUP could not be installed.
-    #[error("cannot install the signal handlers: {0}")]
+    #[error("cannot install the signal handlers")]
     Signals(#[source] io::Error),
     /// Two daemons have one name, so that no log line or error could tell them apart.
     #[error("two daemons are named {name:?}; give each daemon of a server a name of its own")]
@@ -33,7 +32,7 @@ pub enum ServerError {
         name: String,
     },
     /// A daemon did not start. Those started before it have been stopped, in reverse order.
-    #[error("daemon {daemon:?} did not start: {failure}{}", unwound(.left))]
+    #[error("daemon {daemon:?} did not start{}", unwound(.left))]
     Start {
         /// The daemon that failed.
         daemon: String,
@@ -56,8 +55,8 @@ pub enum ServerError {
 #[non_exhaustive]
 pub enum DaemonFailure {
     /// The daemon returned an error.
-    #[error("{0}")]
-    Failed(#[source] DaemonError),
+    #[error(transparent)]
+    Failed(DaemonError),
     /// The call panicked, with this message.
     #[error("it panicked: {0}")]
     Panicked(String),
@@ -109,7 +108,9 @@ impl fmt::Display for Cut {
                 seconds(running)
             ),
             Self::Reload => f.write_str("a reload of the settings was cut off"),
-            Self::Daemon { name, failure } => write!(f, "daemon {name:?} did not stop: {failure}"),
+            Self::Daemon { name, failure } => {
+                write!(f, "daemon {name:?} did not stop: {}", chain(failure))
+            }
         }
     }
 }
@@ -125,10 +126,24 @@ fn unwound(left: &[Cut]) -> String {
     if left.is_empty() {
         String::new()
     } else {
-        format!("; and then: {}", listed(left))
+        format!(" (and then: {})", listed(left))
     }
 }
 
 fn seconds(duration: &Duration) -> String {
     format!("{:.1} s", duration.as_secs_f64())
+}
+
+/// An error with its causes, for a log line. A cause that the text before it quotes is not repeated.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
 }

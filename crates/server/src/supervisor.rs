@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::budget;
 use crate::daemon::{Daemon, DaemonError, Reloaded};
-use crate::error::{Cut, DaemonFailure, ServerError};
+use crate::error::{Cut, DaemonFailure, ServerError, chain};
 use crate::handle::{Control, Phase};
 
 /// A start that is cut short has this long to let go, so that `stop` does not run beside it.
@@ -80,7 +80,7 @@ impl Supervisor {
                 started = &mut start => outcome(started),
             };
             if let Err(failure) = started {
-                tracing::error!(daemon = name, %failure, "daemon did not start");
+                tracing::error!(daemon = name, "daemon did not start: {}", chain(&failure));
                 return Err(StartFailed {
                     daemon: name,
                     failure,
@@ -114,7 +114,7 @@ impl Supervisor {
             match stopped {
                 Ok(()) => tracing::info!(daemon = name, took = ?began.elapsed(), "daemon stopped"),
                 Err(failure) => {
-                    tracing::error!(daemon = name, %failure, "daemon did not stop");
+                    tracing::error!(daemon = name, "daemon did not stop: {}", chain(&failure));
                     cut.push(Cut::Daemon { name, failure });
                 }
             }
@@ -145,7 +145,8 @@ pub(crate) async fn reload(daemons: &[Arc<dyn Daemon>]) -> ReloadReport {
             Ok(reloaded) => tracing::info!(daemon = name, "{reloaded}"),
             Err(failure) => tracing::error!(
                 daemon = name,
-                "reload refused, the running settings stay: {failure}"
+                "reload refused, the running settings stay: {}",
+                chain(failure)
             ),
         }
         outcomes.push(ReloadOutcome {
