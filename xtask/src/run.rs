@@ -34,21 +34,21 @@ pub(crate) fn drivers() -> Result<Tally> {
     Ok(tally)
 }
 
-/// Each fuzz target for a while.
+/// The golden files, changed at random for a while. `fuzz/README.md` has the form with libFuzzer.
 pub(crate) fn fuzz(seconds: u64) -> Result<Tally> {
     let mut fuzz = command("cargo");
-    fuzz.current_dir(checkout_root().join("fuzz"))
-        .args([
-            "run",
-            "--quiet",
-            "--locked",
-            "--release",
-            "--",
-            "--seconds",
-            &seconds.to_string(),
-        ])
-        .env("CARGO_TARGET_DIR", checkout_root().join("target/fuzz"));
-    run(&mut fuzz)
+    fuzz.args([
+        "test",
+        "--locked",
+        "--package",
+        "evertide-ltx",
+        "--test",
+        "fuzz",
+        "--",
+    ])
+    .arg("--nocapture")
+    .env("EVERTIDE_FUZZ_SECONDS", seconds.to_string());
+    run_tests(&mut fuzz)
 }
 
 /// The torture, in the profile of the tests.
