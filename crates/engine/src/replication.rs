@@ -21,6 +21,9 @@ use crate::{
 
 /// Continuous backup of one database. Clones are handles of the same.
 ///
+/// When the last handle is dropped replication ends without waiting for uploads; what is captured
+/// stays beside the database and goes out after the next start. [`stop`](Self::stop) waits.
+///
 /// It needs no async runtime of the caller: its futures can be awaited on any executor.
 #[derive(Clone)]
 pub struct Replication {
@@ -42,6 +45,19 @@ struct Running {
     database: DatabaseHandle,
     /// Keeps the engine's thread while the database is replicated.
     _engine: Arc<Engine>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let running = self
+            .running
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(running) = running {
+            running.database.abandon();
+        }
+    }
 }
 
 impl fmt::Debug for Replication {
@@ -196,7 +212,10 @@ impl Replication {
         let (reply, started) = oneshot::channel();
         let starting = Arc::clone(&engine);
         engine.handle().spawn(async move {
-            let _ = reply.send(database::start(starting, claim, config, status).await);
+            let result = database::start(starting, claim, config, status).await;
+            if let Err(Ok(unwanted)) = reply.send(result) {
+                unwanted.abandon(); // the caller gave up waiting
+            }
         });
         let database = started
             .await

@@ -72,12 +72,15 @@ struct StartFacts<'a> {
     inode: u64,
     /// The last captured frame is still where it was.
     continues: bool,
+    /// The WAL was reset once, and everything before that is captured.
+    reset_once: bool,
 }
 
 /// How to continue.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Start {
     Resume,
+    ResumeAfterReset,
     Rebase(String),
     Snapshot(String),
 }
@@ -94,6 +97,8 @@ fn plan_start(facts: &StartFacts<'_>) -> Start {
     }
     let reason = if position.inode != facts.inode {
         "the database file was replaced"
+    } else if facts.reset_once {
+        return Start::ResumeAfterReset;
     } else if position.salts != facts.index.salts {
         "the WAL was restarted or removed while nobody watched"
     } else if position.frames > facts.index.committed || !facts.continues {
@@ -119,19 +124,25 @@ impl Capture {
         };
         let index = attached.read_index()?;
         let position = self.state.position.as_ref();
-        let continues = match position {
-            Some(position) if position.salts == index.salts => attached
-                .wal
-                .continues(
-                    Cursor {
-                        frames: position.frames,
-                        checksum: position.checksum,
-                    },
-                    position.salts,
-                    index.page_size,
+        let (continues, reset_once) = match position {
+            Some(position) => {
+                let cursor = Cursor {
+                    frames: position.frames,
+                    checksum: position.checksum,
+                };
+                let (wal, salts, failed) = (&attached.wal, position.salts, attached.wal_failed());
+                let same = salts == index.salts;
+                (
+                    same && wal
+                        .continues(cursor, salts, index.page_size)
+                        .map_err(&failed)?,
+                    !same
+                        && wal
+                            .reset_once_since(cursor, salts, &index)
+                            .map_err(&failed)?,
                 )
-                .map_err(attached.wal_failed())?,
-            _ => false,
+            }
+            None => (false, false),
         };
         let start = plan_start(&StartFacts {
             position,
@@ -140,10 +151,21 @@ impl Capture {
             index: &index,
             inode: attached.id.inode,
             continues,
+            reset_once,
         });
         self.attached = Some(attached);
         match start {
             Start::Resume => Ok(AttachOutcome::Resumed),
+            Start::ResumeAfterReset => {
+                if let Some(position) = self.state.position {
+                    self.state.save(Position {
+                        salts: index.salts,
+                        frames: 0,
+                        ..position
+                    })?;
+                }
+                Ok(AttachOutcome::Resumed)
+            }
             Start::Rebase(reason) => {
                 let pages = self.rebase()?;
                 self.stats.rebases += 1;
@@ -517,7 +539,7 @@ mod tests {
     #[test]
     fn a_restart_uploads_no_more_than_can_be_proven_to_be_needed() {
         type Change = fn(&mut Option<Position>, &mut IndexHeader, &mut (bool, u64, bool));
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (|_, _, _| {}, "resume"),
             (|_, i, _| i.committed = 10, "resume"),
             (|_, _, f| f.0 = false, "resume"), // the table is rebuilt beside
@@ -530,6 +552,7 @@ mod tests {
                 "snapshot",
             ),
             (|p, _, _| *p = None, "snapshot"),
+            (|_, i, f| (i.salts, f.2) = (Salts([2; 8]), false), "resume"), // reset once
         ];
         for (number, (change, expected)) in cases.into_iter().enumerate() {
             let (mut p, mut i, mut flags) = (Some(position()), index(), (true, 7, true));
@@ -542,9 +565,10 @@ mod tests {
                 index: &i,
                 inode,
                 continues,
+                reset_once: number == 9,
             });
             let found = match start {
-                Start::Resume => "resume",
+                Start::Resume | Start::ResumeAfterReset => "resume",
                 Start::Rebase(_) => "rebase",
                 Start::Snapshot(_) => "snapshot",
             };
@@ -564,6 +588,7 @@ mod tests {
             index: &i,
             inode: 7,
             continues: true,
+            reset_once: false,
         });
         assert!(matches!(start, Start::Snapshot(_)));
     }

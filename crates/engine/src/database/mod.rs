@@ -56,6 +56,17 @@ pub(crate) struct DatabaseHandle {
     pub(crate) flush: watch::Sender<Txid>,
 }
 
+impl DatabaseHandle {
+    /// Ends the task without waiting for anything.
+    pub(crate) fn abandon(&self) {
+        let (reply, _) = oneshot::channel();
+        let _ = self.commands.send(Command::Stop {
+            deadline: Duration::ZERO,
+            reply,
+        });
+    }
+}
+
 /// Starts the task. It holds the claim until it ends.
 pub(crate) async fn start(
     engine: Arc<Engine>,

@@ -105,9 +105,11 @@ impl Replica {
         };
         loop {
             self.remote = Some(remote);
-            self.report(|status| status.txid = remote);
             let captured = self.context.captured.borrow_and_update().clone();
             let plan = plan_upload(remote, captured.txid, &captured.staged);
+            // A transaction of another history is none that anybody waits for.
+            let ours = !matches!(plan, UploadPlan::Snapshot { .. });
+            self.report(|status| status.txid = if ours { remote } else { Txid::ZERO });
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
                 UploadPlan::Files(first) => {

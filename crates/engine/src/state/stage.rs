@@ -194,7 +194,8 @@ mod tests {
 
     #[test]
     fn only_the_run_that_ends_at_the_position_is_kept() {
-        let cases: [(&[(u64, u64)], u64, &[(u64, u64)]); 6] = [
+        type Ranges = &'static [(u64, u64)];
+        let cases: [(Ranges, u64, Ranges); 6] = [
             (&[(1, 1), (2, 2), (3, 5)], 5, &[(1, 1), (2, 2), (3, 5)]),
             (&[(1, 1), (3, 5)], 5, &[(3, 5)]),
             (&[(1, 1), (2, 2), (3, 3)], 2, &[(1, 1), (2, 2)]),

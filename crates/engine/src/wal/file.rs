@@ -102,6 +102,28 @@ impl WalFile {
         Ok(frame.is_some_and(|f| f.salts == salts && f.checksum == cursor.checksum))
     }
 
+    /// Whether the WAL, which is in the generation of `index` now, can only have been reset once
+    /// since `cursor`, with nothing committed in between: the next salts, the last frame read is
+    /// still there behind the new ones, and no frame of its generation follows it.
+    pub(crate) fn reset_once_since(
+        &self,
+        cursor: Cursor,
+        salts: Salts,
+        index: &IndexHeader,
+    ) -> io::Result<bool> {
+        let next = salts.numbers().0.wrapping_add(1) == index.salts.numbers().0;
+        if !next || index.committed >= cursor.frames {
+            return Ok(false);
+        }
+        let mut bytes = [0; FRAME_HEADER_LEN];
+        let read = self
+            .file
+            .read_at(&mut bytes, frame_offset(cursor.frames, index.page_size))?;
+        let after = FrameHeader::parse(bytes.get(..read).unwrap_or_default());
+        Ok(after.is_none_or(|frame| frame.salts != salts)
+            && self.continues(cursor, salts, index.page_size)?)
+    }
+
     /// As [`WalFile::scan`], with an empty WAL as the empty scan: it may not even have a header.
     pub(crate) fn scan_if_any(&self, from: Cursor, index: &IndexHeader) -> Result<Scan, ScanError> {
         if index.committed == 0 {

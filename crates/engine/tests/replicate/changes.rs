@@ -1,0 +1,223 @@
+//! What the application or an administrator may do to the database: each has a defined outcome.
+
+use std::path::PathBuf;
+
+use evertide::DatabaseState;
+use rusqlite::Connection;
+
+use crate::{DEADLINE, Scene, durable, insert, until};
+
+fn wal(scene: &Scene) -> PathBuf {
+    scene.dir.path().join("app.db-wal")
+}
+
+#[tokio::test]
+async fn vacuum_shrinking_and_huge_transactions_are_captured() {
+    let (scene, conn) = Scene::with_rows(300);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    conn.execute_batch("DELETE FROM t WHERE a % 3 > 0; VACUUM")
+        .unwrap();
+    durable(&backup).await;
+    scene.assert_restores();
+    conn.execute_batch("BEGIN").unwrap();
+    insert(&conn, 3_000);
+    conn.execute_batch("COMMIT").unwrap();
+    durable(&backup).await;
+    scene.assert_restores();
+    conn.execute_batch("DELETE FROM t; VACUUM").unwrap();
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+    assert_eq!(backup.status().rebases, 0);
+}
+
+#[tokio::test]
+async fn checkpoints_of_the_application_are_neither_delayed_nor_missed() {
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    for round in 0..8 {
+        for mode in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+            insert(&conn, 5);
+            let sql = format!("PRAGMA wal_checkpoint({mode})");
+            let busy: i64 = conn.query_row(&sql, [], |row| row.get(0)).unwrap();
+            assert_eq!(busy, 0, "{mode} in round {round} met a lock of ours");
+        }
+    }
+    durable(&backup).await;
+    assert_eq!(backup.status().rebases, 0);
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn automatic_checkpoints_after_every_commit_are_no_problem() {
+    let (scene, conn) = Scene::with_rows(50);
+    conn.execute_batch("PRAGMA wal_autocheckpoint = 1").unwrap();
+    let backup = scene.start().await;
+    durable(&backup).await;
+    insert(&conn, 300);
+    backup.stop(DEADLINE).await.unwrap();
+    assert_eq!(backup.status().rebases, 0);
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn a_replaced_database_is_re_based() {
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    drop(conn);
+    let (other, other_conn) = Scene::with_rows(80);
+    other_conn
+        .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
+    drop(other_conn);
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+    }
+    std::fs::copy(&other.db, scene.dir.path().join("new.db")).unwrap();
+    std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
+    until(&backup, |status| status.rebases >= 1).await;
+    let conn = scene.open();
+    insert(&conn, 1);
+    durable(&backup).await;
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_deleted_database_is_waited_for_and_continued() {
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    drop(conn);
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}"))).unwrap();
+    }
+    until(&backup, |status| status.state == DatabaseState::Waiting).await;
+    let conn = scene.open();
+    conn.execute_batch("CREATE TABLE u (a)").unwrap();
+    until(&backup, |status| status.state == DatabaseState::Running).await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+/// SQLite itself goes on with the deleted file; so do we, and nothing is missing on the replica.
+#[tokio::test]
+async fn a_deleted_wal_is_read_to_its_end() {
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    std::fs::remove_file(wal(&scene)).unwrap();
+    insert(&conn, 5);
+    durable(&backup).await;
+    let rows: i64 = conn
+        .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        .unwrap();
+    let output = scene.dir.path().join("restored.db");
+    evertide_testkit::restore_with_litestream(&scene.replica, &output);
+    let restored = Connection::open(&output).unwrap();
+    let found: i64 = restored
+        .query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(found, rows);
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn leaving_wal_mode_is_refused_by_sqlite_while_replicated() {
+    let (scene, conn) = Scene::with_rows(5);
+    conn.execute_batch("PRAGMA busy_timeout = 50").unwrap();
+    let backup = scene.start().await;
+    durable(&backup).await;
+    let mode = conn.query_row("PRAGMA journal_mode = DELETE", [], |row| {
+        row.get::<_, String>(0)
+    });
+    assert!(mode.is_err() || mode.is_ok_and(|mode| mode == "wal"));
+    insert(&conn, 1);
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn a_database_in_another_mode_is_switched_to_wal() {
+    let scene = Scene::new();
+    let conn = Connection::open(&scene.db).unwrap();
+    conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b)")
+        .unwrap();
+    let backup = scene.start().await;
+    insert(&conn, 5);
+    let mode: String = conn
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(mode, "wal");
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn another_page_size_starts_a_new_snapshot() {
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    conn.execute_batch("PRAGMA journal_mode = DELETE; PRAGMA page_size = 512; VACUUM")
+        .unwrap();
+    let backup = scene.start().await;
+    durable(&backup).await;
+    assert_eq!(backup.status().page_size, 512);
+    insert(&conn, 5);
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn every_page_size_is_replicated() {
+    for page_size in [512, 1_024, 8_192, 65_536] {
+        let scene = Scene::new();
+        let conn = Connection::open(&scene.db).unwrap();
+        conn.execute_batch(&format!(
+            "PRAGMA page_size = {page_size}; PRAGMA journal_mode = WAL;
+             CREATE TABLE t (a INTEGER PRIMARY KEY, b)"
+        ))
+        .unwrap();
+        let backup = scene.start().await;
+        durable(&backup).await;
+        insert(&conn, 200);
+        backup.stop(DEADLINE).await.unwrap();
+        assert_eq!(backup.status().page_size, page_size);
+        scene.assert_restores();
+    }
+}
+
+#[tokio::test]
+async fn an_exclusively_locked_database_is_a_clear_error() {
+    let scene = Scene::new();
+    let conn = Connection::open(&scene.db).unwrap();
+    conn.execute_batch(
+        "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; CREATE TABLE t (a)",
+    )
+    .unwrap();
+    let error = scene.replication().start().await.unwrap_err().to_string();
+    assert!(
+        error.contains("app.db") && error.contains("lock"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_database_is_a_clear_error() {
+    let scene = Scene::new();
+    std::fs::write(
+        &scene.db,
+        "not a database, but a text of some length".repeat(100),
+    )
+    .unwrap();
+    let error = scene.replication().start().await.unwrap_err().to_string();
+    assert!(
+        error.contains("app.db") && error.contains("not a database"),
+        "{error}"
+    );
+}

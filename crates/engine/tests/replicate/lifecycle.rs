@@ -1,0 +1,199 @@
+//! From start to stop.
+
+use std::time::Duration;
+
+use evertide::{DatabaseState, Durability, Error};
+
+use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
+
+#[tokio::test]
+async fn a_commit_that_was_waited_for_is_on_the_replica() {
+    let (scene, conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    let first = backup.wait_durable(Durability::All).await.unwrap();
+    insert(&conn, 1);
+    let second = backup.wait_durable(Durability::All).await.unwrap();
+    assert!(second > first, "{second} after {first}");
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_wal_that_starts_over_again_and_again_loses_nothing() {
+    let (scene, conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    for _ in 0..20 {
+        insert(&conn, 60);
+        durable(&backup).await;
+    }
+    let status = backup.status();
+    assert!(status.rotations >= 5, "{status:#?}");
+    assert_eq!(status.rebases, 0, "{status:#?}");
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn commits_are_noticed_without_being_asked_for() {
+    let (scene, conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    // With `synchronous = FULL` the last notice comes before the commit is visible.
+    conn.execute_batch("PRAGMA synchronous = FULL").unwrap();
+    for _ in 0..5 {
+        let before = backup.status().txid;
+        insert(&conn, 1);
+        until(&backup, |status| status.replicas[0].txid > before).await;
+    }
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn stop_replicates_the_last_commit() {
+    let (scene, conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    insert(&conn, 5);
+    backup.stop(DEADLINE).await.unwrap();
+    assert_eq!(backup.status().state, DatabaseState::Stopped);
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn stop_right_after_start_leaves_a_complete_first_snapshot() {
+    let (scene, _conn) = Scene::with_rows(300);
+    let backup = scene.start().await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_written_is_named_when_stopping() {
+    let (scene, _conn) = Scene::with_rows(3);
+    std::fs::write(
+        &scene.replica,
+        "a file where the replica's directory should be",
+    )
+    .unwrap();
+    let backup = scene.start().await;
+    until(&backup, |status| status.replicas[0].error.is_some()).await;
+    let error = backup.stop(Duration::from_millis(300)).await.unwrap_err();
+    assert!(matches!(&error, Error::StoppedBehind { behind, .. } if behind[0].contains("local")));
+}
+
+#[tokio::test]
+async fn a_database_that_does_not_exist_yet_is_replicated_when_it_appears() {
+    let scene = Scene::new();
+    let backup = scene.start().await;
+    assert_eq!(backup.status().state, DatabaseState::Waiting);
+    assert!(matches!(backup.sync().await, Err(Error::NoDatabase(_))));
+    let conn = scene.open();
+    conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)")
+        .unwrap();
+    insert(&conn, 10);
+    until(&backup, |status| status.replicas[0].txid.get() > 0).await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn the_same_database_is_not_replicated_twice() {
+    let (scene, _conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    let link = scene.dir.path().join("link.db");
+    std::os::unix::fs::symlink(&scene.db, &link).unwrap();
+    for path in [&scene.db, &link] {
+        let other = evertide::Replication::builder(path)
+            .replica(replica_options("other", &scene.dir.path().join("other")))
+            .build()
+            .unwrap();
+        assert!(matches!(
+            other.start().await,
+            Err(Error::AlreadyReplicated(_))
+        ));
+    }
+    backup.stop(DEADLINE).await.unwrap();
+    let again = scene.start().await;
+    again.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn replicas_are_added_and_removed_while_running() {
+    let (scene, conn) = Scene::with_rows(30);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    let second = scene.dir.path().join("second");
+    let mut options = backup.options();
+    options.replicas.push(replica_options("second", &second));
+    backup.update(options.clone()).await.unwrap();
+    insert(&conn, 10);
+    durable(&backup).await;
+    let output = scene.dir.path().join("from-second.db");
+    evertide_testkit::restore_with_litestream(&second, &output);
+    evertide_testkit::assert_same_database(&scene.db, &output);
+
+    options.replicas.remove(0);
+    backup.update(options).await.unwrap();
+    let before = scene.objects();
+    insert(&conn, 10);
+    durable(&backup).await;
+    assert_eq!(scene.objects(), before, "a removed replica is left alone");
+    assert_eq!(backup.status().replicas.len(), 1);
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_is_down_does_not_delay_another() {
+    let (scene, conn) = Scene::with_rows(30);
+    let broken = scene.dir.path().join("broken");
+    std::fs::write(&broken, "in the way").unwrap();
+    let backup = scene
+        .builder()
+        .replica(replica_options("broken", &broken))
+        .build()
+        .unwrap();
+    backup.start().await.unwrap();
+    insert(&conn, 10);
+    let any = backup.wait_durable(Durability::Any);
+    tokio::time::timeout(DEADLINE, any).await.unwrap().unwrap();
+    scene.assert_restores();
+    // It catches up by itself when it is back.
+    std::fs::remove_file(&broken).unwrap();
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    let output = scene.dir.path().join("from-broken.db");
+    evertide_testkit::restore_with_litestream(&broken, &output);
+    evertide_testkit::assert_same_database(&scene.db, &output);
+}
+
+#[tokio::test]
+async fn every_mistake_in_the_settings_is_reported_at_once() {
+    let scene = Scene::new();
+    let builder = scene
+        .builder()
+        .replica(replica_options("local", &scene.replica));
+    let Err(Error::Options { mistakes, .. }) = builder.build() else {
+        panic!("accepted")
+    };
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    let none = evertide::Replication::builder(&scene.db).build();
+    assert!(matches!(none, Err(Error::Options { .. })));
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_lets_go_of_the_database() {
+    let (scene, _conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    drop(backup);
+    for _ in 0..200 {
+        let again = scene.replication();
+        if again.start().await.is_ok() {
+            return again.stop(DEADLINE).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("still held");
+}
