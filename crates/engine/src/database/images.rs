@@ -137,9 +137,10 @@ impl Database {
             valid: Arc::clone(&valid),
         };
         let (done, result) = oneshot::channel();
-        self.engine
-            .handle()
-            .spawn_blocking(move || done.send(job.run(image)));
+        self.engine.handle().spawn_blocking(move || {
+            // Nobody waits any more when the database's task has ended.
+            let _ = done.send(job.run(image));
+        });
         self.image = Some(ImageJob { result, valid });
     }
 

@@ -1,5 +1,6 @@
 //! Replication of real databases into file replicas, restored by the official Litestream.
 #![allow(clippy::disallowed_methods, reason = "tests look at files as they are")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod changes;
 mod footprint;
