@@ -6,23 +6,25 @@ use std::{
     process::{Command, Stdio},
 };
 
+use evertide_testkit::{age, age_keygen};
 use evertide_vault::{AgeKeyFile, ConfigFormat, Error, SecureConfigStore};
 
 use crate::{Place, read};
 
 /// Runs a command with this input and returns its output.
-fn run(program: &str, args: &[&str], input: &[u8]) -> Vec<u8> {
-    let mut child = Command::new(program)
-        .args(args)
+fn run(mut program: Command, args: &[&str], input: &[u8]) -> Vec<u8> {
+    program.args(args);
+    program
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap_or_else(|error| panic!("{program} is needed (`apt-get install age`): {error}"));
+        .stderr(Stdio::piped());
+    let mut child = program.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input).unwrap();
     let output = child.wait_with_output().unwrap();
+    let messages = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
-        "{program} {args:?}: {}",
+        "{program:?}: {}: {messages}",
         output.status
     );
     output.stdout
@@ -47,9 +49,9 @@ fn store_raw(place: &Place, content: &[u8]) {
 }
 
 /// A key made by `age-keygen`.
-fn age_keygen(place: &Place, name: &str) -> AgeKeyFile {
+fn key_of_age_keygen(place: &Place, name: &str) -> AgeKeyFile {
     let key = AgeKeyFile::new(place.path(name));
-    run("age-keygen", &["-o", text(key.path())], b"");
+    run(age_keygen(), &["-o", text(key.path())], b"");
     key
 }
 
@@ -63,7 +65,7 @@ fn age_decrypts_what_the_store_saved() {
             .save("litestream", &content, &ConfigFormat::Toml, None)
             .unwrap();
         let plain = run(
-            "age",
+            age(),
             &["-d", "-i", text(place.key().path())],
             &stored(&place),
         );
@@ -79,7 +81,7 @@ fn the_store_reads_what_age_encrypted() {
         let content = "x".repeat(size);
         store_raw(
             &place,
-            &run("age", &["-r", &public_key], content.as_bytes()),
+            &run(age(), &["-r", &public_key], content.as_bytes()),
         );
         assert!(read(&place.store(), 0) == content, "{size} bytes");
     }
@@ -88,14 +90,14 @@ fn the_store_reads_what_age_encrypted() {
 #[test]
 fn the_store_reads_what_age_encrypted_to_several_keys() {
     let place = Place::new();
-    let other = age_keygen(&place, "other.key");
+    let other = key_of_age_keygen(&place, "other.key");
     let keys = [
         other.public_keys().unwrap().remove(0),
         place.key().public_keys().unwrap().remove(0),
     ];
     store_raw(
         &place,
-        &run("age", &["-r", &keys[0], "-r", &keys[1]], b"shared"),
+        &run(age(), &["-r", &keys[0], "-r", &keys[1]], b"shared"),
     );
     assert_eq!(read(&place.store(), 0), "shared");
 }
@@ -104,7 +106,7 @@ fn the_store_reads_what_age_encrypted_to_several_keys() {
 fn the_armored_form_is_refused_with_a_reason() {
     let place = Place::new();
     let public_key = place.key().public_keys().unwrap().remove(0);
-    store_raw(&place, &run("age", &["-a", "-r", &public_key], b"armored"));
+    store_raw(&place, &run(age(), &["-a", "-r", &public_key], b"armored"));
     let error = place.store().latest("litestream").unwrap_err();
     assert!(matches!(error, Error::NotAnAgeFile { .. }), "{error}");
     assert!(error.to_string().contains("armored"), "{error}");
@@ -113,8 +115,8 @@ fn the_armored_form_is_refused_with_a_reason() {
 #[test]
 fn a_key_file_of_age_keygen_opens_its_store_and_only_that() {
     let place = Place::new();
-    let key = age_keygen(&place, "theirs.key");
-    let listed = run("age-keygen", &["-y", text(key.path())], b"");
+    let key = key_of_age_keygen(&place, "theirs.key");
+    let listed = run(age_keygen(), &["-y", text(key.path())], b"");
     assert_eq!(
         key.public_keys().unwrap().join("\n") + "\n",
         String::from_utf8(listed).unwrap()
@@ -134,7 +136,7 @@ fn a_key_file_of_age_keygen_opens_its_store_and_only_that() {
 #[test]
 fn age_keygen_reads_a_key_file_of_ours() {
     let place = Place::new();
-    let listed = run("age-keygen", &["-y", text(place.key().path())], b"");
+    let listed = run(age_keygen(), &["-y", text(place.key().path())], b"");
     let ours = place.key().public_keys().unwrap().remove(0);
     assert_eq!(String::from_utf8(listed).unwrap().trim(), ours);
 }

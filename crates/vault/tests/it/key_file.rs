@@ -195,7 +195,10 @@ fn a_new_key_is_private_and_never_overwrites() {
     let place = Place::new();
     let key = AgeKeyFile::new(place.path("fresh.key"));
     let public_key = key.generate().unwrap();
-    assert_eq!(key.public_keys().unwrap(), [public_key.clone()]);
+    assert_eq!(
+        key.public_keys().unwrap(),
+        std::slice::from_ref(&public_key)
+    );
     assert_eq!(
         fs::metadata(key.path()).unwrap().permissions().mode() & 0o7777,
         0o600
