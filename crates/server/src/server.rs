@@ -142,6 +142,7 @@ impl Server {
             Ok(cut) => {
                 let cut: Vec<_> = cut.into_iter().chain(left).collect();
                 if cut.is_empty() {
+                    tracing::info!("stopped; nothing was cut off");
                     Ok(())
                 } else {
                     Err(ServerError::Incomplete { cut })

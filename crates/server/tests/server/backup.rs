@@ -1,0 +1,262 @@
+//! The backup as a daemon: settings from the encrypted store, a real database, a real replica, and the
+//! official Litestream as the witness of what is on it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get as on_get;
+use evertide::{CONFIG_SCOPE, Durability};
+use evertide_server::{BackupDaemon, BackupError, Reloaded, Server};
+use evertide_testkit::{TempDir, restore_with_litestream, temp_dir};
+use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
+use rusqlite::Connection;
+use tokio::sync::Notify;
+
+use crate::support::{Client, address, chain, spawn};
+
+/// A folder with a database, a key and the store.
+struct Site {
+    folder: TempDir,
+    store: SecureConfigStore,
+}
+
+impl Site {
+    fn new() -> Self {
+        let folder = temp_dir();
+        let key = AgeKeyFile::new(folder.path().join("age.key"));
+        key.generate().unwrap();
+        let store = SecureConfigStore::create(folder.path().join("app.db"), key).unwrap();
+        let site = Self { folder, store };
+        site.connect().execute_batch("CREATE TABLE t(x)").unwrap();
+        site
+    }
+
+    fn connect(&self) -> Connection {
+        let connection = Connection::open(self.database()).unwrap();
+        connection
+            .execute_batch(&evertide::recommended_pragmas())
+            .unwrap();
+        connection
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("app.db")
+    }
+
+    fn replica(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn save(&self, toml: &str) {
+        self.store
+            .save(CONFIG_SCOPE, toml.as_bytes(), &ConfigFormat::Toml, None)
+            .unwrap();
+    }
+
+    /// Settings with these replicas. After the first upload the next one is due in an hour, so that
+    /// whatever arrives earlier was asked for.
+    fn settings(&self, names: &[&str]) -> String {
+        let replica = |name: &&str| {
+            let path = self.replica(name);
+            let path = path.display();
+            format!(
+                "[[replicas]]\nname = \"{name}\"\ntype = \"file\"\nsync_interval = \"1h\"\n\
+                 file_path = \"{path}\"\n"
+            )
+        };
+        names.iter().map(replica).collect()
+    }
+
+    async fn daemon(&self) -> Result<BackupDaemon, BackupError> {
+        let key = self.store.key().clone();
+        BackupDaemon::from_store(self.database(), key, CONFIG_SCOPE).await
+    }
+
+    fn rows_on(&self, replica: &str) -> i64 {
+        let output = self.folder.path().join(format!("{replica}.restored"));
+        restore_with_litestream(self.replica(replica), &output);
+        rows(&output)
+    }
+}
+
+fn rows(database: &Path) -> i64 {
+    let connection = Connection::open(database).unwrap();
+    connection
+        .query_row("SELECT count(*) FROM t", (), |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn the_commit_of_the_last_request_is_on_the_replica_when_run_returns() {
+    let site = Site::new();
+    site.save(&site.settings(&["local"]));
+    let backup = site.daemon().await.unwrap();
+    let replication = backup.replication();
+
+    let (entered, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = {
+        let (entered, go_on, database) = (entered.clone(), go_on.clone(), site.database());
+        move || async move {
+            entered.notify_one();
+            go_on.notified().await;
+            let connection = Connection::open(database).unwrap();
+            connection.execute("INSERT INTO t VALUES (1)", ()).unwrap();
+            "committed"
+        }
+    };
+    let router = Router::new().route("/", on_get(slow));
+    let (handle, running) = spawn(Server::new(router).add_daemon(backup));
+    let mut client = Client::connect(address(&handle).await).await.unwrap();
+    replication.wait_durable(Durability::All).await.unwrap();
+    client.request("/").await;
+    entered.notified().await;
+
+    handle.shut_down();
+    go_on.notify_one();
+    assert!(client.rest().await.ends_with("committed"));
+    running.await.unwrap().unwrap();
+    assert_eq!(site.rows_on("local"), 1);
+}
+
+#[tokio::test]
+async fn a_reload_adds_and_removes_replicas_without_a_restart() {
+    let site = Site::new();
+    site.save(&site.settings(&["one", "two"]));
+    let backup = site.daemon().await.unwrap();
+    let replication = backup.replication();
+    let (handle, running) = spawn(Server::new(Router::new()).add_daemon(backup));
+    address(&handle).await;
+    replication.wait_durable(Durability::All).await.unwrap();
+
+    site.save(&site.settings(&["two", "three"]));
+    let report = handle.reload().await.unwrap();
+    match &report.outcomes[0].result {
+        Ok(Reloaded::Changed(what)) => {
+            assert_eq!(what, "replica added: three; replica removed: one");
+        }
+        other => panic!("{other:?}"),
+    }
+    site.connect()
+        .execute("INSERT INTO t VALUES (1)", ())
+        .unwrap();
+    replication.wait_durable(Durability::All).await.unwrap();
+    let names: Vec<_> = replication
+        .status()
+        .replicas
+        .into_iter()
+        .map(|r| r.name)
+        .collect();
+    assert_eq!(names, ["two", "three"]);
+    assert_eq!(site.rows_on("two"), 1);
+    assert_eq!(site.rows_on("three"), 1);
+
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+    assert_eq!(site.rows_on("one"), 0, "the removed replica was written to");
+}
+
+#[tokio::test]
+async fn a_reload_of_wrong_settings_lists_every_mistake_and_changes_nothing() {
+    let site = Site::new();
+    let good = site.settings(&["local"]);
+    site.save(&good);
+    let backup = site.daemon().await.unwrap();
+    let replication = backup.replication();
+    let (handle, running) = spawn(Server::new(Router::new()).add_daemon(backup));
+    address(&handle).await;
+
+    site.save(&format!(
+        "monitor_interval = \"soon\"\n{good}sync_intervall = \"1s\"\n"
+    ));
+    let report = handle.reload().await.unwrap();
+    let refused = chain(report.outcomes[0].result.as_ref().unwrap_err());
+    assert!(
+        refused.contains("line 1: monitor_interval: `soon`"),
+        "{refused}"
+    );
+    assert!(
+        refused.contains("line 7: replicas[0].sync_intervall: unknown key"),
+        "{refused}"
+    );
+
+    site.connect()
+        .execute("INSERT INTO t VALUES (1)", ())
+        .unwrap();
+    replication.wait_durable(Durability::All).await.unwrap();
+    assert_eq!(
+        site.rows_on("local"),
+        1,
+        "the running settings did not stay"
+    );
+
+    site.save(&good);
+    let report = handle.reload().await.unwrap();
+    assert!(
+        matches!(report.outcomes[0].result, Ok(Reloaded::Unchanged)),
+        "{report:?}"
+    );
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_reload_without_its_key_goes_on_with_the_running_settings() {
+    let site = Site::new();
+    site.save(&site.settings(&["local"]));
+    let backup = site.daemon().await.unwrap();
+    let (handle, running) = spawn(Server::new(Router::new()).add_daemon(backup));
+    address(&handle).await;
+
+    std::fs::remove_file(site.store.key().path()).unwrap();
+    let report = handle.reload().await.unwrap();
+    let refused = chain(report.outcomes[0].result.as_ref().unwrap_err());
+    assert!(refused.contains("age.key"), "{refused}");
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_application_without_valid_settings_does_not_start_unprotected() {
+    let site = Site::new();
+    let error = chain(&site.daemon().await.unwrap_err());
+    assert!(
+        error.contains("no configuration is stored for scope `litestream`"),
+        "{error}"
+    );
+
+    site.save("[[replicas]]\nname = \"local\"\ntype = \"file\"\n");
+    let error = site.daemon().await.unwrap_err();
+    let BackupError::Settings { source, .. } = &error else {
+        panic!("{error}")
+    };
+    assert_eq!(source.mistakes().len(), 1);
+    let error = chain(&error);
+    assert!(
+        error.contains("app.db (scope \"litestream\", stored 2"),
+        "{error}"
+    );
+    assert!(
+        error.contains("replicas[0].file_path: is missing"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn what_is_not_replicated_at_the_deadline_is_named() {
+    let site = Site::new();
+    // A file where the replica's directory should be.
+    std::fs::write(site.replica("blocked"), "in the way").unwrap();
+    site.save(&site.settings(&["blocked"]));
+    let backup = site.daemon().await.unwrap();
+    let (handle, running) = spawn(
+        Server::new(Router::new())
+            .add_daemon(backup)
+            .shutdown_deadline(Duration::from_secs(5)),
+    );
+    address(&handle).await;
+    handle.shut_down();
+    let error = running.await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("blocked"), "{error}");
+}
