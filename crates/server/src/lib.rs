@@ -62,16 +62,19 @@
 //! spawned and did not await is not waited for either: a commit that must be replicated belongs before the
 //! response.
 
+mod blueprint;
 mod budget;
 mod daemon;
 mod error;
 mod handle;
 mod http;
 mod server;
+pub mod settings;
 mod signals;
 mod supervisor;
 
 pub use async_trait::async_trait;
+pub use blueprint::blueprint;
 pub use daemon::{Daemon, DaemonError, Reloaded};
 pub use error::{Cut, DaemonFailure, ServerError};
 pub use handle::{NotRunning, Phase, ServerHandle};

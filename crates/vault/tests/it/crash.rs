@@ -29,7 +29,7 @@ fn child_that_saves_until_it_is_killed() {
 #[test]
 fn a_store_killed_while_saving_keeps_every_version_it_reported_and_no_half_one() {
     let seed = fastrand::u64(..);
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let place = Place::new();
     let mut reported = 0;

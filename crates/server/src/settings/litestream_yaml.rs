@@ -1,0 +1,489 @@
+//! `litestream.yml`, as far as Evertide has what it asks for. The rest is refused by name, for an
+//! option that is accepted and ignored is a promise broken in silence.
+
+use std::path::PathBuf;
+
+use evertide_storage::Destination;
+
+use super::{
+    DatabaseSettings, check_size,
+    document::{Table, Value},
+    error::{Mistake, SettingsErrors},
+    replica::{
+        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType,
+        SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
+    },
+    section::{Field, Report, Section, similar},
+    yaml,
+};
+
+const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
+    monitor_interval: "monitor-interval",
+    checkpoint_interval: "checkpoint-interval",
+};
+
+const TOP: [&str; 4] = ["dbs", "sync-interval", "snapshot", "retention"];
+const DATABASE: [&str; 6] = [
+    "path",
+    "replica",
+    "replicas",
+    "monitor-interval",
+    "checkpoint-interval",
+    "snapshot",
+];
+const SNAPSHOT: [&str; 2] = ["interval", "retention"];
+const GLOBAL_RETENTION: [&str; 1] = ["enabled"];
+
+/// Of 0.5, and the three that 0.3 had for each replica.
+const REPLICA: [&str; 8] = [
+    "type",
+    "name",
+    "path",
+    "url",
+    "sync-interval",
+    "snapshot-interval",
+    "retention",
+    "retention-check-interval",
+];
+
+/// Settings of Litestream's that have no counterpart here, and what to do instead.
+const LITESTREAM_ONLY: [(&str, &str); 25] = [
+    ("addr", "use `--metrics`"),
+    (
+        "auto-recover",
+        "Evertide repairs its local state by itself; remove it",
+    ),
+    (
+        "age",
+        "replicas are not encrypted by Evertide (nor by Litestream 0.5); remove it",
+    ),
+    ("busy-timeout", "remove it"),
+    ("exec", "use `--exec`"),
+    ("heartbeat-interval", "remove it"),
+    ("heartbeat-url", "remove it"),
+    ("l0-retention", "remove it"),
+    ("l0-retention-check-interval", "remove it"),
+    ("levels", "remove it"),
+    ("logging", "use `--log-level` and `--log-format`"),
+    ("max-sync-ltx-files", "remove it"),
+    ("max-sync-wal-bytes", "remove it"),
+    ("mcp-addr", "remove it"),
+    (
+        "meta-dir",
+        "the local state is always beside the database; remove it",
+    ),
+    (
+        "meta-path",
+        "the local state is always beside the database; remove it",
+    ),
+    ("min-checkpoint-page-count", "use `checkpoint-interval`"),
+    (
+        "restore-if-db-not-exists",
+        "use `--restore-if-db-not-exists`",
+    ),
+    ("shutdown-sync-interval", "remove it"),
+    ("shutdown-sync-timeout", "remove it"),
+    ("socket", "remove it"),
+    ("truncate-page-n", "use `checkpoint-interval`"),
+    ("validation", "remove it"),
+    ("validation-interval", "remove it"),
+    ("verify-compaction", "remove it"),
+];
+
+/// Keys that only some types of replica have, for all of Litestream's types that need any.
+const OF_TYPE: [(&str, &[&str]); 7] = [
+    (
+        "s3",
+        &[
+            "access-key-id",
+            "secret-access-key",
+            "region",
+            "bucket",
+            "endpoint",
+            "force-path-style",
+            "sign-payload",
+            "require-content-md5",
+            "skip-verify",
+            "storage-class",
+            "part-size",
+            "concurrency",
+            "sse-customer-algorithm",
+            "sse-customer-key",
+            "sse-customer-key-path",
+            "sse-kms-key-id",
+        ],
+    ),
+    ("gs", &["bucket"]),
+    (
+        "abs",
+        &[
+            "account-name",
+            "account-key",
+            "sas-token",
+            "bucket",
+            "endpoint",
+        ],
+    ),
+    (
+        "sftp",
+        &[
+            "host",
+            "user",
+            "password",
+            "key-path",
+            "concurrent-writes",
+            "host-key",
+        ],
+    ),
+    (
+        "webdav",
+        &["webdav-url", "webdav-username", "webdav-password"],
+    ),
+    (
+        "nats",
+        &[
+            "jwt",
+            "seed",
+            "creds",
+            "nkey",
+            "username",
+            "token",
+            "password",
+            "tls",
+            "root-cas",
+            "client-cert",
+            "client-key",
+            "max-reconnects",
+            "reconnect-wait",
+            "timeout",
+            "bucket",
+        ],
+    ),
+    (
+        "oss",
+        &[
+            "access-key-id",
+            "secret-access-key",
+            "region",
+            "bucket",
+            "endpoint",
+            "part-size",
+            "concurrency",
+        ],
+    ),
+];
+
+/// Reads a `litestream.yml`.
+///
+/// What it does not set has Litestream's defaults: a snapshot every 24 hours, kept for 24 hours.
+///
+/// # Errors
+///
+/// All mistakes at once, each with its key and line; of a text that is no YAML, the first.
+pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    check_size(text.len())?;
+    let mut report = Report::default();
+    let document = match yaml::read(text) {
+        Ok(document) => document,
+        Err((line, reason)) => {
+            report.syntax(line, "YAML", reason);
+            return report.finish(Vec::new());
+        }
+    };
+    let empty = Table::new();
+    let root = match &document.value {
+        Value::Table(table) => Section::root(table),
+        Value::Null => Section::root(&empty),
+        other => {
+            let reason = format!("`dbs:` is expected at the top, not {}", other.kind());
+            report.syntax(document.line, "YAML", reason);
+            return report.finish(Vec::new());
+        }
+    };
+    for (key, field) in root.fields().filter(|(key, _)| !TOP.contains(key)) {
+        let mistake = match types_with(key).first() {
+            Some(kind) => Mistake::UnsupportedType(kind),
+            None => unknown(key, &TOP),
+        };
+        report.add(&field.place, mistake);
+    }
+    let global = global_timing(&mut report, &root);
+
+    let mut seen = Seen::default();
+    let mut databases = Vec::new();
+    match root.get("dbs") {
+        Some(field) => {
+            let dbs = "a list of databases, each `- path: …`,";
+            for section in field.tables(&mut report, dbs, MISSING_DATABASES) {
+                databases.extend(database(&mut report, &section, global, &mut seen));
+            }
+        }
+        None => report.missing(&root, "dbs", MISSING_DATABASES),
+    }
+    seen.check_replicas_are_no_databases(&mut report);
+    report.finish(databases)
+}
+
+const MISSING_DATABASES: &str = "add an entry with `path` and `replica` for each database";
+
+/// What holds for every replica that does not say otherwise.
+fn global_timing(report: &mut Report, root: &Section<'_>) -> Timing {
+    const DAY: std::time::Duration = std::time::Duration::from_secs(24 * 3_600);
+    let defaults = Timing {
+        snapshot_interval: Some(DAY),
+        retention: Some(DAY),
+        ..Timing::default()
+    };
+    let mut given = snapshot_timing(report, root);
+    given.sync_interval = root.duration(report, "sync-interval", &SYNC_INTERVAL);
+    let retention = root
+        .get("retention")
+        .and_then(|field| field.table(report, "a table"));
+    if let Some(section) = retention {
+        only(report, &section, &GLOBAL_RETENTION);
+        let enabled = section
+            .get("enabled")
+            .and_then(|field| field.boolean(report));
+        if enabled == Some(false) {
+            given.retention = Some(std::time::Duration::ZERO);
+        }
+    }
+    given.or(defaults)
+}
+
+/// The table `snapshot`, at the top or of a database.
+fn snapshot_timing(report: &mut Report, parent: &Section<'_>) -> Timing {
+    let field = parent.get("snapshot");
+    let Some(section) = field.and_then(|field| field.table(report, "a table")) else {
+        return Timing::default();
+    };
+    only(report, &section, &SNAPSHOT);
+    Timing {
+        snapshot_interval: section.duration(report, "interval", &SNAPSHOT_INTERVAL),
+        retention: section.duration(report, "retention", &RETENTION),
+        ..Timing::default()
+    }
+}
+
+fn database(
+    report: &mut Report,
+    section: &Section<'_>,
+    global: Timing,
+    seen: &mut Seen,
+) -> Option<DatabaseSettings> {
+    for (key, field) in section.fields().filter(|(key, _)| !DATABASE.contains(key)) {
+        let mistake = match key {
+            "dir" | "pattern" | "recursive" | "watch" => {
+                Mistake::NotYet("list each database with its `path`")
+            }
+            _ => unknown(key, &DATABASE),
+        };
+        report.add(&field.place, mistake);
+    }
+    let path = database_path(report, section, seen);
+    let mut replication = replica::database_options(report, section, &DATABASE_KEYS);
+    let timing = snapshot_timing(report, section).or(global);
+    let replicas: Vec<_> = replicas(report, section)
+        .into_iter()
+        .map(|replica| (replica_type(report, &replica), replica))
+        .collect();
+    let names = names(report, &replicas);
+    for ((kind, section), name) in replicas.iter().zip(names) {
+        let read = read_replica(report, section, *kind, timing, seen);
+        if let (Some((timing, destination)), Some(name)) = (read, name) {
+            replication
+                .replicas
+                .push(timing.replica(&name, destination));
+        }
+    }
+    Some(DatabaseSettings {
+        path: path?,
+        replication,
+    })
+}
+
+fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Option<PathBuf> {
+    if section.has("dir") && !section.has("path") {
+        return None; // reported already
+    }
+    let mut text = section.required(report, "path", "give the path of the database file")?;
+    for prefix in ["sqlite://", "sqlite3://"] {
+        text.value = text.value.strip_prefix(prefix).unwrap_or(text.value);
+    }
+    let path = replica::database_path(report, &text)?;
+    seen.database(report, &path, &text.place);
+    Some(path)
+}
+
+/// The one `replica`, or the list `replicas`.
+fn replicas<'n>(report: &mut Report, section: &Section<'n>) -> Vec<Section<'n>> {
+    const REPLICA_TABLE: &str = "a table with `path` or `url`";
+    match (section.get("replica"), section.get("replicas")) {
+        (Some(one), None) => one.table(report, REPLICA_TABLE).into_iter().collect(),
+        (None, Some(list)) => list.tables(report, REPLICA_TABLE, MISSING_REPLICA),
+        (Some(one), Some(_)) => {
+            report.add(&one.place, Mistake::Together("replicas"));
+            Vec::new()
+        }
+        (None, None) => {
+            report.missing(section, "replica", MISSING_REPLICA);
+            Vec::new()
+        }
+    }
+}
+
+const MISSING_REPLICA: &str = "say where to back up to, with `path` or `url`";
+
+fn read_replica(
+    report: &mut Report,
+    section: &Section<'_>,
+    kind: Option<ReplicaType>,
+    above: Timing,
+    seen: &mut Seen,
+) -> Option<(Timing, Destination)> {
+    for (key, field) in section.fields().filter(|(key, _)| !REPLICA.contains(key)) {
+        let owners = types_with(key);
+        let mistake = match (owners.first(), kind) {
+            (Some(_), Some(kind)) if owners.contains(&kind.name()) => continue,
+            (Some(owner), Some(kind)) => Mistake::OfOtherType {
+                of: owner,
+                is: kind.name().to_owned(),
+            },
+            (Some(_), None) => continue,
+            (None, _) => unknown(key, &REPLICA),
+        };
+        report.add(&field.place, mistake);
+    }
+    let timing = Timing {
+        sync_interval: section.duration(report, "sync-interval", &SYNC_INTERVAL),
+        snapshot_interval: section.duration(report, "snapshot-interval", &SNAPSHOT_INTERVAL),
+        retention: section.duration(report, "retention", &RETENTION),
+        retention_check_interval: section.duration(
+            report,
+            "retention-check-interval",
+            &RETENTION_CHECK_INTERVAL,
+        ),
+    };
+    if kind? != ReplicaType::FILE {
+        return None; // reported already
+    }
+    let destination = file_destination(report, section, seen)?;
+    Some((timing.or(above), destination))
+}
+
+/// The names of all replicas of a database, `None` where one cannot be read. Those without get
+/// one that none of the others has.
+fn names(
+    report: &mut Report,
+    replicas: &[(Option<ReplicaType>, Section<'_>)],
+) -> Vec<Option<String>> {
+    let mut names = Names::default();
+    let mut read = Vec::new();
+    for (_, section) in replicas {
+        let text = given_name(section).and_then(|field| field.text(report));
+        if let Some(text) = &text {
+            names.add(report, text);
+        }
+        read.push(text.map(|text| text.value.to_owned()));
+    }
+    for (name, (kind, section)) in read.iter_mut().zip(replicas) {
+        if given_name(section).is_none() {
+            *name = Some(names.invent(kind.unwrap_or(ReplicaType::FILE), &section.place));
+        }
+    }
+    read
+}
+
+fn given_name<'n>(section: &Section<'n>) -> Option<Field<'n>> {
+    section.get("name").filter(|name| !name.is_empty())
+}
+
+/// The type, which is that of the URL, or the one given, or else a directory.
+fn replica_type(report: &mut Report, section: &Section<'_>) -> Option<ReplicaType> {
+    let url = section
+        .get("url")
+        .filter(|url| !url.is_empty())
+        .and_then(|url| url.text(report));
+    if let Some(mut url) = url {
+        let scheme = url
+            .value
+            .split_once("://")
+            .map_or("file", |(scheme, _)| scheme);
+        url.value = if scheme == "webdavs" {
+            "webdav"
+        } else {
+            scheme
+        };
+        return ReplicaType::read(report, &url);
+    }
+    match section.get("type").filter(|kind| !kind.is_empty()) {
+        Some(field) => {
+            let text = field.text(report)?;
+            ReplicaType::read(report, &text)
+        }
+        None => Some(ReplicaType::FILE),
+    }
+}
+
+fn file_destination(
+    report: &mut Report,
+    section: &Section<'_>,
+    seen: &mut Seen,
+) -> Option<Destination> {
+    let given = |key| {
+        section
+            .get(key)
+            .filter(|field: &Field<'_>| !field.is_empty())
+    };
+    let (text, destination) = match (given("path"), given("url")) {
+        (Some(path), Some(_)) => {
+            report.add(&path.place, Mistake::Together("url"));
+            return None;
+        }
+        (Some(path), None) => {
+            let text = path.text(report)?;
+            if text.value.contains("://") {
+                report.add(
+                    &text.place,
+                    Mistake::BadDestination("is a URL: use `url`".to_owned()),
+                );
+                return None;
+            }
+            let destination = replica::file_destination(report, &text)?;
+            (text, destination)
+        }
+        (None, Some(url)) => {
+            let text = url.text(report)?;
+            let destination = replica::url_destination(report, &text)?;
+            (text, destination)
+        }
+        (None, None) => {
+            report.missing(section, "path", MISSING_REPLICA);
+            return None;
+        }
+    };
+    seen.destination(report, &destination, &text.place);
+    Some(destination)
+}
+
+/// The types of replica that have this key and others have not.
+fn types_with(key: &str) -> Vec<&'static str> {
+    let types = OF_TYPE.iter().filter(|(_, keys)| keys.contains(&key));
+    types.map(|(kind, _)| *kind).collect()
+}
+
+fn only(report: &mut Report, section: &Section<'_>, known: &[&'static str]) {
+    for (key, field) in section.fields().filter(|(key, _)| !known.contains(key)) {
+        report.add(&field.place, unknown(key, known));
+    }
+}
+
+fn unknown(key: &str, known: &[&'static str]) -> Mistake {
+    match LITESTREAM_ONLY.iter().find(|(name, _)| *name == key) {
+        Some((_, advice)) => Mistake::OfLitestreamOnly(advice),
+        None => Mistake::UnknownKey {
+            similar: similar(key, known),
+            expected: known.to_vec(),
+        },
+    }
+}

@@ -1,0 +1,115 @@
+//! Replication settings: from text to [`ReplicationOptions`], with every mistake at once.
+//!
+//! | where from | what | read by |
+//! |---|---|---|
+//! | the encrypted store | TOML, the keys of the Go module | [`parse_toml`] |
+//! | the encrypted store | whatever format its row has | [`parse_stored`] |
+//! | `--config FILE` | TOML with `[[databases]]` | [`parse_databases_toml`] |
+//! | `--config litestream.yml` | Litestream's own | [`parse_litestream_yaml`] |
+//!
+//! A configuration says all there is to know: nothing is taken from the environment, no key is
+//! ignored. [`blueprint`](crate::blueprint) writes one to start from.
+
+mod document;
+mod duration;
+mod error;
+mod litestream_yaml;
+mod replica;
+mod section;
+mod toml;
+mod yaml;
+
+use std::path::{Path, PathBuf};
+
+use evertide::ReplicationOptions;
+use evertide_vault::ConfigFormat;
+
+pub use self::{
+    duration::{DurationError, format_duration, parse_duration},
+    error::{Mistake, Place, SettingsError, SettingsErrors},
+    litestream_yaml::parse_litestream_yaml,
+    toml::{parse_databases_toml, parse_toml},
+};
+
+#[cfg(test)]
+pub(crate) use self::toml::keys;
+
+/// The most bytes a configuration may have: 1 MiB.
+pub const MAX_SETTINGS: usize = 1024 * 1024;
+
+/// A database, and how it is replicated.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct DatabaseSettings {
+    /// The file.
+    pub path: PathBuf,
+    /// How it is replicated.
+    pub replication: ReplicationOptions,
+}
+
+/// Reads what the encrypted store holds for `database`.
+///
+/// TOML holds no path. A `litestream.yml`, which the newer Go module stores, holds several: the
+/// entry for this database counts.
+///
+/// # Errors
+///
+/// All mistakes at once, each with its key and line.
+pub fn parse_stored(
+    content: &[u8],
+    format: &ConfigFormat,
+    database: &Path,
+) -> Result<ReplicationOptions, SettingsErrors> {
+    match format {
+        ConfigFormat::Toml => parse_toml(text(content)?),
+        ConfigFormat::Yaml => {
+            let databases = parse_litestream_yaml(text(content)?)?;
+            let path = replica::comparable(database);
+            let listed = databases
+                .iter()
+                .map(|entry| entry.path.display().to_string())
+                .collect();
+            let entry = databases
+                .into_iter()
+                .find(|e| replica::comparable(&e.path) == path);
+            entry.map(|entry| entry.replication).ok_or_else(|| {
+                let database = database.display().to_string();
+                SettingsErrors::whole(Mistake::NotThisDatabase { database, listed })
+            })
+        }
+        other => Err(SettingsErrors::whole(Mistake::UnknownFormat(
+            other.to_string(),
+        ))),
+    }
+}
+
+/// Reads a file given to `--config`.
+///
+/// # Errors
+///
+/// All mistakes at once, each with its key and line.
+pub fn parse_config_file(
+    content: &[u8],
+    format: &ConfigFormat,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    match format {
+        ConfigFormat::Toml => parse_databases_toml(text(content)?),
+        ConfigFormat::Yaml => parse_litestream_yaml(text(content)?),
+        other => Err(SettingsErrors::whole(Mistake::UnknownFormat(
+            other.to_string(),
+        ))),
+    }
+}
+
+fn text(content: &[u8]) -> Result<&str, SettingsErrors> {
+    std::str::from_utf8(content).map_err(|_| SettingsErrors::whole(Mistake::NotText))
+}
+
+fn check_size(bytes: usize) -> Result<(), SettingsErrors> {
+    if bytes > MAX_SETTINGS {
+        return Err(SettingsErrors::whole(Mistake::TooLarge {
+            max: MAX_SETTINGS,
+        }));
+    }
+    Ok(())
+}

@@ -1,0 +1,263 @@
+//! What every configuration has in common: types of replicas, bounds, and that no two names,
+//! databases or destinations are the same.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use evertide::{ReplicaOptions, ReplicationOptions};
+use evertide_storage::Destination;
+
+use super::{
+    error::{Mistake, Place},
+    section::{Limits, Report, Section, Text, Zero, similar},
+};
+
+/// The type of a replica: which store it is in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct ReplicaType(&'static str);
+
+impl ReplicaType {
+    pub(super) const FILE: Self = Self("file");
+    pub(super) const S3: Self = Self("s3");
+
+    /// Every type there is, supported by this build or not.
+    const ALL: [&'static str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
+
+    pub(super) fn name(self) -> &'static str {
+        self.0
+    }
+
+    /// The type with this name. One without a client is reported, and known all the same: its
+    /// keys can still be checked.
+    pub(super) fn read(report: &mut Report, text: &Text<'_>) -> Option<Self> {
+        let Some(name) = Self::ALL.into_iter().find(|name| *name == text.value) else {
+            let mistake = Mistake::UnknownType {
+                found: text.value.chars().take(40).collect(),
+                similar: similar(text.value, &Self::ALL),
+                expected: Self::ALL.to_vec(),
+            };
+            report.add(&text.place, mistake);
+            return None;
+        };
+        let found = Self(name);
+        if found != Self::FILE {
+            report.add(&text.place, Mistake::UnsupportedType(name));
+        }
+        Some(found)
+    }
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const YEAR: Duration = HOUR.saturating_mul(24 * 366);
+
+const fn limits(min_ms: u64, max: Duration) -> Limits {
+    Limits {
+        min: Duration::from_millis(min_ms),
+        max,
+        zero: Zero::Invalid,
+    }
+}
+
+pub(super) const MONITOR_INTERVAL: Limits = limits(10, HOUR);
+pub(super) const CHECKPOINT_INTERVAL: Limits = limits(10, YEAR);
+pub(super) const SYNC_INTERVAL: Limits = limits(1, HOUR.saturating_mul(24 * 30));
+pub(super) const SNAPSHOT_INTERVAL: Limits = limits(100, YEAR);
+pub(super) const RETENTION_CHECK_INTERVAL: Limits = limits(100, YEAR);
+pub(super) const RETENTION: Limits = Limits {
+    min: Duration::from_secs(1),
+    max: YEAR.saturating_mul(100),
+    zero: Zero::ForEver,
+};
+
+/// The names of the settings of a database, in one of the two languages.
+pub(super) struct DatabaseKeys {
+    pub(super) monitor_interval: &'static str,
+    pub(super) checkpoint_interval: &'static str,
+}
+
+/// The options of a database but for its replicas.
+pub(super) fn database_options(
+    report: &mut Report,
+    section: &Section<'_>,
+    keys: &DatabaseKeys,
+) -> ReplicationOptions {
+    let mut options = ReplicationOptions::default();
+    let monitor = section.duration(report, keys.monitor_interval, &MONITOR_INTERVAL);
+    let checkpoint = section.duration(report, keys.checkpoint_interval, &CHECKPOINT_INTERVAL);
+    options.monitor_interval = monitor.unwrap_or(options.monitor_interval);
+    options.checkpoint_interval = checkpoint.unwrap_or(options.checkpoint_interval);
+    options
+}
+
+/// What may be set for each replica.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Timing {
+    pub(super) sync_interval: Option<Duration>,
+    pub(super) snapshot_interval: Option<Duration>,
+    /// Zero for ever.
+    pub(super) retention: Option<Duration>,
+    pub(super) retention_check_interval: Option<Duration>,
+}
+
+impl Timing {
+    /// What is set here, and else there.
+    pub(super) fn or(self, other: Self) -> Self {
+        Self {
+            sync_interval: self.sync_interval.or(other.sync_interval),
+            snapshot_interval: self.snapshot_interval.or(other.snapshot_interval),
+            retention: self.retention.or(other.retention),
+            retention_check_interval: self
+                .retention_check_interval
+                .or(other.retention_check_interval),
+        }
+    }
+
+    pub(super) fn replica(self, name: &str, destination: Destination) -> ReplicaOptions {
+        let mut replica = ReplicaOptions::new(name, destination);
+        let set = |value: &mut Duration, given: Option<Duration>| {
+            *value = given.unwrap_or(*value);
+        };
+        set(&mut replica.sync_interval, self.sync_interval);
+        set(&mut replica.snapshot_interval, self.snapshot_interval);
+        set(
+            &mut replica.retention_check_interval,
+            self.retention_check_interval,
+        );
+        if let Some(retention) = self.retention {
+            replica.retention = Some(retention).filter(|retention| !retention.is_zero());
+        }
+        replica
+    }
+}
+
+/// A directory for a replica.
+pub(super) fn file_destination(report: &mut Report, path: &Text<'_>) -> Option<Destination> {
+    check_no_tilde(report, path)?;
+    destination(report, path, Destination::file(path.value))
+}
+
+pub(super) fn url_destination(report: &mut Report, url: &Text<'_>) -> Option<Destination> {
+    destination(report, url, Destination::parse(url.value))
+}
+
+fn destination(
+    report: &mut Report,
+    text: &Text<'_>,
+    result: Result<Destination, evertide_storage::Error>,
+) -> Option<Destination> {
+    result
+        .map_err(|e| report.add(&text.place, Mistake::BadDestination(e.to_string())))
+        .ok()
+}
+
+/// The path of a database, absolute so that it can be compared.
+pub(super) fn database_path(report: &mut Report, path: &Text<'_>) -> Option<PathBuf> {
+    check_no_tilde(report, path)?;
+    Some(PathBuf::from(path.value))
+}
+
+fn check_no_tilde(report: &mut Report, path: &Text<'_>) -> Option<()> {
+    if path.value == "~" || path.value.starts_with("~/") {
+        report.add(&path.place, Mistake::Tilde);
+        return None;
+    }
+    Some(())
+}
+
+/// As [`Destination::file`] has it: absolute, without `.` and doubled slashes; links not followed.
+pub(super) fn comparable(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.components().collect()
+}
+
+/// The databases and destinations met so far.
+#[derive(Default)]
+pub(super) struct Seen {
+    databases: HashMap<PathBuf, Place>,
+    /// By location, for the credentials to get there make no difference.
+    destinations: HashMap<String, Place>,
+    directories: Vec<(PathBuf, Place)>,
+}
+
+impl Seen {
+    pub(super) fn database(&mut self, report: &mut Report, path: &Path, place: &Place) {
+        if let Some(other) = remember(&mut self.databases, comparable(path), place) {
+            report.add(place, Mistake::DuplicateDatabase { other });
+        }
+    }
+
+    pub(super) fn destination(
+        &mut self,
+        report: &mut Report,
+        destination: &Destination,
+        place: &Place,
+    ) {
+        if let Some(other) = remember(&mut self.destinations, destination.to_string(), place) {
+            report.add(place, Mistake::DuplicateDestination { other });
+        }
+        if let Destination::File(file) = destination {
+            self.directories
+                .push((comparable(&file.path), place.clone()));
+        }
+    }
+
+    /// To be called last: a replica in one table may be the database of another.
+    pub(super) fn check_replicas_are_no_databases(&self, report: &mut Report) {
+        for (path, place) in &self.directories {
+            if self.databases.contains_key(path) {
+                report.add(place, Mistake::ReplicaIsDatabase);
+            }
+        }
+    }
+}
+
+/// Adds what was not there, or returns where it was.
+fn remember<K: Eq + Hash>(seen: &mut HashMap<K, Place>, key: K, place: &Place) -> Option<Place> {
+    match seen.entry(key) {
+        Entry::Occupied(other) => Some(other.get().clone()),
+        Entry::Vacant(vacant) => {
+            vacant.insert(place.clone());
+            None
+        }
+    }
+}
+
+/// The names of the replicas of one database.
+#[derive(Default)]
+pub(super) struct Names {
+    seen: HashMap<String, Place>,
+    invented: usize,
+}
+
+impl Names {
+    pub(super) fn add(&mut self, report: &mut Report, name: &Text<'_>) {
+        if let Some(other) = remember(&mut self.seen, name.value.to_owned(), &name.place) {
+            let name_of_both = name.value.to_owned();
+            report.add(
+                &name.place,
+                Mistake::DuplicateName {
+                    name: name_of_both,
+                    other,
+                },
+            );
+        }
+    }
+
+    /// A name for a replica without one: its type, with a number where that is taken.
+    pub(super) fn invent(&mut self, kind: ReplicaType, place: &Place) -> String {
+        loop {
+            self.invented += 1;
+            let name = match self.invented {
+                1 => kind.name().to_owned(),
+                number => format!("{}-{number}", kind.name()),
+            };
+            if remember(&mut self.seen, name.clone(), place).is_none() {
+                return name;
+            }
+        }
+    }
+}

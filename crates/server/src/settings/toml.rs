@@ -1,0 +1,350 @@
+//! The TOML configuration, whose keys are those of the Go module.
+
+use std::path::PathBuf;
+
+use evertide::{ReplicaOptions, ReplicationOptions};
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    DatabaseSettings, check_size,
+    document::{Entry, Node, Table, Value},
+    error::{Mistake, SettingsErrors},
+    replica::{
+        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType,
+        SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
+    },
+    section::{Report, Section, similar},
+};
+
+const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
+    monitor_interval: "monitor_interval",
+    checkpoint_interval: "checkpoint_interval",
+};
+
+/// Keys of the whole configuration of one database.
+const TOP: [&str; 3] = ["monitor_interval", "checkpoint_interval", "replicas"];
+
+/// Keys of a `[[databases]]` table.
+const DATABASE: [&str; 4] = [
+    "path",
+    "monitor_interval",
+    "checkpoint_interval",
+    "replicas",
+];
+
+/// Keys of a replica of any type.
+const REPLICA: [&str; 6] = [
+    "name",
+    "type",
+    "sync_interval",
+    "snapshot_interval",
+    "retention",
+    "retention_check_interval",
+];
+
+const FILE: [&str; 1] = ["file_path"];
+
+const S3: [&str; 7] = [
+    "s3_endpoint",
+    "s3_region",
+    "s3_bucket",
+    "s3_path",
+    "s3_access_key_id",
+    "s3_secret_access_key",
+    "s3_force_path_style",
+];
+
+/// Every key that a configuration of this build can have.
+#[cfg(test)]
+pub(crate) fn keys() -> Vec<&'static str> {
+    [TOP.as_slice(), &REPLICA, &FILE].concat()
+}
+
+const REPLICA_TABLES: &str = "a list of tables, each `[[replicas]]`,";
+
+/// Reads the configuration of one database, whose path the application knows: what is kept in the
+/// encrypted store.
+///
+/// ```
+/// let text = "
+///     [[replicas]]
+///     name = 'local'
+///     type = 'file'
+///     file_path = '/var/backups/app'
+///     retention = '7 days'
+///     colour = 'blue'
+/// ";
+/// let errors = evertide_server::settings::parse_toml(text).unwrap_err();
+/// assert_eq!(errors.mistakes().len(), 2);
+/// assert!(errors.to_string().starts_with("line 6: replicas[0].retention: `7 days` is not"));
+/// ```
+///
+/// # Errors
+///
+/// All mistakes at once, each with its key and line.
+pub fn parse_toml(text: &str) -> Result<ReplicationOptions, SettingsErrors> {
+    let mut report = Report::default();
+    let table = read(&mut report, text)?;
+    let root = Section::root(&table);
+    for (key, field) in root.fields() {
+        let mistake = match key {
+            _ if TOP.contains(&key) => continue,
+            "databases" => Mistake::Misplaced(
+                "the application passes the path of its database; put `[[replicas]]` at the top, \
+                 or give the file to `evertide replicate --config`",
+            ),
+            "db_path" | "path" => {
+                Mistake::Misplaced("the application passes the path of its database: remove it")
+            }
+            "min_checkpoint_page_count" | "max_checkpoint_page_count" => {
+                Mistake::OfGoModuleOnly("use `checkpoint_interval`")
+            }
+            _ => unknown(key, &TOP),
+        };
+        report.add(&field.place, mistake);
+    }
+    let options = database(&mut report, &root, &mut Seen::default());
+    report.finish(options)
+}
+
+/// Reads the file given to `--config`: several databases, each with its path and its replicas.
+///
+/// # Errors
+///
+/// All mistakes at once, each with its key and line.
+pub fn parse_databases_toml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    let mut report = Report::default();
+    let table = read(&mut report, text)?;
+    let root = Section::root(&table);
+    let mut misplaced = false;
+    for (key, field) in root.fields() {
+        if key == "databases" {
+            continue;
+        }
+        misplaced |= DATABASE.contains(&key);
+        let mistake = if DATABASE.contains(&key) {
+            Mistake::Misplaced(
+                "a configuration file lists databases: put it below a `[[databases]]` table, \
+                 replicas as `[[databases.replicas]]`",
+            )
+        } else {
+            unknown(key, &["databases"])
+        };
+        report.add(&field.place, mistake);
+    }
+    let mut seen = Seen::default();
+    let mut databases = Vec::new();
+    match root.get("databases") {
+        Some(field) => {
+            for section in field.tables(&mut report, DATABASE_TABLES, MISSING_DATABASES) {
+                let path = database_path(&mut report, &section, &mut seen);
+                let replication = database(&mut report, &section, &mut seen);
+                databases.extend(path.map(|path| DatabaseSettings { path, replication }));
+            }
+        }
+        None if misplaced => {} // and that says it all
+        None => report.missing(&root, "databases", MISSING_DATABASES),
+    }
+    seen.check_replicas_are_no_databases(&mut report);
+    report.finish(databases)
+}
+
+const DATABASE_TABLES: &str = "a list of tables, each `[[databases]]`,";
+const MISSING_DATABASES: &str = "add a `[[databases]]` table with `path` for each database";
+
+/// Checks the keys of a `[[databases]]` table and returns its path.
+fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Option<PathBuf> {
+    for (key, field) in section.fields() {
+        let mistake = match key {
+            _ if DATABASE.contains(&key) => continue,
+            "dir" | "pattern" | "recursive" | "watch" => {
+                Mistake::NotYet("list each database with its `path`")
+            }
+            _ => unknown(key, &DATABASE),
+        };
+        report.add(&field.place, mistake);
+    }
+    if section.has("dir") && !section.has("path") {
+        return None;
+    }
+    let text = section.required(report, "path", "give the path of the database file")?;
+    let path = replica::database_path(report, &text)?;
+    seen.database(report, &path, &text.place);
+    Some(path)
+}
+
+fn database(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> ReplicationOptions {
+    let mut options = replica::database_options(report, section, &DATABASE_KEYS);
+    let Some(field) = section.get("replicas") else {
+        report.missing(section, "replicas", MISSING_REPLICAS);
+        return options;
+    };
+    let mut names = Names::default();
+    for table in field.tables(report, REPLICA_TABLES, MISSING_REPLICAS) {
+        options
+            .replicas
+            .extend(read_replica(report, &table, &mut names, seen));
+    }
+    options
+}
+
+const MISSING_REPLICAS: &str = "add a `[[replicas]]` table for each place to back up to";
+
+fn read_replica(
+    report: &mut Report,
+    section: &Section<'_>,
+    names: &mut Names,
+    seen: &mut Seen,
+) -> Option<ReplicaOptions> {
+    let name = section.required(report, "name", "give the replica a name of its own");
+    if let Some(name) = &name {
+        names.add(report, name);
+    }
+    let hint = "say which store it is in, for example \"file\"";
+    let kind = section
+        .required(report, "type", hint)
+        .and_then(|text| ReplicaType::read(report, &text));
+    check_keys(report, section, kind);
+    let timing = Timing {
+        sync_interval: section.duration(report, "sync_interval", &SYNC_INTERVAL),
+        snapshot_interval: section.duration(report, "snapshot_interval", &SNAPSHOT_INTERVAL),
+        retention: section.duration(report, "retention", &RETENTION),
+        retention_check_interval: section.duration(
+            report,
+            "retention_check_interval",
+            &RETENTION_CHECK_INTERVAL,
+        ),
+    };
+    let destination = match kind? {
+        ReplicaType::FILE => {
+            let hint = "give the directory that the replica is to be in";
+            let path = section.required(report, "file_path", hint)?;
+            let destination = replica::file_destination(report, &path)?;
+            seen.destination(report, &destination, &path.place);
+            destination
+        }
+        ReplicaType::S3 => {
+            check_s3(report, section);
+            return None;
+        }
+        _ => return None,
+    };
+    Some(timing.replica(name?.value, destination))
+}
+
+fn check_keys(report: &mut Report, section: &Section<'_>, kind: Option<ReplicaType>) {
+    let known = [REPLICA.as_slice(), &FILE, &S3].concat();
+    for (key, field) in section.fields() {
+        let owner = if FILE.contains(&key) {
+            Some(ReplicaType::FILE)
+        } else if S3.contains(&key) {
+            Some(ReplicaType::S3)
+        } else {
+            None
+        };
+        let mistake = match (owner, kind) {
+            _ if REPLICA.contains(&key) => continue,
+            (Some(owner), Some(kind)) if owner != kind => Mistake::OfOtherType {
+                of: owner.name(),
+                is: kind.name().to_owned(),
+            },
+            (Some(_), _) => continue,
+            // The keys of a type without a client are not known either.
+            (None, Some(kind))
+                if key.starts_with(&format!("{}_", kind.name())) && !has_keys(kind) =>
+            {
+                continue;
+            }
+            (None, Some(ReplicaType::FILE)) => unknown(key, &[REPLICA.as_slice(), &FILE].concat()),
+            (None, Some(ReplicaType::S3)) => unknown(key, &[REPLICA.as_slice(), &S3].concat()),
+            (None, _) => unknown(key, &known),
+        };
+        report.add(&field.place, mistake);
+    }
+}
+
+fn has_keys(kind: ReplicaType) -> bool {
+    kind == ReplicaType::FILE || kind == ReplicaType::S3
+}
+
+/// Replicas on S3 have no client in this build, but who has such a configuration from the Go
+/// module learns of all its mistakes at once.
+fn check_s3(report: &mut Report, section: &Section<'_>) {
+    section.required(report, "s3_bucket", "give the name of the bucket");
+    for key in ["s3_endpoint", "s3_region", "s3_path"] {
+        section.get(key).and_then(|field| field.text(report));
+    }
+    let keys = ["s3_access_key_id", "s3_secret_access_key"];
+    let given = keys.map(|key| section.get(key).filter(|field| !field.is_empty()));
+    for field in given.iter().flatten() {
+        field.text(report);
+    }
+    match given.map(|field| field.is_some()) {
+        [true, false] => report.missing(section, keys[1], "both keys are needed, or neither"),
+        [false, true] => report.missing(section, keys[0], "both keys are needed, or neither"),
+        _ => {}
+    }
+    section
+        .get("s3_force_path_style")
+        .and_then(|field| field.boolean(report));
+}
+
+fn unknown(key: &str, known: &[&'static str]) -> Mistake {
+    Mistake::UnknownKey {
+        similar: similar(key, known),
+        expected: known.to_vec(),
+    }
+}
+
+/// Reads the text as far as it can be read.
+fn read(report: &mut Report, text: &str) -> Result<Table, SettingsErrors> {
+    check_size(text.len())?;
+    let lines = Lines::new(text);
+    let (table, errors) = DeTable::parse_recoverable(text);
+    for error in errors {
+        let line = error.span().map_or(1, |span| lines.of(span.start));
+        // Only the message: what Display adds is the line itself, which may hold a secret.
+        report.syntax(line, "TOML", error.message().to_owned());
+    }
+    Ok(convert_table(table.into_inner(), &lines))
+}
+
+fn convert_table(table: DeTable<'_>, lines: &Lines) -> Table {
+    let entries = table.into_iter().map(|(key, value)| Entry {
+        line: lines.of(key.span().start),
+        key: key.into_inner().into_owned(),
+        node: convert(value, lines),
+    });
+    entries.collect()
+}
+
+fn convert(value: toml::Spanned<DeValue<'_>>, lines: &Lines) -> Node {
+    let line = lines.of(value.span().start);
+    let value = match value.into_inner() {
+        DeValue::String(text) => Value::text(text.into_owned()),
+        DeValue::Integer(number) => Value::Number {
+            zero: number.as_str() == "0",
+        },
+        DeValue::Float(_) => Value::Number { zero: false },
+        DeValue::Boolean(value) => Value::Boolean(value),
+        DeValue::Datetime(_) => Value::Date,
+        DeValue::Array(nodes) => {
+            Value::List(nodes.into_iter().map(|node| convert(node, lines)).collect())
+        }
+        DeValue::Table(table) => Value::Table(convert_table(table, lines)),
+    };
+    Node { line, value }
+}
+
+/// Where each line starts, in bytes.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn new(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(end, _)| end + 1).collect())
+    }
+
+    fn of(&self, offset: usize) -> usize {
+        self.0.partition_point(|&start| start <= offset) + 1
+    }
+}

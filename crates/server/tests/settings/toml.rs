@@ -1,0 +1,445 @@
+//! The keys of the Go module.
+
+use std::{path::PathBuf, time::Duration};
+
+use evertide::{ReplicaOptions, ReplicationOptions};
+use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
+use evertide_storage::Destination;
+
+use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
+
+/// As the Go module's own generator writes it, but for the replica on S3.
+const OF_THE_GO_MODULE: &str = r#"# OPTIONAL, how often to check the WAL for changes
+monitor_interval = '1s'
+# OPTIONAL, how often to request a WAL checkpoint
+checkpoint_interval = '1m'
+
+# Slice defining one or more replicas.
+[[replicas]]
+# REQUIRED, unique name for this replica (e.g., "local", "s3-main")
+name = 'local_file_example'
+# Replica type: "file" or "s3"
+type = 'file'
+sync_interval = '1s'
+snapshot_interval = '24h'
+retention_check_interval = '1h'
+file_path = '/path/to/your/local/replicas'
+"#;
+
+const ON_S3: &str = r#"
+[[replicas]]
+name = 's3_backup_example'
+type = 's3'
+sync_interval = '10s'
+snapshot_interval = '1h'
+retention = '7d'
+retention_check_interval = '1h'
+s3_endpoint = 'endpoint'
+s3_region = 'your-s3-region'
+s3_bucket = 'your-s3-bucket-name'
+s3_path = 'backups/myapp'
+s3_access_key_id = 'YOUR_ACCESS_KEY_ID'
+s3_secret_access_key = 'YOUR_SECRET_ACCESS_KEY'
+s3_force_path_style = false
+"#;
+
+/// One replica, with these lines more. They start in line 5.
+fn with(lines: &str) -> String {
+    format!("[[replicas]]\nname = 'a'\ntype = 'file'\nfile_path = '/backup'\n{lines}\n")
+}
+
+fn only_replica(text: &str) -> ReplicaOptions {
+    let mut options = parse_toml(text).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(options.replicas.len(), 1);
+    options.replicas.remove(0)
+}
+
+#[test]
+fn what_the_go_module_generates_is_read() {
+    let options = parse_toml(OF_THE_GO_MODULE).unwrap();
+    assert_eq!(options.monitor_interval, SECOND);
+    assert_eq!(options.checkpoint_interval, 60 * SECOND);
+    let [replica] = options.replicas.as_slice() else {
+        panic!("{options:?}")
+    };
+    assert_eq!(replica.name, "local_file_example");
+    assert_eq!(
+        directory(replica),
+        PathBuf::from("/path/to/your/local/replicas")
+    );
+    assert_eq!(replica.sync_interval, SECOND);
+    assert_eq!(replica.snapshot_interval, DAY);
+    assert_eq!(replica.retention, None);
+    assert_eq!(replica.retention_check_interval, HOUR);
+}
+
+#[test]
+fn a_replica_on_s3_is_refused_for_its_type_and_nothing_else() {
+    let text = format!("{OF_THE_GO_MODULE}{ON_S3}");
+    assert_mistake(
+        parse_toml(&text),
+        "line 19: replicas[1].type: replicas of type \"s3\" are not supported by this build",
+    );
+}
+
+#[test]
+fn the_mistakes_of_a_replica_on_s3_are_found_already() {
+    let text = ON_S3
+        .replace("s3_bucket", "s3_bucked")
+        .replace("false", "'false'")
+        .replace("s3_access_key_id", "# ");
+    let mistakes = mistakes(parse_toml(&text));
+    assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+    let starts = [
+        "line 2: replicas[0].s3_access_key_id: is missing: both keys are needed, or neither",
+        "line 2: replicas[0].s3_bucket: is missing",
+        "line 4: replicas[0].type: replicas of type \"s3\" are not supported",
+        "line 11: replicas[0].s3_bucked: unknown key; did you mean `s3_bucket`?",
+        "line 15: replicas[0].s3_force_path_style: true or false is expected here, not text",
+    ];
+    for (mistake, start) in mistakes.iter().zip(starts) {
+        assert!(mistake.starts_with(start), "{mistake}");
+    }
+}
+
+#[test]
+fn what_is_not_set_has_the_engines_defaults() {
+    let options = parse_toml(&with("")).unwrap();
+    let mut expected = ReplicationOptions::default();
+    expected.replicas = vec![ReplicaOptions::new(
+        "a",
+        Destination::file("/backup").unwrap(),
+    )];
+    assert_eq!(options, expected);
+    // The Go module takes an empty text for "not set".
+    let empty = "sync_interval = ''\nsnapshot_interval = ''\nretention = ''\n\
+                 retention_check_interval = ''";
+    let text = format!(
+        "monitor_interval = ''\ncheckpoint_interval = ''\n{}",
+        with(empty)
+    );
+    assert_eq!(parse_toml(&text).unwrap(), expected);
+}
+
+#[test]
+fn retention_of_nothing_or_zero_keeps_for_ever() {
+    for value in ["''", "'0'", "'0s'", "0", "'-0'"] {
+        assert_eq!(
+            only_replica(&with(&format!("retention = {value}"))).retention,
+            None
+        );
+    }
+    assert_eq!(
+        only_replica(&with("retention = '7d'")).retention,
+        Some(7 * DAY)
+    );
+    assert_eq!(
+        only_replica(&with("retention = '2w'")).retention,
+        Some(14 * DAY)
+    );
+}
+
+#[test]
+fn all_mistakes_of_a_file_are_listed_with_their_lines() {
+    let text = r#"
+monitor-interval = "1s"
+checkpoint_interval = 60
+colour = "blue"
+db_path = "app.db"
+
+[[replicas]]
+name = "a"
+type = "file"
+file_path = "$HOME/backup"
+retention = "7 days"
+s3_bucket = "bucket"
+
+[[replicas]]
+name = "a"
+type = "fiel"
+
+[[replicas]]
+type = "file"
+sync_interval = "0s"
+file_path = "<directory>"
+
+[[replicas]]
+name = ""
+type = "gs"
+gs_bucket = "not known, but neither is the type"
+snapshot_interval = true
+"#;
+    let expected = "\
+line 2: monitor-interval: unknown key; did you mean `monitor_interval`?
+line 3: checkpoint_interval: a duration in quotes, such as \"10s\", is expected here, not a number
+line 4: colour: unknown key; known here: monitor_interval, checkpoint_interval, replicas
+line 5: db_path: does not belong here: the application passes the path of its database: remove it
+line 10: replicas[0].file_path: the value holds the variable `$HOME`, and variables are not \
+replaced: write the value itself, so that the configuration says all there is to know
+line 11: replicas[0].retention: `7 days` is not a duration: ` days` is not a unit; write numbers \
+with units (ns, us, ms, s, m, h, d, w), such as \"1h30m\", \"300ms\" or \"7d\"
+line 12: replicas[0].s3_bucket: is a key of replicas of type \"s3\", and this one is of type \
+\"file\": remove it
+line 15: replicas[1].name: `a` is also the name of replicas[0].name in line 8: give each replica \
+a name of its own
+line 16: replicas[1].type: \"fiel\" is no type of replica; did you mean `file`?
+line 18: replicas[2].name: is missing: give the replica a name of its own
+line 20: replicas[2].sync_interval: 0s is out of bounds: from 1ms to 30d is possible
+line 21: replicas[2].file_path: is still the placeholder of the blueprint: replace it, angle \
+brackets included
+line 24: replicas[3].name: is empty: give the replica a name of its own
+line 25: replicas[3].type: replicas of type \"gs\" are not supported by this build of Evertide: \
+it has \"file\" only
+line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
+not true or false";
+    assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);
+}
+
+#[test]
+fn a_missing_key_is_named_with_the_line_of_its_table() {
+    assert_mistake(
+        parse_toml(""),
+        "line 1: replicas: is missing: add a `[[replicas]]` table",
+    );
+    assert_mistake(
+        parse_toml("# only a comment"),
+        "line 1: replicas: is missing",
+    );
+    assert_mistake(parse_toml("\nreplicas = []"), "line 2: replicas: is empty");
+    let found = mistakes(parse_toml("\n\n[[replicas]]\n"));
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(
+        found[0].starts_with("line 3: replicas[0].name: is missing"),
+        "{found:#?}"
+    );
+    assert!(
+        found[1].starts_with("line 3: replicas[0].type: is missing"),
+        "{found:#?}"
+    );
+    assert_mistake(
+        parse_toml("[[replicas]]\nname = 'a'\ntype = 'file'\n"),
+        "line 1: replicas[0].file_path: is missing: give the directory",
+    );
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_named_with_the_right_one() {
+    let cases = [
+        (
+            "[replicas]",
+            "line 1: replicas: a list of tables, each `[[replicas]]`, is expected",
+        ),
+        ("replicas = 'a'", "line 1: replicas: a list of tables"),
+        ("replicas = ['a']", "line 1: replicas[0]: a list of tables"),
+    ];
+    for (text, start) in cases {
+        assert_mistake(parse_toml(text), start);
+    }
+    let cases = [
+        (
+            "sync_interval = 5",
+            "line 5: replicas[0].sync_interval: a duration in quotes",
+        ),
+        (
+            "sync_interval = 2026-11-22",
+            "line 5: replicas[0].sync_interval: a duration",
+        ),
+        (
+            "retention = ['7d']",
+            "line 5: replicas[0].retention: a duration in quotes",
+        ),
+        (
+            "sync_interval.seconds = 5",
+            "line 5: replicas[0].sync_interval: a duration in quotes",
+        ),
+    ];
+    for (line, start) in cases {
+        assert_mistake(parse_toml(&with(line)), start);
+    }
+    let name = with("").replace("'a'", "7");
+    assert_mistake(
+        parse_toml(&name),
+        "line 2: replicas[0].name: text in quotes is expected",
+    );
+}
+
+#[test]
+fn durations_out_of_all_reason_are_refused() {
+    let cases = [
+        "sync_interval = '0'",
+        "sync_interval = '999us'",
+        "sync_interval = '31d'",
+        "snapshot_interval = '0'",
+        "retention = '1ms'",
+        "retention = '50000d'",
+        "retention_check_interval = '0s'",
+    ];
+    for line in cases {
+        let errors = parse_toml(&with(line)).unwrap_err();
+        let [error] = errors.mistakes() else {
+            panic!("{errors}")
+        };
+        assert!(
+            matches!(error.mistake, Mistake::OutOfBounds { .. }),
+            "{line}: {error}"
+        );
+    }
+    for line in [
+        "monitor_interval = '0s'",
+        "checkpoint_interval = '0s'",
+        "monitor_interval='2h'",
+    ] {
+        let errors = parse_toml(&format!("{line}\n{}", with(""))).unwrap_err();
+        let [error] = errors.mistakes() else {
+            panic!("{errors}")
+        };
+        assert!(
+            matches!(error.mistake, Mistake::OutOfBounds { .. }),
+            "{line}: {error}"
+        );
+    }
+    assert_mistake(
+        parse_toml(&with("sync_interval = '-1s'")),
+        "line 5: replicas[0].sync_interval",
+    );
+    assert_eq!(
+        only_replica(&with("sync_interval = '1ms'")).sync_interval,
+        Duration::from_millis(1)
+    );
+}
+
+#[test]
+fn variables_are_refused_in_values_but_not_in_comments() {
+    for value in ["$HOME", "/a/${DIR}/b", "a$1"] {
+        let text = with("").replace("/backup", value);
+        let errors = parse_toml(&text).unwrap_err();
+        assert!(
+            matches!(errors.mistakes()[0].mistake, Mistake::Variable(Some(_))),
+            "{errors}"
+        );
+    }
+    assert_mistake(
+        parse_toml(&with("").replace("'a'", "'a$b'")),
+        "line 2: replicas[0].name: the value holds the variable `$b`",
+    );
+    only_replica(&with("# ${NOT_REPLACED}, costs $5"));
+    // A dollar alone is no variable.
+    only_replica(&with("").replace("/backup", "/backup/$"));
+}
+
+#[test]
+fn a_home_directory_is_refused_rather_than_taken_for_a_name() {
+    let text = with("").replace("/backup", "~/backup");
+    assert_mistake(
+        parse_toml(&text),
+        "line 4: replicas[0].file_path: `~` is not replaced",
+    );
+    only_replica(&with("").replace("/backup", "/back~up"));
+}
+
+#[test]
+fn two_replicas_in_one_directory_are_refused_however_it_is_written() {
+    let second = "[[replicas]]\nname = 'b'\ntype = 'file'\nfile_path = '/./backup//'";
+    assert_mistake(
+        parse_toml(&with(second)),
+        "line 8: replicas[1].file_path: is the same destination as replicas[0].file_path in line 4",
+    );
+}
+
+#[test]
+fn every_syntax_error_is_listed_and_so_are_the_mistakes_of_the_other_lines() {
+    let text = "monitor_interval = 1s\n\
+                colour = 'blue'\n\
+                checkpoint_interval = \"1m\n\
+                [[replicas]]\n\
+                name = a\n\
+                retention = '7 days'\n";
+    let mistakes = mistakes(parse_toml(text));
+    let starts = [
+        "line 1: not valid TOML: ",
+        "line 2: colour: unknown key",
+        "line 3: not valid TOML: ",
+        "line 5: not valid TOML: ",
+        "line 6: replicas[0].retention: `7 days` is not a duration",
+    ];
+    assert_eq!(mistakes.len(), starts.len(), "{mistakes:#?}");
+    for (mistake, start) in mistakes.iter().zip(starts) {
+        assert!(mistake.starts_with(start), "{mistake}");
+    }
+}
+
+#[test]
+fn lines_are_counted_with_windows_endings_a_byte_order_mark_and_inline_tables() {
+    let text = with("colour = 'é'\n# π").replace('\n', "\r\n");
+    assert_mistake(parse_toml(&text), "line 5: replicas[0].colour");
+    assert_mistake(
+        parse_toml(&format!("\u{feff}{text}")),
+        "line 5: replicas[0].colour",
+    );
+    let inline = "replicas = [\n  {name = 'a', type = 'file', file_path = '/a'},\n  \
+                  {name = 'b', type = 'file', file_path = '/b', colour = ''}]";
+    assert_mistake(parse_toml(inline), "line 3: replicas[1].colour");
+}
+
+#[test]
+fn a_duplicate_key_is_found() {
+    assert_mistake(
+        parse_toml(&with("name = 'b'")),
+        "line 5: not valid TOML: duplicate key",
+    );
+}
+
+#[test]
+fn the_other_form_is_recognised() {
+    let text = format!("[[databases]]\npath = 'app.db'\n{}", with(""));
+    let mistakes = mistakes(parse_toml(&text));
+    assert!(
+        mistakes[0].starts_with("line 1: databases: does not belong here"),
+        "{mistakes:#?}"
+    );
+}
+
+#[test]
+fn no_error_shows_a_secret_whatever_is_wrong_with_it() {
+    const SECRET: &str = "wJalrXUtnFEMIsecret";
+    let values = [
+        format!("'{SECRET}$VAR{SECRET}'"),
+        format!("\"{SECRET}"),
+        SECRET.to_owned(),
+        format!("'''\n{SECRET}"),
+        format!("\"{SECRET}\\q\""),
+        format!("[\"{SECRET}\"]"),
+        format!("{{ key = \"{SECRET}\" }}"),
+        format!("'{SECRET}' # '{SECRET}'\n's3_region' = 1"),
+        format!("\"{SECRET}\\u0007\""),
+        format!("'<{SECRET}>'"),
+        format!("'{SECRET}'\ns3_secret_access_key = '{SECRET}'"),
+    ];
+    for value in values {
+        let line = format!("s3_secret_access_key = {value}");
+        for text in [
+            ON_S3.replace("s3_secret_access_key = 'YOUR_SECRET_ACCESS_KEY'", &line),
+            { with(&line) },
+        ] {
+            let errors = parse_toml(&text).unwrap_err();
+            let shown = format!("{errors} {errors:?} {errors:#?}");
+            assert!(
+                !shown.contains("wJalr") && !shown.contains("EMIsecret"),
+                "{shown}"
+            );
+        }
+    }
+}
+
+#[test]
+fn far_too_much_is_not_even_parsed() {
+    let errors = parse_toml(&"#".repeat(MAX_SETTINGS + 1)).unwrap_err();
+    assert!(matches!(
+        errors.mistakes()[0].mistake,
+        Mistake::TooLarge { .. }
+    ));
+    let deep = format!("a = {}", "[".repeat(100_000));
+    assert!(parse_toml(&deep).is_err());
+    let deep = format!("{} = 1", ["a"; 20_000].join("."));
+    assert!(parse_toml(&deep).is_err());
+}
