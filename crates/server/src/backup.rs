@@ -233,3 +233,50 @@ impl fmt::Display for Changes<'_> {
         f.write_str(&said.join("; "))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use evertide::ReplicaOptions;
+    use evertide_storage::Destination;
+
+    fn options(replicas: &[(&str, &str)]) -> ReplicationOptions {
+        let mut options = ReplicationOptions::default();
+        for (name, url) in replicas {
+            let destination = Destination::parse(url).unwrap();
+            options
+                .replicas
+                .push(ReplicaOptions::new(*name, destination));
+        }
+        options
+    }
+
+    #[test]
+    fn a_reload_says_in_one_line_what_it_changed() {
+        let old = options(&[("one", "file:///one"), ("two", "file:///two")]);
+        let mut slower = old.clone();
+        slower.monitor_interval *= 2;
+        for (new, expected) in [
+            (options(&[("one", "file:///one")]), "replica removed: two"),
+            (
+                options(&[("one", "file:///else"), ("two", "file:///two")]),
+                "replica changed: one",
+            ),
+            (
+                options(&[
+                    ("two", "file:///two"),
+                    ("four", "file:///4"),
+                    ("five", "file:///5"),
+                ]),
+                "replica added: four, five; replica removed: one",
+            ),
+            (
+                options(&[("two", "file:///two"), ("one", "file:///one")]),
+                "order of the replicas changed",
+            ),
+            (slower, "intervals changed"),
+        ] {
+            assert_eq!(Changes::between(&old, &new).to_string(), expected);
+        }
+    }
+}
