@@ -17,7 +17,7 @@ use crate::{
     error::describe,
     state::Position,
     wal::{
-        Cursor, Guard, IndexError, IndexHeader, Pin, WalFile, WalIndex,
+        Cursor, Guard, IndexError, IndexHeader, Pin, Salts, WalFile, WalIndex,
         descriptors::{self, Access, FileId},
         protocol::{Action, Held},
     },
@@ -101,6 +101,10 @@ fn plan_start(facts: &StartFacts<'_>) -> Start {
         return Start::ResumeAfterReset;
     } else if position.salts != facts.index.salts {
         "the WAL was restarted or removed while nobody watched"
+    } else if position.salts == Salts::default() {
+        // Every WAL without a frame looks like this: it may have been written, checkpointed and
+        // deleted since.
+        "the WAL was empty, which does not prove that nothing was missed"
     } else if position.frames > facts.index.committed || !facts.continues {
         "the WAL does not contain the last captured frame any more"
     } else {
@@ -539,7 +543,7 @@ mod tests {
     #[test]
     fn a_restart_uploads_no_more_than_can_be_proven_to_be_needed() {
         type Change = fn(&mut Option<Position>, &mut IndexHeader, &mut (bool, u64, bool));
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 11] = [
             (|_, _, _| {}, "resume"),
             (|_, i, _| i.committed = 10, "resume"),
             (|_, _, f| f.0 = false, "resume"), // the table is rebuilt beside
@@ -553,6 +557,15 @@ mod tests {
             ),
             (|p, _, _| *p = None, "snapshot"),
             (|_, i, f| (i.salts, f.2) = (Salts([2; 8]), false), "resume"), // reset once
+            (
+                |p, i, _| {
+                    // An empty WAL, then and now: the application may have come and gone in between.
+                    let p = p.as_mut().unwrap();
+                    (p.salts, p.frames, i.salts, i.committed) =
+                        (Salts::default(), 0, Salts::default(), 0);
+                },
+                "rebase",
+            ),
         ];
         for (number, (change, expected)) in cases.into_iter().enumerate() {
             let (mut p, mut i, mut flags) = (Some(position()), index(), (true, 7, true));
