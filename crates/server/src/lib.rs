@@ -62,6 +62,7 @@
 //! spawned and did not await is not waited for either: a commit that must be replicated belongs before the
 //! response.
 
+mod backup;
 mod blueprint;
 mod budget;
 mod daemon;
@@ -74,6 +75,7 @@ mod signals;
 mod supervisor;
 
 pub use async_trait::async_trait;
+pub use backup::{BackupDaemon, BackupError};
 pub use blueprint::blueprint;
 pub use daemon::{Daemon, DaemonError, Reloaded};
 pub use error::{Cut, DaemonFailure, ServerError};
