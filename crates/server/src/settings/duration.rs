@@ -317,7 +317,9 @@ mod tests {
         }
 
         #[test]
-        fn nearly_a_duration_never_panics(text in "[-+]?([0-9]{0,22}[.]?[0-9]{0,25}(ns|us|µs|ms|s|m|h|d|w|x)?){0,4}") {
+        fn nearly_a_duration_never_panics(
+            text in "[-+]?([0-9]{0,22}[.]?[0-9]{0,25}(ns|us|µs|ms|s|m|h|d|w|x)?){0,4}"
+        ) {
             if let Ok(duration) = parse_duration(&text) {
                 prop_assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
             }

@@ -61,7 +61,7 @@ pub fn parse_stored(
     database: &Path,
 ) -> Result<ReplicationOptions, SettingsErrors> {
     match format {
-        ConfigFormat::Toml => parse_toml(text(content)?),
+        ConfigFormat::Toml => toml::parse_toml_of(text(content)?, database),
         ConfigFormat::Yaml => {
             let databases = parse_litestream_yaml(text(content)?)?;
             let path = replica::comparable(database);

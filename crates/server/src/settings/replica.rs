@@ -184,6 +184,18 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// The database of the application, which no text names.
+    pub(super) fn of_application(database: &Path) -> Self {
+        let place = Place {
+            key: String::new(),
+            line: 0,
+        };
+        Self {
+            databases: HashMap::from([(comparable(database), place)]),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn database(&mut self, report: &mut Report, path: &Path, place: &Place) {
         if let Some(other) = remember(&mut self.databases, comparable(path), place) {
             report.add(place, Mistake::DuplicateDatabase { other });

@@ -1,6 +1,6 @@
 //! The TOML configuration, whose keys are those of the Go module.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
 use toml::de::{DeTable, DeValue};
@@ -83,6 +83,18 @@ const REPLICA_TABLES: &str = "a list of tables, each `[[replicas]]`,";
 ///
 /// All mistakes at once, each with its key and line.
 pub fn parse_toml(text: &str) -> Result<ReplicationOptions, SettingsErrors> {
+    parse_for(text, Seen::default())
+}
+
+/// As [`parse_toml`], for a database whose path is known: no replica may be in its place.
+pub(super) fn parse_toml_of(
+    text: &str,
+    database: &Path,
+) -> Result<ReplicationOptions, SettingsErrors> {
+    parse_for(text, Seen::of_application(database))
+}
+
+fn parse_for(text: &str, mut seen: Seen) -> Result<ReplicationOptions, SettingsErrors> {
     let mut report = Report::default();
     let table = read(&mut report, text)?;
     let root = Section::root(&table);
@@ -103,7 +115,8 @@ pub fn parse_toml(text: &str) -> Result<ReplicationOptions, SettingsErrors> {
         };
         report.add(&field.place, mistake);
     }
-    let options = database(&mut report, &root, &mut Seen::default());
+    let options = database(&mut report, &root, &mut seen);
+    seen.check_replicas_are_no_databases(&mut report);
     report.finish(options)
 }
 

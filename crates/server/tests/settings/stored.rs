@@ -25,6 +25,19 @@ fn toml_is_for_whatever_database_the_application_has() {
 }
 
 #[test]
+fn a_replica_in_place_of_the_database_is_refused() {
+    let read = |path: &str| parse_stored(TOML.as_bytes(), &ConfigFormat::Toml, path.as_ref());
+    let error = read("/./backup").unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("line 4: replicas[0].file_path: is the database")
+    );
+    assert!(matches!(only(error), Mistake::ReplicaIsDatabase));
+    assert!(read("/backup/app.db").is_ok());
+}
+
+#[test]
 fn of_a_litestream_yml_the_entry_for_this_database_counts() {
     let read = |path: &str| parse_stored(YAML.as_bytes(), &ConfigFormat::Yaml, path.as_ref());
     let options = read("/data/./logs.db").unwrap();
