@@ -1,0 +1,74 @@
+//! One module per command, each a thin layer above a library.
+
+mod blueprint;
+mod completions;
+mod config;
+mod insert;
+mod keygen;
+mod ltx;
+mod replicate;
+mod source;
+
+pub(crate) use self::{
+    blueprint::blueprint, completions::completions, config::config, insert::insert_config,
+    keygen::keygen, ltx::ltx, replicate::replicate,
+};
+
+use std::{io, path::Path};
+
+use anyhow::Context;
+use evertide_storage::{Disk, OsDisk};
+
+use crate::output;
+
+/// The first version of SQLite in which a checkpoint and a writer cannot corrupt the database when
+/// they race.
+const SAFE_SQLITE: i32 = 3_051_003;
+
+/// Warns when this program was built with a SQLite that has the bug.
+pub(crate) fn warn_of_old_sqlite() {
+    if rusqlite::version_number() < SAFE_SQLITE {
+        output::complain(&format!(
+            "evertide: warning: this build uses SQLite {}; versions before 3.51.3 can corrupt a \
+             database when a \
+             checkpoint and a writer race. Build it with a newer one",
+            rusqlite::version()
+        ));
+    }
+}
+
+/// Runs the asynchronous part of a command.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the threads of the program")?;
+    let done = runtime.block_on(work);
+    // A read or write that hangs must not keep the program from ending.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    done
+}
+
+/// Writes a file that must not exist, with these permission bits, durably.
+fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
+    let disk = OsDisk;
+    let file = match disk.create_new(path, mode) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::bail!(
+            "{} exists and is not overwritten: move it away, or give another name with -o",
+            path.display()
+        ),
+        other => other.with_context(|| format!("cannot create {}", path.display()))?,
+    };
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
+    let written = file
+        .write_at(content, 0)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| disk.sync_dir(parent.unwrap_or(Path::new("."))));
+    if written.is_err() {
+        let _ = disk.remove_file(path);
+    }
+    written.with_context(|| format!("cannot write {}", path.display()))
+}

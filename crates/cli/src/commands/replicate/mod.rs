@@ -1,0 +1,268 @@
+//! `evertide replicate`
+
+mod child;
+mod fleet;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{anyhow, bail};
+use evertide::{Durability, ReplicaOptions, ReplicaStatus, Replication, ReplicationOptions};
+use evertide_server::{Server, ServerHandle};
+use tokio::task::JoinSet;
+
+use self::{
+    child::{Ended, Program},
+    fleet::Fleet,
+};
+use super::source::destination;
+use crate::{
+    args::{ReplicateArgs, ReplicateFrom, SettingsFrom},
+    failure::usage,
+    logs,
+    settings::{self, Database},
+};
+
+/// Docker waits ten seconds before it kills; systemd and Kubernetes wait longer.
+const SHUTDOWN: Duration = Duration::from_secs(25);
+
+pub(crate) fn replicate(args: &ReplicateArgs) -> anyhow::Result<()> {
+    let origin = Origin::new(args.resolve()?);
+    logs::start(args.log);
+    let databases = origin.databases()?;
+    super::block_on(run(args, origin, databases))
+}
+
+/// What to replicate, in a form that can be read again.
+#[derive(Clone, Debug)]
+enum Origin {
+    Arguments {
+        database: PathBuf,
+        urls: Vec<String>,
+    },
+    Settings {
+        from: OwnedSettings,
+    },
+}
+
+/// As [`SettingsFrom`].
+#[derive(Clone, Debug)]
+enum OwnedSettings {
+    Store {
+        key: PathBuf,
+        database: PathBuf,
+        scope: String,
+    },
+    File {
+        path: PathBuf,
+        key: Option<PathBuf>,
+        database: Option<PathBuf>,
+    },
+}
+
+impl Origin {
+    fn new(from: ReplicateFrom<'_>) -> Self {
+        match from {
+            ReplicateFrom::Arguments { database, urls } => Self::Arguments {
+                database: database.into(),
+                urls: urls.to_vec(),
+            },
+            ReplicateFrom::Settings { from, database } => {
+                let from = match from {
+                    SettingsFrom::Store {
+                        key,
+                        database,
+                        scope,
+                    } => OwnedSettings::Store {
+                        key: key.to_owned(),
+                        database: database.to_owned(),
+                        scope: scope.to_owned(),
+                    },
+                    SettingsFrom::File { path, key } => OwnedSettings::File {
+                        path: path.to_owned(),
+                        key: key.map(Path::to_owned),
+                        database: database.map(PathBuf::from),
+                    },
+                };
+                Self::Settings { from }
+            }
+        }
+    }
+
+    /// Reads the settings: each database once.
+    fn databases(&self) -> anyhow::Result<Vec<(PathBuf, ReplicationOptions)>> {
+        match self {
+            Self::Arguments { database, urls } => {
+                if database.to_string_lossy().contains("://") {
+                    return Err(usage(format!(
+                        "{} is a replica URL: expected the path of the database first, then \
+                         replicas",
+                        database.display()
+                    )));
+                }
+                let mut options = ReplicationOptions::default();
+                for url in urls {
+                    let destination = destination(url)?;
+                    let name = destination.to_string();
+                    options
+                        .replicas
+                        .push(ReplicaOptions::new(name, destination));
+                }
+                Ok(vec![(database.clone(), options)])
+            }
+            Self::Settings {
+                from:
+                    OwnedSettings::Store {
+                        key,
+                        database,
+                        scope,
+                    },
+            } => named(
+                settings::load(SettingsFrom::Store {
+                    key,
+                    database,
+                    scope,
+                })?,
+                None,
+                database,
+            ),
+            Self::Settings {
+                from:
+                    OwnedSettings::File {
+                        path,
+                        key,
+                        database,
+                    },
+            } => {
+                let key = key.as_deref();
+                named(
+                    settings::load(SettingsFrom::File { path, key })?,
+                    database.as_deref(),
+                    path,
+                )
+            }
+        }
+    }
+}
+
+/// Gives settings that name no database the one of the command line.
+fn named(
+    databases: Vec<Database>,
+    given: Option<&Path>,
+    place: &Path,
+) -> anyhow::Result<Vec<(PathBuf, ReplicationOptions)>> {
+    let place = place.display();
+    let name = |database: Database| match (database.path, given) {
+        (Some(path), None) => Ok((path, database.replication)),
+        (None, Some(given)) => Ok((given.to_owned(), database.replication)),
+        (None, None) => Err(usage(format!(
+            "the settings in {place} name no database: give its path as the last argument"
+        ))),
+        (Some(_), Some(given)) => Err(usage(format!(
+            "the settings in {place} name their databases: leave {} out",
+            given.display()
+        ))),
+    };
+    databases.into_iter().map(name).collect()
+}
+
+async fn run(
+    args: &ReplicateArgs,
+    origin: Origin,
+    databases: Vec<(PathBuf, ReplicationOptions)>,
+) -> anyhow::Result<()> {
+    if args.once {
+        let mut paths = databases.iter().map(|(path, _)| path);
+        if let Some(missing) = paths.find(|path| !path.exists()) {
+            bail!(
+                "no database at {}: check the path; --once does not wait for it",
+                missing.display()
+            );
+        }
+    }
+    let fleet = Arc::new(Fleet::new(origin, databases)?);
+    let server = Server::without_http()
+        .shutdown_deadline(SHUTDOWN)
+        .add_daemon(fleet.clone());
+    let handle = server.handle();
+    if args.once {
+        return run_once(server, handle, &fleet).await;
+    }
+    let Some(command) = &args.exec else {
+        return Ok(server.run().await?);
+    };
+    let Some(program) = Program::new(command, handle) else {
+        return Err(usage(format!(
+            "`{command}` is not a command: expected a program and its arguments, quoted as for a \
+             shell"
+        )));
+    };
+    let ended = program.ended();
+    server.add_daemon(program).run().await?;
+    let ended = ended.borrow().clone();
+    match ended {
+        Some(Ended::With(status)) if status.success() => Ok(()),
+        Some(Ended::With(status)) => Err(anyhow!("the command of --exec failed: {status}")),
+        Some(Ended::Lost(why)) => Err(anyhow!(
+            "cannot tell how the command of --exec ended: {why}"
+        )),
+        Some(Ended::Asked) | None => Ok(()),
+    }
+}
+
+/// Runs until every replica has everything, or one fails, or a signal comes.
+async fn run_once(server: Server, handle: ServerHandle, fleet: &Fleet) -> anyhow::Result<()> {
+    let members = fleet.members().await;
+    let work = tokio::spawn({
+        let handle = handle.clone();
+        async move {
+            handle.serving().await?;
+            let result = bring_up_to_date(members).await;
+            handle.shut_down();
+            result
+        }
+    });
+    let ran = server.run().await;
+    match tokio::time::timeout(Duration::from_secs(1), work).await {
+        Ok(done) => {
+            ran?;
+            done?
+        }
+        // A signal ended the server before the work was done.
+        Err(_) => {
+            ran?;
+            bail!("interrupted before the replicas were up to date; run it again to continue there")
+        }
+    }
+}
+
+async fn bring_up_to_date(members: Vec<Replication>) -> anyhow::Result<()> {
+    let mut waiting = JoinSet::new();
+    for member in members {
+        waiting.spawn(async move {
+            let failed = member.wait_for(|status| {
+                let failing = |replica: &ReplicaStatus| replica.error.is_some();
+                status.error.is_some() || status.replicas.iter().any(failing)
+            });
+            tokio::select! {
+                done = member.wait_durable(Durability::All) => Ok(done.map(drop)?),
+                status = failed => {
+                    let of_replica = |replica: &ReplicaStatus| {
+                        Some(format!("replica {}: {}", replica.name, replica.error.as_ref()?))
+                    };
+                    let replicas = status.replicas.iter().filter_map(of_replica);
+                    let why: Vec<_> = status.error.into_iter().chain(replicas).collect();
+                    let path = member.path().display();
+                    Err(anyhow!("{path} is not replicated: {}", why.join("; ")))
+                }
+            }
+        });
+    }
+    while let Some(done) = waiting.join_next().await {
+        done??;
+    }
+    Ok(())
+}
