@@ -6,6 +6,7 @@ mod error;
 mod options;
 mod replica;
 mod replication;
+mod restore;
 mod runtime;
 mod state;
 mod status;
@@ -19,5 +20,9 @@ pub use self::{
         recommended_pragmas,
     },
     replication::{Replication, ReplicationBuilder},
+    restore::{
+        ExistingOutput, IntegrityCheck, RestoreError, RestoreOptions, RestorePlan, RestoreProgress,
+        RestoreReport, RestoreStage, RestoreTarget, restore, restore_plan,
+    },
     status::{DatabaseState, DatabaseStatus, ReplicaStatus},
 };

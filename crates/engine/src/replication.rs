@@ -92,13 +92,12 @@ impl ReplicationBuilder {
         self
     }
 
-    /// From how many frames on the WAL is made to start over: first without disturbing anybody, at
-    /// four times that many by holding writers for a moment. 1,000 by default.
+    /// From how many frames on the WAL is made to start over: without disturbing anybody where that
+    /// is possible, else by holding writers for the moment it takes to backfill the last frames.
+    /// 1,000 by default, as SQLite's own automatic checkpoints.
     pub fn rotate_at_frames(mut self, frames: u32) -> Self {
-        let rotate_at = frames.max(1);
         self.policy = RotationPolicy {
-            rotate_at,
-            insist_at: rotate_at.saturating_mul(4),
+            rotate_at: frames.max(1),
         };
         self
     }

@@ -29,6 +29,10 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// How long a checkpointer may take to notice that it cannot start.
 const CHECKPOINTER_ATTEMPTS: u32 = 20;
 
+const CHECKPOINT_PASSES: u32 = 4;
+/// So few frames are backfilled in the time of two syncs.
+pub(super) const SMALL_RESIDUE: u32 = 64;
+
 /// An open database whose WAL is held.
 #[derive(Debug)]
 pub(super) struct Attached {
@@ -374,23 +378,26 @@ impl Attached {
             || self.index.checkpointer().map_err(&failed)?.is_some())
     }
 
-    /// Backfills what can be backfilled without waiting for anybody.
-    pub(super) fn checkpoint(&self) {
-        let row = self
-            .connection
-            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
-                Ok((
-                    row.get::<_, i64>(0)?,
-                    row.get::<_, i64>(1)?,
-                    row.get::<_, i64>(2)?,
-                ))
-            });
-        match row {
-            Ok((busy, log, done)) => tracing::trace!(busy, log, done, "passive checkpoint"),
-            Err(error) => {
-                tracing::warn!(database = %self.path.display(), %error, "cannot checkpoint")
+    /// Backfills what can be backfilled without waiting for anybody. A writer goes on meanwhile,
+    /// so it is done again while that leaves less and less.
+    pub(super) fn checkpoint(&self) -> Result<(), CaptureError> {
+        let mut residue = u32::MAX;
+        for _ in 0..CHECKPOINT_PASSES {
+            let done = self
+                .connection
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            if let Err(error) = done {
+                tracing::warn!(database = %self.path.display(), %error, "cannot checkpoint");
+                break;
             }
+            let index = self.read_index()?;
+            let left = index.committed.saturating_sub(index.backfilled);
+            if left <= SMALL_RESIDUE || left >= residue {
+                break;
+            }
+            residue = left;
         }
+        Ok(())
     }
 
     pub(super) fn shm_failed(&self) -> impl Fn(io::Error) -> Error + use<> {

@@ -33,22 +33,30 @@ use crate::{
     },
 };
 
-/// When WALs are made to start over, in frames.
+/// When WALs are made to start over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RotationPolicy {
-    /// From this many on it is tried without disturbing anybody.
+    /// From this many frames on it is tried.
     pub(crate) rotate_at: u32,
-    /// From this many on writers may be held for the moment it takes to backfill the last frames.
-    pub(crate) insist_at: u32,
 }
 
 impl Default for RotationPolicy {
-    /// SQLite's own threshold for automatic checkpoints, and four times that.
+    /// SQLite's own threshold for automatic checkpoints.
     fn default() -> Self {
-        Self {
-            rotate_at: 1_000,
-            insist_at: 4_000,
-        }
+        Self { rotate_at: 1_000 }
+    }
+}
+
+impl RotationPolicy {
+    /// From how many frames on writers may be held while the last frames are backfilled: the fewer
+    /// those are, the sooner.
+    fn insist_at(&self, index: &IndexHeader) -> u32 {
+        let factor = match index.committed.saturating_sub(index.backfilled) {
+            0..=attach::SMALL_RESIDUE => 1,
+            left if left <= self.rotate_at => 4,
+            _ => 32,
+        };
+        self.rotate_at.saturating_mul(factor)
     }
 }
 
@@ -186,6 +194,10 @@ impl Capture {
         let mut tried = Tried::Nothing;
         let mut hold: Option<WriteHold> = None;
         let mut unfinished = false;
+        let rotate_at = match due {
+            Due::NowAndCheckpoint => 1,
+            Due::Now | Due::Later => self.policy.rotate_at,
+        };
         loop {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
@@ -204,19 +216,15 @@ impl Capture {
                 backfilled: index.backfilled,
                 stale_checkpointer: self.attached_mut()?.reset_seen,
                 due: due != Due::Later,
-                rotate_at: if due == Due::NowAndCheckpoint {
-                    1
-                } else {
-                    self.policy.rotate_at
-                },
-                insist_at: self.policy.insist_at,
+                rotate_at,
+                insist_at: self.policy.insist_at(&index),
                 tried,
             };
             let action = next(&facts);
             match action {
                 Action::Capture => self.capture_segment(&index)?,
                 Action::Checkpoint => {
-                    self.attached_mut()?.checkpoint();
+                    self.attached_mut()?.checkpoint()?;
                     tried = Tried::Checkpoint;
                 }
                 Action::Insist => {
@@ -297,7 +305,7 @@ impl Capture {
         if self.captured_frames() < index.committed {
             self.capture_segment(&index)?;
         }
-        self.attached_mut()?.checkpoint();
+        self.attached_mut()?.checkpoint()?;
         let frames = index.committed.saturating_sub(index.backfilled);
         self.stats.most_frames_in_write_hold = self.stats.most_frames_in_write_hold.max(frames);
         Ok(Some(hold))
