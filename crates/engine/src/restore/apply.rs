@@ -1,0 +1,293 @@
+//! Turning LTX files into a database: one thread takes them in order, others decode.
+
+use std::{
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+    thread,
+};
+
+use bytes::{Buf, Bytes};
+use evertide_ltx::{BatchReader, Header, PageSize, Txid};
+use evertide_storage::{DiskFile, LtxObject};
+use tokio::sync::mpsc;
+
+use super::{
+    IntegrityCheck, RestoreError, RestoreStage,
+    check::check,
+    coverage::Missing,
+    fetch::Message,
+    output::Output,
+    progress::Meter,
+    workers::{self, Done, Problem, Workers},
+};
+
+/// Files below this many bytes are not worth the threads.
+const SMALL: u64 = 2 << 20;
+/// More threads only wait for the file system.
+const THREADS: usize = 4;
+
+/// What the thread needs to know.
+pub(super) struct Apply {
+    pub(super) output: Arc<Output>,
+    pub(super) location: String,
+    pub(super) integrity_check: IntegrityCheck,
+    pub(super) files: mpsc::Receiver<Message>,
+    pub(super) meter: Meter,
+}
+
+/// What has been restored.
+pub(super) struct Applied {
+    pub(super) txid: Txid,
+    pub(super) page_size: PageSize,
+    /// The size of the database, in pages.
+    pub(super) pages: u32,
+    pub(super) meter: Meter,
+}
+
+impl Apply {
+    /// Applies all files, makes the result durable, has it checked and gives it its name.
+    pub(super) fn run(self) -> Result<Applied, RestoreError> {
+        let output = Arc::clone(&self.output);
+        let result = self.write_and_publish();
+        if result.is_err() {
+            output.cancel();
+        }
+        result
+    }
+
+    fn write_and_publish(self) -> Result<Applied, RestoreError> {
+        let (output, how) = (Arc::clone(&self.output), self.integrity_check);
+        let file = output.create()?;
+        let path = output.temporary()?;
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let mut applied = thread::scope(|scope| {
+            let workers = Workers::start(scope, cores.clamp(1, THREADS), &*file);
+            let database = Database {
+                file: &*file,
+                path: &path,
+                location: self.location,
+                workers: workers.map_err(RestoreError::Start)?,
+                meter: self.meter,
+                scratch: Vec::new(),
+                page_size: None,
+                missing: Missing::default(),
+                txid: Txid::ZERO,
+            };
+            database.apply_all(self.files)
+        })?;
+        applied.meter.stage(RestoreStage::Syncing);
+        file.sync_all().map_err(RestoreError::io("sync", &path))?;
+        drop(file);
+        if how != IntegrityCheck::None {
+            applied.meter.stage(RestoreStage::Checking);
+            check(&output, how)?;
+        }
+        output.publish()?;
+        Ok(applied)
+    }
+}
+
+/// The database that is being put together.
+struct Database<'a> {
+    file: &'a dyn DiskFile,
+    path: &'a Path,
+    location: String,
+    workers: Workers,
+    meter: Meter,
+    scratch: Vec<u8>,
+    page_size: Option<PageSize>,
+    missing: Missing,
+    txid: Txid,
+}
+
+impl Database<'_> {
+    fn apply_all(mut self, mut files: mpsc::Receiver<Message>) -> Result<Applied, RestoreError> {
+        loop {
+            match files.blocking_recv() {
+                Some(Message::Begin(object)) => self.apply(&object, &mut files)?,
+                Some(Message::Finish) => break,
+                Some(Message::Data(_) | Message::End | Message::Abandon) => {}
+                None => return Err(RestoreError::Cancelled),
+            }
+        }
+        self.finish()
+    }
+
+    fn apply(
+        &mut self,
+        object: &LtxObject,
+        files: &mut mpsc::Receiver<Message>,
+    ) -> Result<(), RestoreError> {
+        let mut feed = Feed {
+            files,
+            chunk: Bytes::new(),
+            end: End::NotYet,
+        };
+        let result = self.write(object, &mut feed);
+        // Nothing of this file may be written any more when the next one is.
+        self.workers.wait(&mut Done::default());
+        match (result, feed.end) {
+            (Ok(()), _) => {
+                self.txid = object.name.max;
+                self.meter.file_done(object.size);
+                Ok(())
+            }
+            (Err(_), End::Abandoned) => Ok(()),
+            (Err(_), End::SenderGone) => Err(RestoreError::Cancelled),
+            (Err(problem), _) => Err(self.describe(object, problem)),
+        }
+    }
+
+    /// Writes the pages of one file, and verifies it.
+    fn write(&mut self, object: &LtxObject, feed: &mut Feed<'_>) -> Result<(), Problem> {
+        let mut reader = BatchReader::new(feed)?;
+        let header = reader.header().clone();
+        self.prepare(&header, object)?;
+        let mut done = Done::default();
+        loop {
+            let mut batch = self.workers.batch(&mut done);
+            let more = reader.next(&mut batch)?;
+            if !header.is_snapshot() {
+                batch.pages().for_each(|pgno| self.missing.fill(pgno));
+            }
+            let (size, written) = (header.page_size, done.pages());
+            if !more {
+                self.workers.give_back(batch);
+                self.workers.wait(&mut done);
+            } else if object.size < SMALL {
+                done.add(workers::write(&batch, size, &mut self.scratch, self.file));
+                self.workers.give_back(batch);
+            } else {
+                self.workers.submit(batch, size);
+            }
+            done.failure()?;
+            self.meter.advance(reader.offset(), done.pages() - written);
+            if !more {
+                reader.finish(done.into_decoded())?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes sure that the file is what the plan takes it for, and gives the database its size.
+    fn prepare(&mut self, header: &Header, object: &LtxObject) -> Result<(), Problem> {
+        if header.name() != object.name {
+            let reason = format!("its header says that it is {}", header.name());
+            return Err(Problem::Misplaced(reason));
+        }
+        let page_size = *self.page_size.get_or_insert(header.page_size);
+        if page_size != header.page_size {
+            let found = header.page_size;
+            let reason = format!("its pages have {found} bytes, those before it {page_size}");
+            return Err(Problem::Misplaced(reason));
+        }
+        let (before, length) = (self.missing.size(), length(header.commit, page_size));
+        if header.is_snapshot() && before == 0 {
+            // Also says early that the disk is too small.
+            self.file.allocate(length).map_err(Problem::Write)?;
+        } else if header.commit < before {
+            self.file.set_len(length).map_err(Problem::Write)?;
+        }
+        if header.is_snapshot() {
+            self.missing.replace(header.commit);
+        } else {
+            self.missing.resize(header.commit, page_size);
+        }
+        Ok(())
+    }
+
+    fn describe(&self, object: &LtxObject, problem: Problem) -> RestoreError {
+        let (location, name) = (self.location.clone(), object.name);
+        match problem {
+            Problem::Ltx(source) => RestoreError::Damaged {
+                location,
+                name,
+                source,
+            },
+            Problem::Misplaced(reason) => RestoreError::Misplaced {
+                location,
+                name,
+                reason,
+            },
+            Problem::Write(source) => RestoreError::io("write", self.path)(source),
+        }
+    }
+
+    /// Makes the file exactly as long as the database, and sure that nothing is missing in it.
+    fn finish(self) -> Result<Applied, RestoreError> {
+        let Some(page_size) = self.page_size else {
+            return Err(RestoreError::Cancelled);
+        };
+        if let Some(page) = self.missing.first() {
+            let (location, txid) = (self.location, self.txid);
+            return Err(RestoreError::Incomplete {
+                location,
+                page,
+                txid,
+            });
+        }
+        let length = length(self.missing.size(), page_size);
+        self.file
+            .set_len(length)
+            .map_err(RestoreError::io("set the length of", self.path))?;
+        let found = self
+            .file
+            .len()
+            .map_err(RestoreError::io("look at", self.path))?;
+        if found != length {
+            let source = io::Error::other(format!("{found} bytes where {length} were written"));
+            return Err(RestoreError::io("write", self.path)(source));
+        }
+        let (txid, pages) = (self.txid, self.missing.size());
+        Ok(Applied {
+            txid,
+            page_size,
+            pages,
+            meter: self.meter,
+        })
+    }
+}
+
+/// The length of a database in bytes.
+fn length(pages: u32, page_size: PageSize) -> u64 {
+    u64::from(pages) * u64::from(page_size.get())
+}
+
+/// The bytes of one file, as they arrive.
+struct Feed<'a> {
+    files: &'a mut mpsc::Receiver<Message>,
+    chunk: Bytes,
+    end: End,
+}
+
+/// How the bytes of a file ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    Complete,
+    Abandoned,
+    SenderGone,
+}
+
+impl Read for Feed<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.chunk.is_empty() && self.end == End::NotYet {
+            match self.files.blocking_recv() {
+                Some(Message::Data(chunk)) => self.chunk = chunk,
+                Some(Message::End | Message::Begin(_) | Message::Finish) => {
+                    self.end = End::Complete;
+                }
+                Some(Message::Abandon) => self.end = End::Abandoned,
+                None => self.end = End::SenderGone,
+            }
+        }
+        if self.chunk.is_empty() && self.end != End::Complete {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        let len = self.chunk.len().min(out.len());
+        let (out, _) = out.split_at_mut(len);
+        self.chunk.copy_to_slice(out);
+        Ok(len)
+    }
+}

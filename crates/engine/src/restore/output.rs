@@ -1,0 +1,264 @@
+//! The file that is being restored: under a name of its own until it is complete.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use evertide_storage::{Disk, DiskFile, FileKind, Metadata};
+use rusqlite::InterruptHandle;
+
+use super::{ExistingOutput, RestoreError};
+
+/// What SQLite keeps beside a database; the first two it would play into whatever lies there.
+const JOURNALS: [&str; 2] = ["-wal", "-journal"];
+const SHARED_MEMORY: &str = "-shm";
+
+/// The output of a restore. Shared by the thread that writes it and the future that waits for it:
+/// whichever gives up first, the temporary file goes.
+#[derive(Debug)]
+pub(super) struct Output {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    existing: ExistingOutput,
+    mode: u32,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    cancelled: bool,
+    temporary: Option<PathBuf>,
+    /// Stops SQLite in the middle of a check.
+    interrupt: Option<InterruptHandle>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut out = f.debug_struct("State");
+        out.field("cancelled", &self.cancelled)
+            .field("temporary", &self.temporary);
+        out.finish_non_exhaustive()
+    }
+}
+
+impl Output {
+    pub(super) fn new(
+        disk: Arc<dyn Disk>,
+        path: PathBuf,
+        existing: ExistingOutput,
+        mode: u32,
+    ) -> Self {
+        Self {
+            disk,
+            path,
+            existing,
+            mode,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses an output that must not be touched. What is true now is made sure of again at the end.
+    pub(super) fn check(&self) -> Result<Option<Metadata>, RestoreError> {
+        let found = self.look(&self.path)?;
+        match (&found, self.existing) {
+            (Some(found), _) if found.kind != FileKind::File => {
+                return Err(RestoreError::OutputNotAFile(self.path.clone()));
+            }
+            (Some(_), ExistingOutput::Refuse) => {
+                return Err(RestoreError::OutputExists(self.path.clone()));
+            }
+            _ => {}
+        }
+        for journal in JOURNALS.map(|suffix| beside(&self.path, suffix)) {
+            let content = self.look(&journal)?.is_some_and(|found| found.len > 0);
+            if content && self.existing == ExistingOutput::Refuse {
+                return Err(RestoreError::LeftoverJournal(journal));
+            }
+        }
+        Ok(found)
+    }
+
+    fn look(&self, path: &Path) -> Result<Option<Metadata>, RestoreError> {
+        match self.disk.metadata(path) {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(RestoreError::io("look at", path)(error)),
+        }
+    }
+
+    /// Creates the temporary file, in the directory of the output and with its future permissions.
+    pub(super) fn create(&self) -> Result<Box<dyn DiskFile>, RestoreError> {
+        let found = self.check()?;
+        let directory = self.directory();
+        self.disk
+            .create_dir_all(directory, 0o755)
+            .map_err(RestoreError::io("create", directory))?;
+        let mode = found.as_ref().map_or(self.mode, |found| found.mode);
+        let temporary = self.sibling("restoring");
+        let mut state = self.state();
+        if state.cancelled {
+            return Err(RestoreError::Cancelled);
+        }
+        let created = self.disk.create_new(&temporary, mode);
+        let file = created.map_err(RestoreError::io("create", &temporary))?;
+        state.temporary = Some(temporary);
+        if let Some(found) = found {
+            // Only the superuser may give files away; everybody else keeps what they make.
+            let _ = file.set_owner(found.uid, found.gid);
+        }
+        Ok(file)
+    }
+
+    fn directory(&self) -> &Path {
+        let parent = self
+            .path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        parent.unwrap_or(Path::new("."))
+    }
+
+    /// A name beside the output that nothing else has.
+    fn sibling(&self, purpose: &str) -> PathBuf {
+        let name = self.path.file_name().unwrap_or(OsStr::new("database"));
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{purpose}-{:016x}", fastrand::u64(..)));
+        self.directory().join(hidden)
+    }
+
+    /// Where the temporary file is.
+    pub(super) fn temporary(&self) -> Result<PathBuf, RestoreError> {
+        self.state()
+            .temporary
+            .clone()
+            .ok_or(RestoreError::Cancelled)
+    }
+
+    /// Fails once nobody waits any more.
+    pub(super) fn check_wanted(&self) -> Result<(), RestoreError> {
+        if self.state().cancelled {
+            Err(RestoreError::Cancelled)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Lets `cancel` stop a check by SQLite.
+    pub(super) fn interruptible(&self, handle: InterruptHandle) -> Result<(), RestoreError> {
+        let mut state = self.state();
+        if state.cancelled {
+            return Err(RestoreError::Cancelled);
+        }
+        state.interrupt = Some(handle);
+        Ok(())
+    }
+
+    /// Gives the complete file its name. From here on nothing can be cancelled.
+    pub(super) fn publish(&self) -> Result<(), RestoreError> {
+        let mut state = self.state();
+        if state.cancelled {
+            return Err(RestoreError::Cancelled);
+        }
+        self.check()?;
+        let Some(temporary) = state.temporary.clone() else {
+            return Err(RestoreError::Cancelled);
+        };
+        match self.existing {
+            ExistingOutput::Refuse => {
+                let renamed = self.disk.rename_noreplace(&temporary, &self.path);
+                renamed.map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => RestoreError::OutputExists(self.path.clone()),
+                    _ => RestoreError::io("name", &self.path)(error),
+                })?;
+            }
+            ExistingOutput::Replace => self.replace(&temporary)?,
+        }
+        state.temporary = None;
+        let directory = self.directory();
+        self.disk
+            .sync_dir(directory)
+            .map_err(RestoreError::io("sync", directory))
+    }
+
+    /// Puts the file in the place of a former database.
+    ///
+    /// The journals of that one go aside first, since SQLite would play them into the new one, and are
+    /// removed last, so that until the new database is there the former one can be put together again.
+    fn replace(&self, temporary: &Path) -> Result<(), RestoreError> {
+        let mut aside = Vec::new();
+        let result = self.set_aside(&mut aside).and_then(|()| {
+            let renamed = self.disk.rename(temporary, &self.path);
+            renamed.map_err(RestoreError::io("replace", &self.path))
+        });
+        match result {
+            Ok(()) => {
+                let directory = self.directory();
+                self.disk
+                    .sync_dir(directory)
+                    .map_err(RestoreError::io("sync", directory))?;
+                for (_, moved) in aside {
+                    if let Err(error) = self.disk.remove_file(&moved) {
+                        let path = moved.display();
+                        tracing::warn!(%path, %error, "a file of the replaced database stays");
+                    }
+                }
+                Ok(())
+            }
+            Err(error) => {
+                for (from, moved) in aside {
+                    let _ = self.disk.rename(&moved, &from);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn set_aside(&self, aside: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), RestoreError> {
+        for suffix in JOURNALS.into_iter().chain([SHARED_MEMORY]) {
+            let from = beside(&self.path, suffix);
+            if self.look(&from)?.is_some() {
+                let moved = self.sibling("replaced");
+                let renamed = self.disk.rename(&from, &moved);
+                renamed.map_err(RestoreError::io("set aside", &from))?;
+                aside.push((from, moved));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives up: removes the temporary file, and makes whoever still works on it stop.
+    pub(super) fn cancel(&self) {
+        let mut state = self.state();
+        state.cancelled = true;
+        if let Some(interrupt) = state.interrupt.take() {
+            interrupt.interrupt();
+        }
+        if let Some(temporary) = state.temporary.take()
+            && let Err(error) = self.disk.remove_file(&temporary)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            let path = temporary.display();
+            tracing::warn!(%path, %error, "a temporary file of a failed restore stays behind");
+        }
+    }
+}
+
+impl Drop for Output {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// The path of a companion file of a database.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
