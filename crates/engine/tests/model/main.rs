@@ -1,0 +1,384 @@
+//! The protocol of the two guards (`docs/protocol.md`) against SQLite's own steps, exhaustively
+//! within bounds. `EVERTIDE_MODEL_BOUNDS=large` widens them: minutes instead of seconds.
+
+#[path = "../../src/wal/protocol.rs"]
+mod protocol;
+
+mod capture;
+mod progress;
+mod sqlite;
+mod state;
+mod world;
+
+use std::sync::{Mutex, PoisonError};
+
+use stateright::{Checker, HasDiscoveries, Model};
+
+use self::{
+    capture::Mutation,
+    sqlite::{Role, Version},
+    state::{At, Budget, CaptureAt, Mode},
+    world::{
+        Check, NO_FOREIGN_WRITE, NO_GAP, NOTHING_INVENTED, NOTHING_LOST, PROGRESS, SQLITE_KEEPS,
+        Situation, World, resumes_here,
+    },
+};
+
+const SOME_MODES: [Mode; 2] = [Mode::Passive, Mode::Truncate];
+
+/// One check at a time, each on two threads.
+static TURN: Mutex<()> = Mutex::new(());
+
+fn large() -> bool {
+    std::env::var("EVERTIDE_MODEL_BOUNDS").is_ok_and(|bounds| bounds == "large")
+}
+
+/// The second within large bounds, the first otherwise.
+fn bounds(small: Budget, large_one: Budget) -> Budget {
+    if large() { large_one } else { small }
+}
+
+fn both() -> [Version; 2] {
+    [Version::Before3513, Version::Fixed]
+}
+
+/// Both within large bounds, else the one: the other gives no other result, only costs time.
+fn mostly(version: Version) -> Vec<Version> {
+    if large() {
+        both().into()
+    } else {
+        vec![version]
+    }
+}
+
+fn budget(commits: u8, checkpoints: u8) -> Budget {
+    Budget {
+        commits,
+        checkpoints,
+        ..Budget::default()
+    }
+}
+
+/// Explores every reachable state, or up to the first counterexample: what was found.
+fn explore(name: &str, world: World) -> Vec<&'static str> {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let finish = match world.check {
+        Check::Reached(_) => HasDiscoveries::All,
+        _ => HasDiscoveries::AnyFailures,
+    };
+    let version = world.version;
+    let checker = world
+        .checker()
+        .threads(2)
+        .finish_when(finish)
+        .spawn_bfs()
+        .join();
+    let discoveries = checker.discoveries();
+    eprintln!(
+        "{name}, {version:?}: {} states, {} transitions, depth {}, found {:?}",
+        checker.unique_state_count(),
+        checker.state_count(),
+        checker.max_depth(),
+        discoveries.keys(),
+    );
+    discoveries
+        .into_iter()
+        .map(|(property, path)| {
+            eprintln!("  {property}: {:?}", path.into_actions());
+            property
+        })
+        .collect()
+}
+
+fn holds(name: &str, world: World) {
+    let found = explore(name, world);
+    assert!(found.is_empty(), "{name}: counterexample to {found:?}");
+}
+
+fn is_caught(name: &str, property: &'static str, world: World) {
+    let check = if property == PROGRESS {
+        Check::Progress
+    } else {
+        Check::Only(property)
+    };
+    let found = explore(name, world.check(check));
+    assert_eq!(
+        found,
+        [property],
+        "{name}: the checker did not find the fault"
+    );
+}
+
+// ---- the model of SQLite itself
+
+#[test]
+fn sqlite_alone_loses_nothing_it_committed() {
+    let alone = |bounds| World::new(Version::Fixed, bounds).without_us();
+    holds("two writers alone", alone(budget(3, 2)).with(Role::Writer));
+    holds("a writer alone that dies", alone(budget(3, 2).crashes(1)));
+}
+
+#[test]
+fn the_wal_reset_fault_of_old_sqlite_is_in_the_model() {
+    let world = World::new(Version::Before3513, budget(5, 2)).without_us();
+    is_caught("SQLite alone", NO_FOREIGN_WRITE, world.clone());
+    is_caught("SQLite alone", SQLITE_KEEPS, world);
+}
+
+// ---- safety
+
+#[test]
+fn no_frame_is_lost_to_any_checkpoint() {
+    for version in both() {
+        let bounds = bounds(budget(3, 2), budget(5, 3));
+        holds("all modes", World::new(version, bounds));
+    }
+    for version in mostly(Version::Fixed) {
+        let bounds = bounds(budget(3, 2), budget(4, 3));
+        let world = World::new(version, bounds).modes(&SOME_MODES);
+        holds("nBackfill read first", world.backfilled_first());
+    }
+}
+
+#[test]
+fn no_frame_is_lost_with_a_second_writer_or_a_reader() {
+    for version in both() {
+        let bounds = bounds(budget(2, 2), budget(3, 2));
+        let world = World::new(version, bounds).modes(&SOME_MODES);
+        holds("two writers", world.with(Role::Writer));
+    }
+    for version in mostly(Version::Fixed) {
+        let bounds = bounds(budget(2, 1), budget(3, 2)).reads(1);
+        let world = World::new(version, bounds).with(Role::Reader);
+        holds(
+            "a reader",
+            if large() {
+                world
+            } else {
+                world.modes(&SOME_MODES)
+            },
+        );
+    }
+}
+
+#[test]
+fn no_frame_is_lost_while_we_rotate() {
+    for version in both() {
+        let bounds = bounds(budget(3, 1), budget(5, 2));
+        holds("rotating", World::new(version, bounds).rotating());
+    }
+}
+
+#[test]
+fn no_frame_is_lost_when_the_application_dies() {
+    for version in mostly(Version::Before3513) {
+        let bounds = bounds(budget(2, 2).crashes(1), budget(3, 2).crashes(2));
+        holds(
+            "application dies",
+            World::new(version, bounds).modes(&SOME_MODES),
+        );
+    }
+}
+
+#[test]
+fn no_frame_is_lost_unnoticed_when_we_die() {
+    for version in mostly(Version::Before3513) {
+        let bounds = bounds(
+            budget(2, 2).capture_crashes(1),
+            budget(4, 3).capture_crashes(2),
+        );
+        holds("we die", World::new(version, bounds).modes(&SOME_MODES));
+    }
+}
+
+#[test]
+fn no_frame_is_lost_unnoticed_when_the_machine_dies() {
+    for version in mostly(Version::Fixed) {
+        let bounds = bounds(budget(3, 1), budget(4, 2)).power_losses(1);
+        holds("power loss", World::new(version, bounds).modes(&SOME_MODES));
+    }
+}
+
+// ---- liveness
+
+#[test]
+fn every_checkpoint_and_transaction_ends_and_the_wal_starts_over() {
+    let world = |version, bounds| World::new(version, bounds).check(Check::Progress);
+    for version in both() {
+        holds(
+            "progress",
+            world(version, bounds(budget(2, 1), budget(3, 2))),
+        );
+        holds(
+            "progress, rotating",
+            world(version, budget(2, 0)).rotating(),
+        );
+    }
+    for version in mostly(Version::Fixed) {
+        let dying = world(version, budget(2, 1).crashes(1)).modes(&SOME_MODES);
+        holds("progress after a death", dying);
+        let bounds = bounds(budget(1, 1), budget(2, 1)).reads(1);
+        let reader = world(version, bounds).with(Role::Reader);
+        holds("progress with a reader", reader.modes(&[Mode::Full]));
+    }
+}
+
+#[test]
+fn a_steady_writer_cannot_keep_the_wal_from_starting_over() {
+    let world = World::new(Version::Fixed, budget(5, 0)).rotating();
+    assert!(progress::rotates_under_a_steady_writer(&world));
+    let patient = World {
+        insist_at: u32::MAX,
+        ..world
+    };
+    assert!(
+        !progress::rotates_under_a_steady_writer(&patient),
+        "the writer was not steady"
+    );
+}
+
+// ---- the checker finds what is put there to be found
+
+fn mutated(version: Version, mutation: Mutation) -> World {
+    World::new(version, budget(3, 2))
+        .modes(&SOME_MODES)
+        .mutated(mutation)
+}
+
+#[test]
+fn letting_go_of_the_pin_before_the_guard_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::PinGoneBeforeGuard);
+    is_caught("pin gone before guard", NOTHING_LOST, world);
+}
+
+#[test]
+fn skipping_the_second_capture_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::NoSecondCapture);
+    is_caught("no second capture", NOTHING_LOST, world);
+}
+
+#[test]
+fn letting_go_of_the_guard_before_the_pin_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::GuardGoneBeforePin);
+    is_caught("guard gone before pin", NOTHING_LOST, world);
+}
+
+#[test]
+fn letting_go_of_the_pin_with_uncaptured_backfilled_frames_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::PinGoneUncaptured);
+    is_caught("pin gone, nBackfill > captured", NOTHING_LOST, world);
+}
+
+#[test]
+fn keeping_the_mark_of_the_pinned_slot_is_caught() {
+    let world = World::new(Version::Fixed, budget(2, 1).reads(1)).mutated(Mutation::MarkKept);
+    is_caught(
+        "mark kept",
+        PROGRESS,
+        world.modes(&[Mode::Passive]).with(Role::Reader),
+    );
+}
+
+#[test]
+fn pinning_the_slot_a_checkpoint_waits_for_is_caught() {
+    let world = World::new(Version::Fixed, budget(1, 1).reads(1)).mutated(Mutation::PinOnAnySlot);
+    is_caught(
+        "pin on any slot",
+        PROGRESS,
+        world.modes(&[Mode::Full]).with(Role::Reader),
+    );
+}
+
+#[test]
+fn skipping_the_check_for_a_checkpointer_is_caught_with_old_sqlite() {
+    for mutation in [
+        Mutation::NoCheckpointerCheck,
+        Mutation::NoCheckpointerCheckOnAttach,
+        Mutation::ImpatientWithCheckpointer,
+    ] {
+        let name = "no check for a checkpointer";
+        is_caught(
+            name,
+            NO_FOREIGN_WRITE,
+            mutated(Version::Before3513, mutation),
+        );
+        if large() {
+            holds(name, mutated(Version::Fixed, mutation));
+        }
+    }
+}
+
+#[test]
+fn taking_a_reset_just_after_the_pin_for_a_gap_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::PinBelieved);
+    is_caught("pin believed", NO_GAP, world);
+}
+
+#[test]
+fn resuming_by_the_salts_alone_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::NoChecksum);
+    let world = World {
+        budget: budget(3, 0).power_losses(1),
+        ..world
+    };
+    is_caught("no checksum", NOTHING_LOST, world.clone());
+    is_caught("no checksum", NOTHING_INVENTED, world);
+}
+
+// ---- and reaches what the protocol is about
+
+const SITUATIONS: &[Situation] = &[
+    ("a reset under the guard", |_, s| {
+        s.capture.attached && s.capture.pin == 0 && s.capture.position.salt != s.header().salt
+    }),
+    ("recovery under the pin", |_, s| {
+        s.connections.iter().any(|c| c.at == At::RecoverHeader) && s.capture.pin != 0
+    }),
+    (
+        "the guard stops a checkpointer from before the reset",
+        |_, s| {
+            let late = s.connections[1];
+            late.at == At::CkptLockRead0 && late.header.salt != s.header().salt && s.capture.guard
+        },
+    ),
+    ("a checkpoint waits for the guard", |_, s| {
+        let c = s.connections[1];
+        c.at == At::CkptLockRead0 && c.patient && s.capture.guard && s.capture.at == CaptureAt::Idle
+    }),
+    ("a checkpoint waits for the pin", |_, s| {
+        s.connections[1].at == At::CkptReaders && s.capture.pin != 0
+    }),
+    ("the resume check passes with frames to come", |world, s| {
+        let known = s.capture.position.frames;
+        s.capture.at == CaptureAt::Resume
+            && (1..s.header().frames).contains(&known)
+            && resumes_here(world, s)
+    }),
+    ("the resume check refuses", |world, s| {
+        let known = s.capture.position.frames > 0;
+        s.capture.at == CaptureAt::Resume && known && !resumes_here(world, s)
+    }),
+];
+
+/// Takes two deaths: one between the reset and the new WAL header, one that tears the header.
+const UNDONE: &[Situation] = &[("recovery undoes a reset we followed", |_, s| {
+    let (now, known) = (s.header().salt, s.capture.position.salt);
+    s.capture.attached && !s.index.torn && now < known
+})];
+
+#[test]
+fn the_model_reaches_the_situations_the_protocol_is_about() {
+    let world = |bounds| World::new(Version::Before3513, bounds).modes(&SOME_MODES);
+    reaches(
+        world(budget(2, 2).crashes(1).capture_crashes(1)),
+        SITUATIONS,
+    );
+    reaches(world(budget(2, 2).crashes(2)), UNDONE);
+}
+
+fn reaches(world: World, situations: &'static [Situation]) {
+    let found = explore("situations", world.check(Check::Reached(situations)));
+    let missing = situations.iter().filter(|(name, _)| !found.contains(name));
+    let missing: Vec<_> = missing.map(|(name, _)| name).collect();
+    assert!(missing.is_empty(), "never reached: {missing:?}");
+}

@@ -1,0 +1,359 @@
+//! The model: who takes part, within which bounds, and what must always hold.
+
+use stateright::{Model, Property};
+
+use super::{
+    capture::{Engine, Mutation, resumes},
+    progress,
+    sqlite::{Role, Sqlite, Version},
+    state::{At, Budget, CONNECTIONS, Mode, OWN, State},
+};
+
+/// Something that can happen next.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Event {
+    /// A connection's next step.
+    Step(usize),
+    /// A busy handler gives up.
+    GiveUp(usize),
+    /// A transaction begins.
+    Begin(usize),
+    /// A checkpoint begins.
+    Checkpoint(usize, Mode),
+    /// A process of the application dies; halfway through its step, or before it.
+    Crash(usize, bool),
+    /// Our next step.
+    Capture,
+    /// We stop waiting for a checkpointer.
+    CaptureGivesUp,
+    /// We die.
+    CaptureCrash,
+    /// Every process dies and the wal-index is gone.
+    AllCrash,
+    /// The machine loses power; frames after this one were never synced.
+    PowerLoss(u8),
+}
+
+/// Who takes part, within which bounds.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) version: Version,
+    pub(crate) roles: [Role; CONNECTIONS],
+    pub(crate) modes: Vec<Mode>,
+    pub(crate) budget: Budget,
+    pub(crate) capture: bool,
+    pub(crate) mutation: Mutation,
+    pub(crate) rotate_at: u32,
+    pub(crate) insist_at: u32,
+    pub(crate) backfilled_first: bool,
+    pub(crate) check: Check,
+}
+
+/// What is looked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Check {
+    /// Every property of safety.
+    Safety,
+    /// One of them, for a counterexample to that one.
+    Only(&'static str),
+    /// That everything still comes to its end from every state.
+    Progress,
+    /// That the situations the protocol is about do occur.
+    Reached(&'static [Situation]),
+}
+
+/// A situation that the model has to reach, or it proves nothing.
+pub(crate) type Situation = (&'static str, fn(&World, &State) -> bool);
+
+impl World {
+    /// A writer and a checkpointer, with us attached.
+    pub(crate) fn new(version: Version, budget: Budget) -> Self {
+        Self {
+            version,
+            roles: [
+                Role::Writer,
+                Role::Checkpointer,
+                Role::Nobody,
+                Role::Checkpointer,
+            ],
+            modes: vec![Mode::Passive, Mode::Full, Mode::Restart, Mode::Truncate],
+            budget,
+            capture: true,
+            mutation: Mutation::None,
+            rotate_at: u32::MAX,
+            insist_at: u32::MAX,
+            backfilled_first: false,
+            check: Check::Safety,
+        }
+    }
+
+    /// The same without us.
+    pub(crate) fn without_us(mut self) -> Self {
+        self.capture = false;
+        self
+    }
+
+    pub(crate) fn rotating(mut self) -> Self {
+        (self.rotate_at, self.insist_at) = (1, 1);
+        self
+    }
+
+    pub(crate) fn backfilled_first(mut self) -> Self {
+        self.backfilled_first = true;
+        self
+    }
+
+    pub(crate) fn check(mut self, check: Check) -> Self {
+        self.check = check;
+        self
+    }
+
+    pub(crate) fn with(mut self, role: Role) -> Self {
+        self.roles[2] = role;
+        self
+    }
+
+    pub(crate) fn mutated(mut self, mutation: Mutation) -> Self {
+        self.mutation = mutation;
+        self
+    }
+
+    pub(crate) fn modes(mut self, modes: &[Mode]) -> Self {
+        self.modes = modes.to_vec();
+        self
+    }
+
+    pub(crate) fn engine<'a>(&self, s: &'a mut State) -> Engine<'a> {
+        let Self {
+            mutation,
+            rotate_at,
+            insist_at,
+            backfilled_first,
+            ..
+        } = *self;
+        Engine {
+            s,
+            mutation,
+            rotate_at,
+            insist_at,
+            backfilled_first,
+        }
+    }
+
+    pub(crate) fn sqlite<'a>(&self, s: &'a mut State, who: usize) -> Sqlite<'a> {
+        Sqlite {
+            s,
+            who,
+            role: self.roles[who],
+            version: self.version,
+        }
+    }
+
+    fn begin(&self, s: &mut State, who: usize) -> bool {
+        let left = match self.roles[who] {
+            Role::Writer => &mut s.budget.commits,
+            Role::Reader => &mut s.budget.reads,
+            Role::Nobody | Role::Checkpointer => return false,
+        };
+        let Some(less) = left.checked_sub(1) else {
+            return false;
+        };
+        *left = less;
+        self.sqlite(s, who).begin()
+    }
+
+    fn checkpoint(&self, s: &mut State, who: usize, mode: Mode) -> bool {
+        let Some(less) = s.budget.checkpoints.checked_sub(1) else {
+            return false;
+        };
+        s.budget.checkpoints = less;
+        self.sqlite(s, who).begin_checkpoint(mode)
+    }
+
+    fn crash(&self, s: &mut State, who: usize, halfway: bool) -> bool {
+        let Some(less) = s.budget.crashes.checked_sub(1) else {
+            return false;
+        };
+        s.budget.crashes = less;
+        self.sqlite(s, who).crash(halfway)
+    }
+
+    fn capture_crash(&self, s: &mut State) -> bool {
+        let Some(less) = s.budget.capture_crashes.checked_sub(1) else {
+            return false;
+        };
+        s.budget.capture_crashes = less;
+        self.engine(s).crash()
+    }
+
+    fn all_crash(&self, s: &mut State) -> bool {
+        let Some(less) = s.budget.power_losses.checked_sub(1) else {
+            return false;
+        };
+        if s.connections
+            .iter()
+            .any(|c| matches!(c.at, At::RestartInfo | At::TruncateInfo))
+        {
+            return false; // the index is gone, but see `Sqlite::crash`: keep the two alike
+        }
+        s.budget.power_losses = less;
+        self.engine(s).crash();
+        for who in 0..CONNECTIONS {
+            s.locks.release_all(who);
+            s.connections[who] = Default::default();
+        }
+        s.index.torn = true;
+        true
+    }
+
+    /// Frames that no checkpoint has synced may be gone, from the last backwards.
+    fn power_loss(&self, s: &mut State, kept: u8) -> bool {
+        let synced = s.wal.frames.iter().rposition(|f| {
+            f.commit != 0 && f.chain == s.wal.chain && s.database & (1 << f.commit) != 0
+        });
+        let least = synced.map_or(0, |at| at as u8 + 1);
+        if kept < least || kept >= s.wal.recovered().frames || !self.all_crash(s) {
+            return false;
+        }
+        s.wal.frames[kept.into()..].fill(Default::default());
+        s.committed = s.database | s.wal.commits(0, kept);
+        true
+    }
+}
+
+impl Model for World {
+    type State = State;
+    type Action = Event;
+
+    fn init_states(&self) -> Vec<State> {
+        vec![State::new(self.budget)]
+    }
+
+    fn actions(&self, s: &State, events: &mut Vec<Event>) {
+        for (who, role) in self
+            .roles
+            .iter()
+            .enumerate()
+            .filter(|(_, r)| **r != Role::Nobody)
+        {
+            let at = s.connections[who].at;
+            if at != At::Idle {
+                events.push(Event::Step(who));
+                if s.connections[who].patient {
+                    events.push(Event::GiveUp(who));
+                }
+                if s.budget.crashes > 0 && who != OWN {
+                    events.extend([Event::Crash(who, false), Event::Crash(who, true)]);
+                }
+            } else if *role != Role::Checkpointer {
+                events.push(Event::Begin(who));
+            } else if s.budget.checkpoints > 0 && who != OWN {
+                events.extend(self.modes.iter().map(|&mode| Event::Checkpoint(who, mode)));
+            }
+        }
+        if self.capture {
+            events.extend([Event::Capture, Event::CaptureGivesUp]);
+            if s.budget.capture_crashes > 0 {
+                events.push(Event::CaptureCrash);
+            }
+        }
+        if s.budget.power_losses > 0 {
+            events.push(Event::AllCrash);
+            events.extend((0..s.wal.recovered().frames).map(Event::PowerLoss));
+        }
+    }
+
+    fn next_state(&self, before: &State, event: Event) -> Option<State> {
+        let mut after = *before;
+        let s = &mut after;
+        let happened = match event {
+            Event::Step(who) => self.sqlite(s, who).step(),
+            Event::GiveUp(who) => self.sqlite(s, who).give_up(),
+            Event::Begin(who) => self.begin(s, who),
+            Event::Checkpoint(who, mode) => self.checkpoint(s, who, mode),
+            Event::Crash(who, halfway) => self.crash(s, who, halfway),
+            Event::Capture => self.engine(s).step(),
+            Event::CaptureGivesUp => self.engine(s).give_up(),
+            Event::CaptureCrash => self.capture_crash(s),
+            Event::AllCrash => self.all_crash(s),
+            Event::PowerLoss(kept) => self.power_loss(s, kept),
+        };
+        happened.then_some(after)
+    }
+
+    fn within_boundary(&self, s: &State) -> bool {
+        // While we are away, SQLite's own fault is not ours to follow.
+        !(self.capture && s.faults.foreign_write_detached)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        let safety = [
+            Property::always(NOTHING_LOST, nothing_lost),
+            Property::always(NOTHING_INVENTED, nothing_invented),
+            Property::always(NO_RESET_UNDER_PIN, |_, s: &State| !s.faults.reset_under_pin),
+            Property::always(NO_FOREIGN_WRITE, no_foreign_write),
+            Property::always(NO_GAP, |_, s: &State| !s.faults.gap),
+            Property::always(SQLITE_KEEPS, sqlite_keeps),
+            Property::always(A_LOCK_IS_HELD, a_lock_is_held),
+        ];
+        match self.check {
+            Check::Safety => safety.into(),
+            Check::Only(name) => safety.into_iter().filter(|p| p.name == name).collect(),
+            Check::Progress => vec![Property::always(PROGRESS, comes_to_an_end)],
+            Check::Reached(situations) => situations
+                .iter()
+                .map(|&(name, holds)| Property::sometimes(name, holds))
+                .collect(),
+        }
+    }
+}
+
+pub(crate) const NOTHING_LOST: &str = "every committed frame is captured or can be";
+pub(crate) const NOTHING_INVENTED: &str = "nothing is captured that was not committed";
+pub(crate) const NO_RESET_UNDER_PIN: &str = "no reset under the pin";
+pub(crate) const NO_FOREIGN_WRITE: &str = "no frame of another generation in the database file";
+pub(crate) const NO_GAP: &str = "no re-base while attached";
+pub(crate) const SQLITE_KEEPS: &str = "SQLite keeps what it committed";
+pub(crate) const A_LOCK_IS_HELD: &str = "pin or guard is held while attached";
+pub(crate) const PROGRESS: &str = "everybody finishes and the WAL starts over";
+
+/// While attached, and after a resume check that passes: what is committed is captured, or still
+/// in the WAL after our position.
+fn nothing_lost(world: &World, s: &State) -> bool {
+    if !world.capture {
+        return true;
+    }
+    let (capture, header) = (&s.capture, s.header());
+    let from = match (capture.attached, resumes_here(world, s)) {
+        (_, true) => capture.position.frames,
+        (true, false) => 0,
+        (false, false) => return true, // the whole database will be taken
+    };
+    s.committed & !(capture.captured | s.wal.commits(from, header.frames)) == 0
+}
+
+fn nothing_invented(world: &World, s: &State) -> bool {
+    let counts = s.capture.attached || resumes_here(world, s);
+    !counts || s.capture.captured & !s.committed == 0
+}
+
+pub(crate) fn resumes_here(world: &World, s: &State) -> bool {
+    let checksums = world.mutation != Mutation::NoChecksum;
+    resumes(&s.capture.position, &s.header(), &s.wal, checksums)
+}
+
+fn no_foreign_write(_: &World, s: &State) -> bool {
+    !s.faults.foreign_write && !s.faults.foreign_write_detached
+}
+
+fn sqlite_keeps(_: &World, s: &State) -> bool {
+    s.committed & !(s.database | s.wal.commits(0, s.header().frames)) == 0
+}
+
+fn a_lock_is_held(_: &World, s: &State) -> bool {
+    !s.capture.attached || s.capture.pin != 0 || s.capture.guard
+}
+
+fn comes_to_an_end(world: &World, s: &State) -> bool {
+    progress::settles(world, s)
+}
