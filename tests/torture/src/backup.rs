@@ -58,8 +58,13 @@ impl Backup {
         let mut command = match (self.subject, form) {
             (Subject::Litestream, _) => self.with_arguments(litestream_command(), ["replicate"]),
             (Subject::Evertide, Form::Beside) => {
-                let arguments = ["replicate", "--log-format", "json"];
-                self.with_arguments(Command::new(evertide()), arguments)
+                let mut command = Command::new(evertide());
+                command.args(["replicate", "--log-format", "json"]);
+                match seed % 3 {
+                    0 => command.arg(&self.database).arg(self.url()),
+                    _ => command.arg("--config").arg(self.settings(seed)?),
+                };
+                command
             }
             (Subject::Evertide, Form::Inside) => {
                 self.with_arguments(Command::new(application()), [seed.to_string()])
@@ -70,6 +75,20 @@ impl Backup {
         let child = ChildProcess::spawn_logged(&mut command, &self.log)
             .with_context(|| format!("starting {command:?}"))?;
         Ok(Running { child, form })
+    }
+
+    /// Settings that upload more often than the default does, or not.
+    fn settings(&self, seed: u64) -> Result<PathBuf> {
+        let intervals = ["1ms", "20ms", "100ms", "1s"];
+        let interval = intervals[usize::try_from(seed / 3 % 4)?];
+        let text = format!(
+            "[[databases]]\npath = {:?}\n[[databases.replicas]]\nname = \"file\"\n\
+             type = \"file\"\nfile_path = {:?}\nsync_interval = {interval:?}\n",
+            self.database, self.replica
+        );
+        let path = self.log.with_file_name("settings.toml");
+        std::fs::write(&path, text)?;
+        Ok(path)
     }
 
     /// Uploads what is committed, and returns when it is there.

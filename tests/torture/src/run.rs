@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use evertide_testkit::{
-    AutoVacuum, DatabaseOptions, WriterOptions, WriterProcess, create_database, temp_dir,
+    AutoVacuum, DatabaseOptions, Operation, Writer, WriterOptions, WriterProcess, create_database,
+    temp_dir,
 };
 
 use crate::backup::{self, Backup, Form, Running, Subject};
@@ -107,6 +108,11 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
     for writer in writers {
         let report = writer.stop(WRITER_DEADLINE).context("stopping a writer")?;
         tally.writers.add(&report);
+    }
+    if rng.bool() {
+        // A long freelist at the end, and a last connection that closes: the WAL may be gone.
+        let options = WriterOptions::seeded(rng.u64(..));
+        Writer::open(&backup.database, options)?.perform(Operation::DeleteMost)?;
     }
     tally.wal_generations = wal.stop();
     if tally.writers.transactions == 0 && options.writers > 0 {
