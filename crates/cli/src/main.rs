@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod logs;
 mod output;
+mod progress;
 mod settings;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::InsertConfig(args) => commands::insert_config(&args),
         Command::Config(args) => commands::config(&args.command),
         Command::Replicate(args) => commands::replicate(&args),
+        Command::Restore(args) => commands::restore(&args),
         Command::Ltx(args) => commands::ltx(&args),
         Command::Completions(args) => commands::completions(&args),
         _ => Err(failure::usage("not in this build")),

@@ -1,8 +1,10 @@
 //! Arguments of `restore`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::SystemTime};
 
 use clap::{Args, ValueEnum};
+use evertide_ltx::Txid;
+use jiff::Timestamp;
 
 use super::SourceArgs;
 
@@ -17,12 +19,13 @@ Examples:
   evertide restore file:///backup/app -o app.db
   evertide restore --age-key age.key --db app.db -o /tmp/copy.db
   evertide restore --config litestream.yml /srv/app.db -o /srv/app.db --if-db-not-exists
+  evertide restore /backup/app -o old.db --timestamp 2026-11-22T18:30:00Z
   evertide restore /backup/app -o app.db --dry-run --json
 
 The database is built in a temporary file beside OUT, checked, and renamed only then: OUT is never
 there in part. Nothing stays behind when a restore fails. A file at OUT is replaced only with
---force. With --json: db_path, replica, txid, files, bytes, database_bytes, duration_ms and \
- integrity_check."
+--force. With --json: db_path, restored, replica, txid, timestamp, files, bytes, database_bytes,
+duration_ms and integrity_check."
 )]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
@@ -30,6 +33,12 @@ pub(crate) struct RestoreArgs {
     /// The database to write
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
+    /// Restore the newest state at this time, as in 2026-11-22T18:30:00Z
+    #[arg(long, value_name = "RFC3339", value_parser = parse_time, conflicts_with = "txid")]
+    pub(crate) timestamp: Option<SystemTime>,
+    /// Restore the state after this transaction
+    #[arg(long, value_name = "HEX", value_parser = parse_txid)]
+    pub(crate) txid: Option<Txid>,
     /// Do nothing, and succeed, if OUT exists
     #[arg(long, conflicts_with = "force")]
     pub(crate) if_db_not_exists: bool,
@@ -67,4 +76,23 @@ pub(crate) enum IntegrityCheck {
     None,
     Quick,
     Full,
+}
+
+fn parse_time(text: &str) -> Result<SystemTime, String> {
+    let time: Result<Timestamp, _> = text.parse();
+    let example = "expected a time with its zone, as in 2026-11-22T18:30:00Z";
+    time.map(SystemTime::from)
+        .map_err(|error| format!("{error}; {example}"))
+}
+
+fn parse_txid(text: &str) -> Result<Txid, String> {
+    // Shorter ones are what people type; `from_str_radix` alone would take a sign.
+    let digits = text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let value = digits.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+    value
+        .filter(|value| *value > 0)
+        .map(Txid::new)
+        .ok_or_else(|| {
+            "expected up to 16 hex digits, above 0, as `evertide ltx` shows them".to_owned()
+        })
 }

@@ -7,11 +7,12 @@ mod insert;
 mod keygen;
 mod ltx;
 mod replicate;
+mod restore;
 mod source;
 
 pub(crate) use self::{
     blueprint::blueprint, completions::completions, config::config, insert::insert_config,
-    keygen::keygen, ltx::ltx, replicate::replicate,
+    keygen::keygen, ltx::ltx, replicate::replicate, restore::restore,
 };
 
 use std::{io, path::Path};
@@ -71,4 +72,19 @@ fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         let _ = disk.remove_file(path);
     }
     written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Waits for SIGINT or SIGTERM, and gives the error that says so.
+async fn ended_by_signal() -> anyhow::Result<anyhow::Error> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let context = "cannot listen for signals";
+    let mut terminate = signal(SignalKind::terminate()).context(context)?;
+    let name = tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context(context)?;
+            "SIGINT"
+        }
+        _ = terminate.recv() => "SIGTERM",
+    };
+    Ok(anyhow::anyhow!("ended by {name}"))
 }

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{anyhow, bail};
 use evertide::{Durability, ReplicaOptions, ReplicaStatus, Replication, ReplicationOptions};
 use evertide_server::{Server, ServerHandle};
+use evertide_storage::OsDisk;
 use tokio::task::JoinSet;
 
 use self::{
@@ -174,6 +175,11 @@ async fn run(
     origin: Origin,
     databases: Vec<(PathBuf, ReplicationOptions)>,
 ) -> anyhow::Result<()> {
+    if args.restore_if_db_not_exists {
+        for (path, options) in &databases {
+            restore_missing(path, options).await?;
+        }
+    }
     if args.once {
         let mut paths = databases.iter().map(|(path, _)| path);
         if let Some(missing) = paths.find(|path| !path.exists()) {
@@ -211,6 +217,26 @@ async fn run(
         )),
         Some(Ended::Asked) | None => Ok(()),
     }
+}
+
+/// Restores a database that does not exist, if a replica has it.
+async fn restore_missing(path: &Path, options: &ReplicationOptions) -> anyhow::Result<()> {
+    if path.try_exists().unwrap_or(true) {
+        return Ok(());
+    }
+    let mut replicas = Vec::new();
+    for replica in &options.replicas {
+        replicas.push(replica.destination.connect(Arc::new(OsDisk))?);
+    }
+    let database = path.display();
+    match super::restore::restore_missing(path, &replicas).await? {
+        Some(report) => {
+            let (txid, took) = (report.txid, report.duration);
+            tracing::info!(%database, %txid, bytes = report.database_bytes, ?took, "restored");
+        }
+        None => tracing::info!(%database, "no replica has the database; waiting for a new one"),
+    }
+    Ok(())
 }
 
 /// Runs until every replica has everything, or one fails, or a signal comes.

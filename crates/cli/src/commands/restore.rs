@@ -1,0 +1,331 @@
+//! `evertide restore`
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, bail};
+use evertide::{
+    ExistingOutput, RestoreError, RestoreOptions, RestorePlan, RestoreReport, RestoreTarget,
+    restore_plan,
+};
+use evertide_ltx::Txid;
+use evertide_storage::{LtxObject, ReplicaClient};
+use serde::Serialize;
+
+use super::source::{Source, sources};
+use crate::{
+    args::{IntegrityCheck, RestoreArgs},
+    failure::usage,
+    logs, output,
+    progress::{RestoreBar, Show},
+};
+
+pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
+    logs::start_quiet();
+    // Before settings are read: where there is nothing to do, nothing can be in the way.
+    if args.if_db_not_exists && args.output.try_exists().unwrap_or(true) {
+        return said_nothing_to_do(args, &format!("{} exists already", args.output.display()));
+    }
+    let sources = sources(&args.source)?;
+    check_one_database(&sources)?;
+    super::block_on(async {
+        tokio::select! {
+            done = run(args, sources) => done,
+            signal = super::ended_by_signal() => Err(signal?),
+        }
+    })
+}
+
+async fn run(args: &RestoreArgs, sources: Vec<Source>) -> anyhow::Result<()> {
+    let target = args.target();
+    let (source, plan) = match newest(sources, target).await {
+        Err(error) if args.if_replica_exists && is_no_backup(&error) => {
+            return said_nothing_to_do(args, &error.to_string());
+        }
+        other => other?,
+    };
+    if args.dry_run {
+        return print_plan(args, &source, &plan);
+    }
+    let show = if args.no_progress {
+        Show::Never
+    } else {
+        Show::OnTerminal
+    };
+    let bar = RestoreBar::new(show);
+    let mut options = RestoreOptions::new(source.client.clone(), &args.output);
+    options.target = target;
+    options.existing = if args.force {
+        ExistingOutput::Replace
+    } else {
+        ExistingOutput::Refuse
+    };
+    options.integrity_check = args.integrity_check.into();
+    if let Some(parallelism) = args.parallelism {
+        options.parallelism = usize::from(parallelism);
+    }
+    let watched = bar.clone();
+    let done = evertide::restore(options.on_progress(move |progress| watched.update(progress)));
+    let done = done.await;
+    bar.end();
+    print_report(args, &source, &done?)
+}
+
+/// One restore gives one database.
+fn check_one_database(sources: &[Source]) -> anyhow::Result<()> {
+    let mut databases: Vec<_> = sources
+        .iter()
+        .map(|source| source.database.as_deref())
+        .collect();
+    databases.dedup();
+    if databases.len() <= 1 {
+        return Ok(());
+    }
+    let paths = databases
+        .iter()
+        .flatten()
+        .map(|path| path.display().to_string());
+    Err(usage(format!(
+        "the settings have several databases: say which one as the last argument, one of {}",
+        paths.collect::<Vec<_>>().join(", ")
+    )))
+}
+
+/// The replica that reaches furthest. One that cannot be read is passed over, with a warning, where another one can.
+async fn newest(
+    sources: Vec<Source>,
+    target: RestoreTarget,
+) -> anyhow::Result<(Source, RestorePlan)> {
+    let several = sources.len() > 1;
+    let mut best: Option<(Source, RestorePlan)> = None;
+    let mut failed = Vec::new();
+    for source in sources {
+        match restore_plan(source.client.clone(), target).await {
+            Ok(plan)
+                if best
+                    .as_ref()
+                    .is_none_or(|(_, best)| best.txid() < plan.txid()) =>
+            {
+                best = Some((source, plan));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if several {
+                    output::complain(&format!("evertide: replica {}: {error}", source.label()));
+                }
+                failed.push(error);
+            }
+        }
+    }
+    match best {
+        Some(best) => Ok(best),
+        None => {
+            // Something damaged matters more than something empty.
+            let first = failed
+                .iter()
+                .position(|error| !error.is_no_backup())
+                .unwrap_or(0);
+            match failed.into_iter().nth(first) {
+                Some(error) => Err(error.into()),
+                None => bail!("the settings have no replica to restore from: add one"),
+            }
+        }
+    }
+}
+
+fn is_no_backup(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<RestoreError>()
+        .is_some_and(RestoreError::is_no_backup)
+}
+
+/// Restores a database that is to be replicated, from the first replica that has it. `None` where none has.
+pub(super) async fn restore_missing(
+    database: &Path,
+    replicas: &[Arc<dyn ReplicaClient>],
+) -> anyhow::Result<Option<RestoreReport>> {
+    let mut failed = None;
+    for replica in replicas {
+        match evertide::restore(RestoreOptions::new(replica.clone(), database)).await {
+            Ok(report) => return Ok(Some(report)),
+            Err(error) if error.is_no_backup() => {}
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    match failed {
+        None => Ok(None),
+        // To begin with an empty database now could bury the backup that is there.
+        Some(error) => Err(error).with_context(|| {
+            format!(
+                "cannot restore {} before replicating it",
+                database.display()
+            )
+        }),
+    }
+}
+
+impl RestoreArgs {
+    fn target(&self) -> RestoreTarget {
+        match (self.txid, self.timestamp) {
+            (Some(txid), _) => RestoreTarget::Txid(txid),
+            (None, Some(time)) => RestoreTarget::Timestamp(time),
+            (None, None) => RestoreTarget::Latest,
+        }
+    }
+}
+
+impl From<IntegrityCheck> for evertide::IntegrityCheck {
+    fn from(check: IntegrityCheck) -> Self {
+        match check {
+            IntegrityCheck::None => Self::None,
+            IntegrityCheck::Quick => Self::Quick,
+            IntegrityCheck::Full => Self::Full,
+        }
+    }
+}
+
+impl IntegrityCheck {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Quick => "quick",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// What `--json` prints where there was nothing to do.
+#[derive(Serialize)]
+struct Skipped<'a> {
+    db_path: String,
+    restored: bool,
+    reason: &'a str,
+}
+
+fn said_nothing_to_do(args: &RestoreArgs, reason: &str) -> anyhow::Result<()> {
+    if args.json {
+        let db_path = args.output.display().to_string();
+        return output::json(&Skipped {
+            db_path,
+            restored: false,
+            reason,
+        });
+    }
+    output::line(format!("nothing to restore: {reason}"))
+}
+
+/// What `--json` prints after a restore: Litestream's names, and more.
+#[derive(Serialize)]
+struct Restored<'a> {
+    db_path: String,
+    restored: bool,
+    replica: String,
+    txid: String,
+    timestamp: Option<String>,
+    files: u64,
+    bytes: u64,
+    database_bytes: u64,
+    duration_ms: u128,
+    integrity_check: &'a str,
+}
+
+fn print_report(args: &RestoreArgs, source: &Source, report: &RestoreReport) -> anyhow::Result<()> {
+    let created = report.created.map(output::time);
+    if args.json {
+        return output::json(&Restored {
+            db_path: args.output.display().to_string(),
+            restored: true,
+            replica: source.client.location(),
+            txid: report.txid.to_string(),
+            timestamp: created,
+            files: report.files,
+            bytes: report.bytes,
+            database_bytes: report.database_bytes,
+            duration_ms: report.duration.as_millis(),
+            integrity_check: args.integrity_check.name(),
+        });
+    }
+    let checked = match args.integrity_check {
+        IntegrityCheck::None => String::new(),
+        check => format!(", {} integrity check passed", check.name()),
+    };
+    output::line(format!(
+        "restored {} from {}: transaction {} of {}, {} with {} read, a database of {}, in {}{checked}",
+        args.output.display(),
+        source.label(),
+        report.txid,
+        created.as_deref().unwrap_or("unknown time"),
+        output::count(report.files, "file"),
+        output::bytes(report.bytes),
+        output::bytes(report.database_bytes),
+        output::duration(report.duration),
+    ))
+}
+
+/// What `--dry-run --json` prints: Litestream's names.
+#[derive(Serialize)]
+struct Plan {
+    source: String,
+    target_path: String,
+    replica: Option<String>,
+    min_txid: String,
+    max_txid: String,
+    timestamp: Option<String>,
+    bytes: u64,
+    files: Vec<PlanFile>,
+}
+
+#[derive(Serialize)]
+struct PlanFile {
+    level: u8,
+    name: String,
+    min_txid: String,
+    max_txid: String,
+    size: u64,
+    timestamp: String,
+}
+
+impl From<&LtxObject> for PlanFile {
+    fn from(object: &LtxObject) -> Self {
+        Self {
+            level: object.level.get(),
+            name: object.name.to_string(),
+            min_txid: object.name.min.to_string(),
+            max_txid: object.name.max.to_string(),
+            size: object.size,
+            timestamp: output::time(object.created),
+        }
+    }
+}
+
+fn print_plan(args: &RestoreArgs, source: &Source, plan: &RestorePlan) -> anyhow::Result<()> {
+    if args.json {
+        return output::json(&Plan {
+            source: source.client.location(),
+            target_path: args.output.display().to_string(),
+            replica: source.name.clone(),
+            min_txid: Txid::FIRST.to_string(),
+            max_txid: plan.txid().to_string(),
+            timestamp: plan.created().map(output::time),
+            bytes: plan.bytes(),
+            files: plan.files().iter().map(PlanFile::from).collect(),
+        });
+    }
+    let mut table = output::table(["LEVEL", "FILE", "SIZE", "CREATED"], &[0, 2]);
+    for file in plan.files().iter().map(PlanFile::from) {
+        table.add_row([
+            file.level.to_string(),
+            file.name,
+            file.size.to_string(),
+            file.timestamp,
+        ]);
+    }
+    output::print_table(&table)?;
+    output::line(format!(
+        "would restore {} from {} to transaction {}: {}, {}",
+        args.output.display(),
+        source.label(),
+        plan.txid(),
+        output::count(plan.files().len() as u64, "file"),
+        output::bytes(plan.bytes()),
+    ))
+}
