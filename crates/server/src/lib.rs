@@ -22,6 +22,9 @@
 //! blocked, and is why it is not an error of [`Server::run`]: nothing guarantees that a program that hangs
 //! gets to return it.
 //!
+//! The daemon this is for is [`BackupDaemon`], whose [`settings`] come encrypted from the database itself;
+//! the example application `examples/notes` shows it at work. Any other [`Daemon`] runs beside it.
+//!
 //! # Example
 //!
 //! ```
