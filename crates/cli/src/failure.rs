@@ -32,13 +32,13 @@ impl fmt::Display for OutputGone {
 impl Error for OutputGone {}
 
 /// Says what went wrong, where there is somebody to hear it, and gives the exit status.
-pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+pub(crate) fn report(command: &str, error: &anyhow::Error) -> ExitCode {
     if error.is::<OutputGone>() {
         return ExitCode::SUCCESS;
     }
     crate::output::complain(&format!("evertide: {}", describe(error)));
     if error.is::<Usage>() {
-        crate::output::complain("For more information, try `evertide --help`.");
+        crate::output::complain(&format!("For more information, try 'evertide {command} --help'."));
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn wrong_usage_is_told_from_failure() {
-        let code = |error: anyhow::Error| format!("{:?}", report(&error));
+        let code = |error: anyhow::Error| format!("{:?}", report("restore", &error));
         assert_eq!(code(anyhow!("x")), format!("{:?}", ExitCode::from(1)));
         assert_eq!(code(usage("x")), format!("{:?}", ExitCode::from(2)));
         let usage = Err::<(), _>(usage("x")).context("in context").unwrap_err();

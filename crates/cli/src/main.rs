@@ -11,29 +11,37 @@ mod settings;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use self::args::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = match Cli::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return refuse(&error),
+    };
+    let cli = match Cli::from_arg_matches(&matches) {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help asked for is a result, on standard output; all else is wrong usage. Nobody may
-            // be reading.
-            let _ = error.print();
-            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-        }
+        Err(error) => return refuse(&error),
     };
     commands::warn_of_old_sqlite();
     match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Err(error) => failure::report(matches.subcommand_name().unwrap_or_default(), &error),
     }
+}
+
+/// Help that was asked for is a result, on standard output; all else is wrong usage.
+fn refuse(error: &clap::Error) -> ExitCode {
+    // Nobody may be reading.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }
 
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Demo(args) => commands::demo(&args),
+        Command::DemoApp(args) => commands::demo_app(&args),
         Command::Keygen(args) => commands::keygen(&args),
         Command::GenerateBlueprintConfig(args) => commands::blueprint(&args),
         Command::InsertConfig(args) => commands::insert_config(&args),
@@ -42,6 +50,5 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Restore(args) => commands::restore(&args),
         Command::Ltx(args) => commands::ltx(&args),
         Command::Completions(args) => commands::completions(&args),
-        _ => Err(failure::usage("not in this build")),
     }
 }

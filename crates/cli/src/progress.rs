@@ -17,7 +17,8 @@ pub(crate) enum Show {
 #[derive(Clone, Debug)]
 pub(crate) struct RestoreBar(ProgressBar);
 
-const TEMPLATE: &str = "{msg:9} [{wide_bar}] {decimal_bytes} of {decimal_total_bytes}, {decimal_bytes_per_sec} {eta:>4}";
+const TEMPLATE: &str = "{msg:9} [{wide_bar}] {decimal_bytes} of {decimal_total_bytes}, \
+ {decimal_bytes_per_sec} {eta:>4}";
 
 impl RestoreBar {
     pub(crate) fn new(show: Show) -> Self {

@@ -93,9 +93,6 @@ pub(crate) struct DemoAppArgs {
     pub(crate) db: PathBuf,
     #[arg(long)]
     pub(crate) age_key: PathBuf,
-    /// Where to say, as JSON, which address was bound
-    #[arg(long)]
-    pub(crate) ready_file: PathBuf,
 }
 
 #[derive(Debug, Args)]

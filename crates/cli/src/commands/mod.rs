@@ -3,6 +3,7 @@
 mod blueprint;
 mod completions;
 mod config;
+mod demo;
 mod insert;
 mod keygen;
 mod ltx;
@@ -11,8 +12,15 @@ mod restore;
 mod source;
 
 pub(crate) use self::{
-    blueprint::blueprint, completions::completions, config::config, insert::insert_config,
-    keygen::keygen, ltx::ltx, replicate::replicate, restore::restore,
+    blueprint::blueprint,
+    completions::completions,
+    config::config,
+    demo::{demo, demo_app},
+    insert::insert_config,
+    keygen::keygen,
+    ltx::ltx,
+    replicate::replicate,
+    restore::restore,
 };
 
 use std::{io, path::Path};

@@ -90,7 +90,8 @@ fn check_one_database(sources: &[Source]) -> anyhow::Result<()> {
     )))
 }
 
-/// The replica that reaches furthest. One that cannot be read is passed over, with a warning, where another one can.
+/// The replica that reaches furthest. One that cannot be read is passed over, with a warning, where
+/// another one can.
 async fn newest(
     sources: Vec<Source>,
     target: RestoreTarget,
@@ -138,7 +139,8 @@ fn is_no_backup(error: &anyhow::Error) -> bool {
         .is_some_and(RestoreError::is_no_backup)
 }
 
-/// Restores a database that is to be replicated, from the first replica that has it. `None` where none has.
+/// Restores a database that is to be replicated, from the first replica that has it. `None` where
+/// none has.
 pub(super) async fn restore_missing(
     database: &Path,
     replicas: &[Arc<dyn ReplicaClient>],
@@ -249,7 +251,8 @@ fn print_report(args: &RestoreArgs, source: &Source, report: &RestoreReport) -> 
         check => format!(", {} integrity check passed", check.name()),
     };
     output::line(format!(
-        "restored {} from {}: transaction {} of {}, {} with {} read, a database of {}, in {}{checked}",
+        "restored {} from {}: transaction {} of {}, {} with {} read, a database of {}, in \
+         {}{checked}",
         args.output.display(),
         source.label(),
         report.txid,
