@@ -151,7 +151,7 @@ impl Database<'_> {
             if !header.is_snapshot() {
                 batch.pages().for_each(|pgno| self.missing.fill(pgno));
             }
-            let (size, written) = (header.page_size, done.pages());
+            let size = header.page_size;
             if !more {
                 self.workers.give_back(batch);
                 self.workers.wait(&mut done);
@@ -162,7 +162,7 @@ impl Database<'_> {
                 self.workers.submit(batch, size);
             }
             done.failure()?;
-            self.meter.advance(reader.offset(), done.pages() - written);
+            self.meter.advance(reader.offset(), done.new_pages());
             if !more {
                 reader.finish(done.into_decoded())?;
                 return Ok(());

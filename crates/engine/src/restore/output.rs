@@ -230,7 +230,13 @@ impl Output {
                 aside.push((from, moved));
             }
         }
-        Ok(())
+        if aside.is_empty() {
+            return Ok(());
+        }
+        // After a power cut the new database must not be there with the journals still in place.
+        let directory = self.directory();
+        let synced = self.disk.sync_dir(directory);
+        synced.map_err(RestoreError::io("sync", directory))
     }
 
     /// Gives up: removes the temporary file, and makes whoever still works on it stop.

@@ -122,6 +122,7 @@ impl Workers {
 #[derive(Debug, Default)]
 pub(super) struct Done {
     decoded: Vec<Decoded>,
+    new_pages: u64,
     failure: Option<Problem>,
 }
 
@@ -131,17 +132,17 @@ impl Done {
         self.failure.take().map_or(Ok(()), Err)
     }
 
-    /// How many pages have been written.
-    pub(super) fn pages(&self) -> u64 {
-        self.decoded
-            .iter()
-            .map(|decoded| u64::from(decoded.pages()))
-            .sum()
+    /// How many pages have been written since this was asked last.
+    pub(super) fn new_pages(&mut self) -> u64 {
+        std::mem::take(&mut self.new_pages)
     }
 
     pub(super) fn add(&mut self, outcome: Outcome) {
         match outcome {
-            Ok(decoded) => self.decoded.push(decoded),
+            Ok(decoded) => {
+                self.new_pages += u64::from(decoded.pages());
+                self.decoded.push(decoded);
+            }
             Err(failure) => drop(self.failure.get_or_insert(failure)),
         }
     }

@@ -1,0 +1,181 @@
+//! What happens to files that are there before, and what is there after.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use evertide::{ExistingOutput, IntegrityCheck, RestoreError, restore};
+use rusqlite::Connection;
+
+use crate::scene::{Scene, name};
+
+fn write(path: impl AsRef<std::path::Path>, content: &str) {
+    fs::write(path, content).unwrap();
+}
+
+#[tokio::test]
+async fn an_existing_file_is_not_touched() {
+    let scene = Scene::usual().await;
+    write(scene.output(), "precious");
+    let error = scene.restore().await.unwrap_err();
+    assert!(matches!(error, RestoreError::OutputExists(_)), "{error}");
+    assert_eq!(scene.left(), ["app.db"]);
+    assert_eq!(fs::read(scene.output()).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_file_that_appears_during_the_restore_is_not_touched() {
+    let scene = Scene::usual().await;
+    let output = scene.output();
+    let options = scene.options().on_progress(move |now| {
+        if now.files == now.total_files {
+            write(&output, "precious");
+        }
+    });
+    let error = restore(options).await.unwrap_err();
+    assert!(matches!(error, RestoreError::OutputExists(_)), "{error}");
+    assert_eq!(scene.left(), ["app.db"]);
+    assert_eq!(fs::read(scene.output()).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn a_leftover_journal_is_not_played_into_the_restored_database() {
+    for suffix in ["-wal", "-journal"] {
+        let scene = Scene::usual().await;
+        let journal = scene.out().join(format!("app.db{suffix}"));
+        write(&journal, "of another database");
+        let error = scene.restore().await.unwrap_err();
+        assert!(matches!(error, RestoreError::LeftoverJournal(_)), "{error}");
+        assert!(journal.exists());
+        // An empty one is harmless, and common.
+        write(&journal, "");
+        scene.restore().await.unwrap();
+        assert_eq!(scene.left().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn force_replaces_a_database_with_all_that_belongs_to_it() {
+    let scene = Scene::usual().await;
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        write(scene.out().join(format!("app.db{suffix}")), "old");
+    }
+    fs::set_permissions(scene.output(), fs::Permissions::from_mode(0o640)).unwrap();
+    let mut options = scene.options();
+    options.existing = ExistingOutput::Replace;
+    restore(options).await.unwrap();
+    scene.assert_restored();
+    assert_eq!(
+        scene.output().metadata().unwrap().permissions().mode() & 0o777,
+        0o640
+    );
+}
+
+#[tokio::test]
+async fn force_that_fails_leaves_the_former_database_whole() {
+    let scene = Scene::usual().await;
+    fs::remove_file(scene.object(0, name(3, 3))).unwrap();
+    for suffix in ["", "-wal", "-shm"] {
+        write(scene.out().join(format!("app.db{suffix}")), suffix);
+    }
+    let mut options = scene.options();
+    options.existing = ExistingOutput::Replace;
+    restore(options).await.unwrap_err();
+    assert_eq!(scene.left(), ["app.db", "app.db-shm", "app.db-wal"]);
+    assert_eq!(fs::read(scene.out().join("app.db-wal")).unwrap(), b"-wal");
+}
+
+#[tokio::test]
+async fn a_directory_at_the_output_is_refused() {
+    let scene = Scene::usual().await;
+    fs::create_dir(scene.output()).unwrap();
+    for existing in [ExistingOutput::Refuse, ExistingOutput::Replace] {
+        let mut options = scene.options();
+        options.existing = existing;
+        let error = restore(options).await.unwrap_err();
+        assert!(matches!(error, RestoreError::OutputNotAFile(_)), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_database_is_its_owners_and_its_folder_is_made() {
+    let scene = Scene::usual().await;
+    let mut options = scene.options();
+    options.output = scene.out().join("deep/er/app.db");
+    restore(options).await.unwrap();
+    let found = scene.out().join("deep/er/app.db").metadata().unwrap();
+    assert_eq!(found.permissions().mode() & 0o777, 0o600);
+}
+
+/// A replica of a real database in WAL mode, whose index lacks an entry if `corrupt`.
+async fn real(corrupt: bool) -> Scene {
+    let scene = Scene::empty();
+    let path = scene.dir.path().join("source #1?.db");
+    let conn = Connection::open(&path).unwrap();
+    conn.execute_batch(
+        "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL;
+         CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT); CREATE INDEX i ON t(b);
+         INSERT INTO t(b) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n
+         WHERE i < 500) SELECT 'row ' || i FROM n;",
+    )
+    .unwrap();
+    if corrupt {
+        conn.execute_batch(
+            "PRAGMA writable_schema = ON; DELETE FROM sqlite_schema WHERE name = 'i';",
+        )
+        .unwrap();
+    }
+    drop(conn);
+    let pages = fs::read(&path).unwrap();
+    let size = evertide_ltx::PageSize::new(4096).unwrap();
+    let first = evertide_ltx::Txid::FIRST;
+    let header = evertide_ltx::Header::new(size, (pages.len() / 4096) as u32, first, first);
+    let mut encoder = evertide_ltx::Encoder::new(Vec::new(), header).unwrap();
+    for (number, page) in (1..).zip(pages.chunks(4096)) {
+        encoder
+            .encode_page(evertide_ltx::Pgno::new(number).unwrap(), page)
+            .unwrap();
+    }
+    scene.put(9, name(1, 1), encoder.finish().unwrap().0).await;
+    Scene {
+        expected: pages,
+        ..scene
+    }
+}
+
+#[tokio::test]
+async fn a_corrupt_database_is_found_before_it_gets_its_name() {
+    for check in [IntegrityCheck::Quick, IntegrityCheck::Full] {
+        let scene = real(true).await;
+        let mut options = scene.options();
+        options.integrity_check = check;
+        let error = restore(options).await.unwrap_err();
+        assert!(matches!(error, RestoreError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("never used"), "{error}");
+        scene.assert_nothing_left();
+    }
+    // Without a check nobody looks: the files are as they were written.
+    let scene = real(true).await;
+    scene.restore().await.unwrap();
+    scene.assert_restored();
+}
+
+#[tokio::test]
+async fn a_check_leaves_nothing_beside_the_database() {
+    for check in [IntegrityCheck::Quick, IntegrityCheck::Full] {
+        let scene = real(false).await;
+        let mut options = scene.options();
+        options.integrity_check = check;
+        options.output = scene.out().join("a b%20?#.db");
+        restore(options).await.unwrap();
+        assert_eq!(scene.left(), ["a b%20?#.db"]);
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_database_fails_the_check() {
+    let scene = Scene::usual().await;
+    let mut options = scene.options();
+    options.integrity_check = IntegrityCheck::Quick;
+    let error = restore(options).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Check(_)), "{error}");
+    scene.assert_nothing_left();
+}

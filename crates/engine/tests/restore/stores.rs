@@ -1,0 +1,345 @@
+//! Replicas that break off, lose files meanwhile, or lie.
+
+use std::{
+    fs, io,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use evertide::{RestoreError, RestoreOptions, restore};
+use evertide_ltx::{Level, LtxName, Txid, merge};
+use evertide_storage::{
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey,
+};
+use futures_util::{StreamExt, stream};
+
+use crate::scene::{Scene, name};
+
+/// What happens to each `get`: it is given its number, counted from 0.
+type Trouble = Box<dyn Fn(u64, &LtxName) -> Outcome + Send + Sync>;
+
+#[derive(Clone, Copy)]
+enum Outcome {
+    Fine,
+    /// The stream fails after so many bytes.
+    Breaks(usize),
+    /// The stream ends after so many bytes, as if that were all.
+    Ends(usize),
+    /// The request fails.
+    Fails,
+    /// The file is not there.
+    Gone,
+}
+
+/// A replica whose reads have trouble.
+struct Troubled {
+    inner: Arc<dyn ReplicaClient>,
+    trouble: Trouble,
+    gets: AtomicU64,
+    ranges: Mutex<Vec<Option<Range<u64>>>>,
+    under_way: AtomicU64,
+    most_under_way: AtomicU64,
+}
+
+impl std::fmt::Debug for Troubled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Troubled")
+    }
+}
+
+impl Troubled {
+    fn new(
+        inner: &Arc<dyn ReplicaClient>,
+        trouble: impl Fn(u64, &LtxName) -> Outcome + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            inner: Arc::clone(inner),
+            trouble: Box::new(trouble),
+            gets: AtomicU64::new(0),
+            ranges: Mutex::default(),
+            under_way: AtomicU64::new(0),
+            most_under_way: AtomicU64::new(0),
+        })
+    }
+}
+
+fn io_error(location: String) -> Error {
+    let source = io::ErrorKind::ConnectionReset.into();
+    Error::Io {
+        location,
+        action: "read",
+        path: "there".into(),
+        source,
+    }
+}
+
+#[async_trait]
+impl ReplicaClient for Troubled {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        self.inner.list(level, after).await
+    }
+
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error> {
+        self.ranges.lock().unwrap().push(range.clone());
+        let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_under_way.fetch_max(under_way, Ordering::SeqCst);
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        self.under_way.fetch_sub(1, Ordering::SeqCst);
+        let outcome = (self.trouble)(self.gets.fetch_add(1, Ordering::SeqCst), &name);
+        let not_found = || Error::NotFound {
+            location: self.location(),
+            object: name.to_string(),
+        };
+        match outcome {
+            Outcome::Gone => return Err(not_found()),
+            Outcome::Fails => return Err(io_error(self.location())),
+            _ => {}
+        }
+        let mut body = self.inner.get(level, name, range).await?;
+        let limit = match outcome {
+            Outcome::Breaks(limit) | Outcome::Ends(limit) => limit,
+            _ => return Ok(body),
+        };
+        let mut content = Vec::new();
+        while let Some(chunk) = body.next().await {
+            content.extend_from_slice(&chunk.unwrap());
+        }
+        if content.len() <= limit {
+            return Ok(evertide_storage::bytes_stream(content.into()));
+        }
+        content.truncate(limit);
+        let end = match outcome {
+            Outcome::Breaks(_) => Some(Err(io::ErrorKind::ConnectionReset.into())),
+            _ => None,
+        };
+        Ok(Box::pin(stream::iter(
+            [Ok(Bytes::from(content))].into_iter().chain(end),
+        )))
+    }
+
+    async fn put(
+        &self,
+        _: Level,
+        _: LtxName,
+        _: SystemTime,
+        _: ByteStream,
+    ) -> Result<LtxObject, Error> {
+        unreachable!("a restore writes nothing to a replica")
+    }
+
+    async fn delete(&self, _: Level, _: &[LtxName]) -> Result<(), Error> {
+        unreachable!("a restore deletes nothing from a replica")
+    }
+
+    async fn get_small(&self, _: &SmallKey) -> Result<Option<Bytes>, Error> {
+        Ok(None)
+    }
+
+    async fn put_small(&self, _: &SmallKey, _: Bytes, _: Precondition) -> Result<(), Error> {
+        unreachable!("a restore writes nothing to a replica")
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_small(&self, _: &SmallKey) -> Result<(), Error> {
+        unreachable!("a restore deletes nothing from a replica")
+    }
+}
+
+fn options(scene: &Scene, client: &Arc<Troubled>) -> RestoreOptions {
+    RestoreOptions::new(Arc::clone(client) as Arc<dyn ReplicaClient>, scene.output())
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_off_goes_on_where_it_stopped() {
+    let scene = Scene::large().await;
+    // Every request gets through 400 kB of its part, so each part takes several.
+    let client = Troubled::new(&scene.replica, |at, _| {
+        if at % 2 == 0 {
+            Outcome::Breaks(400_000)
+        } else {
+            Outcome::Ends(400_000)
+        }
+    });
+    let report = restore(options(&scene, &client)).await.unwrap();
+    scene.assert_restored();
+    let asked: u64 = client
+        .ranges
+        .lock()
+        .unwrap()
+        .iter()
+        .flatten()
+        .map(|r| r.end - r.start)
+        .sum();
+    assert!(client.ranges.lock().unwrap().len() > 15);
+    // Nothing is read twice: what is asked for again is what has not come.
+    let most = report.bytes * 8;
+    assert!(asked < most, "{asked} bytes asked for");
+}
+
+#[tokio::test]
+async fn a_request_that_fails_now_and_then_fails_no_restore() {
+    let scene = Scene::usual().await;
+    let client = Troubled::new(&scene.replica, |at, _| {
+        if at % 3 == 0 {
+            Outcome::Fails
+        } else {
+            Outcome::Fine
+        }
+    });
+    restore(options(&scene, &client)).await.unwrap();
+    scene.assert_restored();
+}
+
+#[tokio::test]
+async fn a_replica_that_never_gives_the_rest_is_an_error() {
+    for outcome in [
+        Outcome::Breaks(300),
+        Outcome::Ends(300),
+        Outcome::Breaks(0),
+        Outcome::Fails,
+    ] {
+        let scene = Scene::usual().await;
+        let dead = AtomicU64::new(0);
+        let client = Troubled::new(&scene.replica, move |_, name| {
+            let second = name.min == Txid::new(2);
+            // The first time something comes, later nothing.
+            match dead.fetch_add(u64::from(second), Ordering::SeqCst) {
+                _ if !second => Outcome::Fine,
+                0 => outcome,
+                _ => Outcome::Fails,
+            }
+        });
+        let error = restore(options(&scene, &client)).await.unwrap_err();
+        assert!(matches!(error, RestoreError::Interrupted { .. }), "{error}");
+        scene.assert_nothing_left();
+    }
+}
+
+#[tokio::test]
+async fn files_that_retention_deletes_meanwhile_are_made_up_for() {
+    let scene = Scene::usual().await;
+    // What compaction does: one file for transactions 2 to 5, and the parts are gone.
+    let parts = (2..=5).map(|txid| fs::read(scene.object(0, name(txid, txid))).unwrap());
+    let parts: Vec<Vec<u8>> = parts.collect();
+    let (whole, _) = merge(parts.iter().map(Vec::as_slice), Vec::new()).unwrap();
+    for gone in 2..=5 {
+        let compacted = scene.object(1, name(2, 5));
+        fs::create_dir_all(compacted.parent().unwrap()).unwrap();
+        let (whole, once) = (whole.clone(), AtomicU64::new(0));
+        let client = Troubled::new(&scene.replica, move |_, name| {
+            if *name == crate::scene::name(gone, gone) && once.fetch_add(1, Ordering::SeqCst) == 0 {
+                fs::write(&compacted, &whole).unwrap();
+                return Outcome::Gone;
+            }
+            Outcome::Fine
+        });
+        let report = restore(options(&scene, &client)).await.unwrap();
+        assert_eq!(report.txid, Txid::new(6));
+        scene.assert_restored();
+        fs::remove_file(scene.output()).unwrap();
+        fs::remove_file(scene.object(1, name(2, 5))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_large_file_that_vanishes_half_read_is_made_up_for() {
+    let scene = Scene::large().await;
+    let both = [
+        fs::read(scene.object(9, name(1, 1))),
+        fs::read(scene.object(0, name(2, 2))),
+    ];
+    let both = both.map(Result::unwrap);
+    let (whole, _) = merge(both.iter().map(Vec::as_slice), Vec::new()).unwrap();
+    let newer = scene.object(9, name(1, 2));
+    let client = Troubled::new(&scene.replica, move |_, name| {
+        if *name == crate::scene::name(1, 2) {
+            return Outcome::Fine;
+        }
+        Outcome::Breaks(1 << 20)
+    });
+    // The second half of the old snapshot is gone, and a newer one is there.
+    let replaced = Troubled::new(&(client as Arc<dyn ReplicaClient>), move |at, name| {
+        if at >= 3 && *name == crate::scene::name(1, 1) {
+            if !newer.exists() {
+                fs::write(&newer, &whole).unwrap();
+            }
+            return Outcome::Gone;
+        }
+        Outcome::Fine
+    });
+    let mut options = options(&scene, &replaced);
+    options.parallelism = 1;
+    restore(options).await.unwrap();
+    scene.assert_restored();
+}
+
+#[tokio::test]
+async fn files_that_vanish_again_and_again_end_in_an_error() {
+    let scene = Scene::usual().await;
+    let client = Troubled::new(&scene.replica, |_, name| {
+        if name.min == Txid::new(3) {
+            Outcome::Gone
+        } else {
+            Outcome::Fine
+        }
+    });
+    let error = restore(options(&scene, &client)).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Vanished { .. }), "{error}");
+    scene.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn a_file_deleted_for_good_during_the_restore_is_no_older_database() {
+    let scene = Scene::usual().await;
+    let last = scene.object(0, name(6, 6));
+    let client = Troubled::new(&scene.replica, move |_, name| {
+        if name.min != Txid::new(6) {
+            return Outcome::Fine;
+        }
+        let _ = fs::remove_file(&last);
+        Outcome::Gone
+    });
+    let error = restore(options(&scene, &client)).await.unwrap_err();
+    assert!(matches!(error, RestoreError::Vanished { .. }), "{error}");
+    scene.assert_nothing_left();
+}
+
+#[tokio::test]
+async fn requests_run_side_by_side_as_many_as_allowed_and_no_more() {
+    let changes: Vec<(u32, &[u32])> = (0..60).map(|_| (2, [1, 2].as_slice())).collect();
+    let scene = Scene::with(&changes).await;
+    for parallelism in [1, 4] {
+        let client = Troubled::new(&scene.replica, |_, _| Outcome::Fine);
+        let mut options = options(&scene, &client);
+        options.parallelism = parallelism;
+        restore(options).await.unwrap();
+        assert_eq!(
+            client.most_under_way.load(Ordering::SeqCst),
+            parallelism as u64
+        );
+        scene.assert_restored();
+        fs::remove_file(scene.output()).unwrap();
+    }
+}
