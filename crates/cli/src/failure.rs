@@ -38,7 +38,9 @@ pub(crate) fn report(command: &str, error: &anyhow::Error) -> ExitCode {
     }
     crate::output::complain(&format!("evertide: {}", describe(error)));
     if error.is::<Usage>() {
-        crate::output::complain(&format!("For more information, try 'evertide {command} --help'."));
+        crate::output::complain(&format!(
+            "For more information, try 'evertide {command} --help'."
+        ));
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE

@@ -18,7 +18,7 @@ pub(super) struct Found {
 /// Checks that a database is sound and has every order that was confirmed as replicated.
 pub(super) fn verify(database: &Path, confirmed: &Confirmed) -> anyhow::Result<Found> {
     let orders = orders(database)?;
-    let is_there = |(id, item): &(i64, String)| orders.get(id) == Some(item);
+    let is_there = |(id, item): &&(i64, String)| orders.get(id) == Some(item);
     let missing: Vec<_> = confirmed
         .durable
         .iter()
@@ -33,15 +33,20 @@ pub(super) fn verify(database: &Path, confirmed: &Confirmed) -> anyhow::Result<F
             confirmed.durable.len()
         );
     }
-    let (there, gone): (Vec<_>, Vec<_>) = confirmed.others.iter().partition(|order| \
-     is_there(order));
+    let (there, gone): (Vec<_>, Vec<_>) = confirmed.others.iter().partition(is_there);
     // What is restored is a moment of the database's history: nothing is missing in the middle of
     // it.
     let newest = there.iter().map(|(id, _)| *id).max();
-    let gap = gone.iter().map(|(id, _)| *id).min().filter(|id| Some(*id) < newest);
+    let gap = gone
+        .iter()
+        .map(|(id, _)| *id)
+        .min()
+        .filter(|id| Some(*id) < newest);
     if let Some(id) = gap {
-        bail!("order {id} is lost, and younger ones are not; this must never happen, please \
-         report it");
+        bail!(
+            "order {id} is lost, and younger ones are not; this must never happen, please \
+         report it"
+        );
     }
     Ok(Found {
         durable: confirmed.durable.len(),
