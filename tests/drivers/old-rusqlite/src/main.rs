@@ -2,10 +2,13 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use evertide::{Durability, ReplicaOptions, Replication, recommended_pragmas};
-use evertide_storage::Destination;
+use evertide::{
+    Durability, ReplicaOptions, Replication, RestoreOptions, recommended_pragmas, restore,
+};
+use evertide_storage::{Destination, OsDisk};
 use evertide_testkit::{assert_same_database, restore_with_litestream, temp_dir};
 use rusqlite::Connection;
 
@@ -40,9 +43,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Restores with the official program, and compares.
+/// Restores with our own library and with the official program, and compares both.
 async fn check(database: &Path, replica: &Path, output: &Path) -> Result<(), Box<dyn Error>> {
-    restore_with_litestream(replica, output);
+    let client = Destination::file(replica)?.connect(Arc::new(OsDisk))?;
+    restore(RestoreOptions::new(client, output)).await?;
     assert_same_database(database, output);
+    let official = output.with_extension("official.db");
+    restore_with_litestream(replica, &official);
+    assert_same_database(database, &official);
     Ok(())
 }
