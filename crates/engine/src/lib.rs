@@ -7,8 +7,10 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use evertide::{Durability, ReplicaOptions, Replication, RestoreOptions, restore};
-//! use evertide_storage::{Destination, OsDisk};
+//! use evertide::{
+//!     Destination, Durability, ReplicaOptions, Replication, RestoreOptions, restore,
+//! };
+//! use evertide_storage::OsDisk;
 //!
 //! # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 //! # let folder = tempfile::tempdir()?;
@@ -62,6 +64,9 @@ mod state;
 mod status;
 mod wal;
 mod watch;
+
+pub use evertide_ltx::Txid;
+pub use evertide_storage::Destination;
 
 pub use self::{
     error::Error,

@@ -12,7 +12,7 @@ pub enum Error {
 
     /// No file is at the path of the database.
     #[error(
-        "no database at {}: check the path, or start the application once so that it creates it",
+        "no database at {}: check the path; a database that is yet to be created is made by `evertide insert-config`, or by the application",
         path.display()
     )]
     DatabaseMissing {
