@@ -199,6 +199,17 @@ fn no_frame_is_lost_unnoticed_when_the_machine_dies() {
     }
 }
 
+#[test]
+fn no_frame_is_lost_unnoticed_when_everything_dies_while_we_rotate() {
+    for version in mostly(Version::Before3513) {
+        let bounds = bounds(budget(2, 0), budget(3, 1))
+            .crashes(1)
+            .capture_crashes(1);
+        let world = World::new(version, bounds).modes(&SOME_MODES).rotating();
+        holds("all die, rotating", world);
+    }
+}
+
 // ---- liveness
 
 #[test]
@@ -240,7 +251,7 @@ fn a_steady_writer_cannot_keep_the_wal_from_starting_over() {
 // ---- the checker finds what is put there to be found
 
 fn mutated(version: Version, mutation: Mutation) -> World {
-    World::new(version, budget(3, 2))
+    World::new(version, budget(2, 2))
         .modes(&SOME_MODES)
         .mutated(mutation)
 }

@@ -15,7 +15,11 @@ const CHECKPOINTER: usize = 1;
 /// Everybody ends, and then an application gets its TRUNCATE, and a writer its reset.
 pub(crate) fn settles(world: &World, s: &State) -> bool {
     let mut s = *s;
-    run(world, &mut s)
+    let ended = run(world, &mut s);
+    if s.faults.foreign_write_detached {
+        return true; // SQLite's own fault, before we came
+    }
+    ended
         && truncates(world, s)
         && (s.index.header.frames == 0
             || s.index.header.frames == FRAMES as u8
