@@ -61,8 +61,8 @@ pub(crate) enum AttachOutcome {
     Resumed,
     /// It could not be proven that nothing was missed, so all pages were compared. So many differed.
     Rebased { reason: String, pages: u64 },
-    /// There is nothing to compare with: a full snapshot is needed.
-    NeedsSnapshot { reason: String },
+    /// There is nothing to compare with: a full snapshot is needed. Without a reason it is the first.
+    NeedsSnapshot { reason: Option<String> },
 }
 
 /// What decides how capture continues.
@@ -86,18 +86,17 @@ enum Start {
     Resume,
     ResumeAfterReset,
     Rebase(String),
-    Snapshot(String),
+    Snapshot(Option<String>),
 }
 
 fn plan_start(facts: &StartFacts<'_>) -> Start {
     let Some(position) = facts.position else {
-        return Start::Snapshot(
-            "there is no record of an earlier backup beside the database".into(),
-        );
+        return Start::Snapshot(None);
     };
     if position.page_size != facts.page_size {
         let (was, is) = (position.page_size, facts.page_size);
-        return Start::Snapshot(format!("the page size changed from {was} to {is} bytes"));
+        let reason = format!("the page size changed from {was} to {is} bytes");
+        return Start::Snapshot(Some(reason));
     }
     let reason = if position.inode != facts.inode {
         "the database file was replaced"
@@ -117,9 +116,8 @@ fn plan_start(facts: &StartFacts<'_>) -> Start {
     if facts.table {
         Start::Rebase(reason.into())
     } else {
-        Start::Snapshot(format!(
-            "{reason}, and the table of page checksums is not usable"
-        ))
+        let reason = format!("{reason}, and the table of page checksums is not usable");
+        Start::Snapshot(Some(reason))
     }
 }
 
@@ -176,8 +174,10 @@ impl Capture {
             }
             Start::Rebase(reason) => {
                 let pages = self.rebase()?;
-                self.stats.rebases += 1;
-                self.stats.last_rebase = Some(reason.clone());
+                if pages > 0 {
+                    self.stats.rebases += 1;
+                    self.stats.last_rebase = Some(reason.clone());
+                }
                 Ok(AttachOutcome::Rebased { reason, pages })
             }
             Start::Snapshot(reason) => {

@@ -371,6 +371,10 @@ impl Database {
                 tracing::info!(database = %path, "continuing where the last capture ended");
                 DatabaseState::Running
             }
+            Ok(AttachOutcome::Rebased { reason, pages: 0 }) => {
+                tracing::info!(database = %path, reason, "compared all pages: nothing was missed");
+                DatabaseState::Running
+            }
             Ok(AttachOutcome::Rebased { reason, pages }) => {
                 metrics::counter!("evertide_rebases_total").increment(1);
                 tracing::warn!(
@@ -379,7 +383,13 @@ impl Database {
                 );
                 DatabaseState::Running
             }
-            Ok(AttachOutcome::NeedsSnapshot { reason }) => {
+            Ok(AttachOutcome::NeedsSnapshot { reason: None }) => {
+                tracing::info!(database = %path, "starting with a full snapshot");
+                DatabaseState::Running
+            }
+            Ok(AttachOutcome::NeedsSnapshot {
+                reason: Some(reason),
+            }) => {
                 tracing::warn!(database = %path, reason, "a full snapshot is needed");
                 DatabaseState::Running
             }
@@ -578,6 +588,12 @@ impl Database {
         options: crate::ReplicaOptions,
         client: Arc<dyn evertide_storage::ReplicaClient>,
     ) {
+        if options.retention.is_some() {
+            tracing::warn!(
+                replica = options.name,
+                "`retention` is not carried out by this version: nothing is deleted"
+            );
+        }
         let cancel = CancellationToken::new();
         let context = ReplicaContext {
             options: options.clone(),
