@@ -78,12 +78,13 @@ impl Apply {
         })?;
         applied.meter.stage(RestoreStage::Syncing);
         file.sync_all().map_err(RestoreError::io("sync", &path))?;
-        drop(file);
         if how != IntegrityCheck::None {
             applied.meter.stage(RestoreStage::Checking);
             check(&output, how)?;
         }
         output.publish()?;
+        // Until here its lock has told that it is in use.
+        drop(file);
         Ok(applied)
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -11,10 +12,13 @@ use evertide_storage::{Disk, DiskFile, FileKind, Metadata};
 use rusqlite::InterruptHandle;
 
 use super::{ExistingOutput, RestoreError};
+use crate::wal::try_lock_file;
 
 /// What SQLite keeps beside a database; the first two it would play into whatever lies there.
 const JOURNALS: [&str; 2] = ["-wal", "-journal"];
 const SHARED_MEMORY: &str = "-shm";
+/// What the temporary file is for, as a part of its name.
+const TEMPORARY: &str = "restoring";
 
 /// The output of a restore. Shared by the thread that writes it and the future that waits for it:
 /// whichever gives up first, the temporary file goes.
@@ -100,8 +104,9 @@ impl Output {
         self.disk
             .create_dir_all(directory, 0o755)
             .map_err(RestoreError::io("create", directory))?;
+        self.sweep();
         let mode = found.as_ref().map_or(self.mode, |found| found.mode);
-        let temporary = self.sibling("restoring");
+        let temporary = self.sibling(TEMPORARY);
         let mut state = self.state();
         if state.cancelled {
             return Err(RestoreError::Cancelled);
@@ -109,11 +114,31 @@ impl Output {
         let created = self.disk.create_new(&temporary, mode);
         let file = created.map_err(RestoreError::io("create", &temporary))?;
         state.temporary = Some(temporary);
+        // Tells other restores that it is in use. Where locks do not work, none of them will take it for
+        // a leftover either.
+        let _ = try_lock_file(file.as_fd());
         if let Some(found) = found {
             // Only the superuser may give files away; everybody else keeps what they make.
             let _ = file.set_owner(found.uid, found.gid);
         }
         Ok(file)
+    }
+
+    /// Removes the temporary files of restores to this output that were killed. One that still runs holds
+    /// a lock on its file.
+    fn sweep(&self) {
+        let prefix = self.hidden(TEMPORARY);
+        for entry in self.disk.read_dir(self.directory()).unwrap_or_default() {
+            let ours = entry.name.as_bytes().starts_with(prefix.as_bytes());
+            let path = self.directory().join(&entry.name);
+            if ours
+                && let Ok(file) = self.disk.open_rw(&path)
+                && let Ok(true) = try_lock_file(file.as_fd())
+            {
+                let removed = self.disk.remove_file(&path).is_ok();
+                tracing::info!(path = %path.display(), removed, "found what a killed restore left");
+            }
+        }
     }
 
     fn directory(&self) -> &Path {
@@ -126,11 +151,17 @@ impl Output {
 
     /// A name beside the output that nothing else has.
     fn sibling(&self, purpose: &str) -> PathBuf {
-        let name = self.path.file_name().unwrap_or(OsStr::new("database"));
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{purpose}-{:016x}", fastrand::u64(..)));
-        self.directory().join(hidden)
+        let mut name = self.hidden(purpose);
+        name.push(format!("{:016x}", fastrand::u64(..)));
+        self.directory().join(name)
+    }
+
+    /// What the names of files for this purpose start with.
+    fn hidden(&self, purpose: &str) -> OsString {
+        let mut name = OsString::from(".");
+        name.push(self.path.file_name().unwrap_or(OsStr::new("database")));
+        name.push(format!(".{purpose}-"));
+        name
     }
 
     /// Where the temporary file is.

@@ -105,6 +105,41 @@ async fn a_new_database_is_its_owners_and_its_folder_is_made() {
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
 }
 
+#[tokio::test]
+async fn what_a_killed_restore_left_is_removed_by_the_next_one_and_nothing_else_is() {
+    let scene = Scene::usual().await;
+    write(
+        scene.out().join(".app.db.restoring-0123456789abcdef"),
+        "half a database",
+    );
+    write(scene.out().join(".app.db.other"), "precious");
+    write(
+        scene.out().join(".other.db.restoring-0123456789abcdef"),
+        "precious",
+    );
+    // A restore that still runs, stopped in its last step.
+    let (entered, wait) = std::sync::mpsc::channel();
+    let (go_on, told) = std::sync::mpsc::channel::<()>();
+    let told = std::sync::Mutex::new(told);
+    let running = scene.options().on_progress(move |now| {
+        if now.files == now.total_files && entered.send(()).is_ok() {
+            let _ = told.lock().unwrap().recv();
+        }
+    });
+    let running = tokio::spawn(restore(running));
+    tokio::task::spawn_blocking(move || wait.recv().unwrap())
+        .await
+        .unwrap();
+    scene.restore().await.unwrap();
+    let left = scene.left();
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(!left.contains(&".app.db.restoring-0123456789abcdef".into()));
+    drop(go_on);
+    let error = running.await.unwrap().unwrap_err();
+    assert!(matches!(error, RestoreError::OutputExists(_)), "{error}");
+    assert_eq!(scene.left().len(), 3);
+}
+
 /// A replica of a real database in WAL mode, whose index lacks an entry if `corrupt`.
 async fn real(corrupt: bool) -> Scene {
     let scene = Scene::empty();
