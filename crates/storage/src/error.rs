@@ -40,7 +40,7 @@ pub enum Error {
         end: u64,
     },
     /// Reading what was to be stored failed; the replica is not to blame.
-    #[error("{location}: cannot read what was to be stored as {object}")]
+    #[error("{location}: cannot read what was to be stored as {object}: {source}")]
     Body {
         /// The replica.
         location: String,
@@ -50,7 +50,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file operation failed.
-    #[error("{location}: cannot {action} {}", .path.display())]
+    #[error("{location}: cannot {action} {}: {source}", .path.display())]
     Io {
         /// The replica.
         location: String,

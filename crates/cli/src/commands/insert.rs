@@ -13,6 +13,11 @@ use crate::{
 };
 
 pub(crate) fn insert_config(args: &InsertConfigArgs) -> anyhow::Result<()> {
+    if args.scope.trim().is_empty() {
+        return Err(usage(
+            "--scope is empty: expected a name, such as litestream",
+        ));
+    }
     let format = format(args)?;
     let content = read_file(&args.file)?;
     if content.trim_ascii().is_empty() {

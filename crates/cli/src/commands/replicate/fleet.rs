@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
 
@@ -17,6 +18,8 @@ use super::Origin;
 pub(super) struct Fleet {
     origin: Origin,
     members: Mutex<BTreeMap<PathBuf, Replication>>,
+    /// A replica failed, and nobody wants to wait for it.
+    given_up: AtomicBool,
 }
 
 /// How long a database that is no longer in the settings may take to finish its uploads.
@@ -35,7 +38,13 @@ impl Fleet {
         Ok(Self {
             origin,
             members: Mutex::new(members),
+            given_up: AtomicBool::new(false),
         })
+    }
+
+    /// Stopping does not wait for replicas from now on.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Handles of all databases.
@@ -148,7 +157,12 @@ impl Daemon for Fleet {
 
     async fn stop(&self, deadline: Duration) -> Result<(), DaemonError> {
         // Some of the time is ours, so that each database is named rather than all cut off.
-        let deadline = deadline.mul_f32(0.95);
+        let given_up = self.given_up.load(Ordering::Relaxed);
+        let deadline = if given_up {
+            Duration::ZERO
+        } else {
+            deadline.mul_f32(0.95)
+        };
         let mut stopping = JoinSet::new();
         for member in self.members().await {
             stopping.spawn(async move { stop(&member, deadline).await });

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use evertide::{Durability, ReplicaOptions, ReplicaStatus, Replication, ReplicationOptions};
-use evertide_server::{Server, ServerHandle};
+use evertide_server::{NotRunning, Server, ServerHandle};
 use evertide_storage::OsDisk;
 use tokio::task::JoinSet;
 
@@ -195,7 +195,7 @@ async fn run(
         .add_daemon(fleet.clone());
     let handle = server.handle();
     if args.once {
-        return run_once(server, handle, &fleet).await;
+        return run_once(server, handle, fleet).await;
     }
     let Some(command) = &args.exec else {
         return Ok(server.run().await?);
@@ -240,28 +240,27 @@ async fn restore_missing(path: &Path, options: &ReplicationOptions) -> anyhow::R
 }
 
 /// Runs until every replica has everything, or one fails, or a signal comes.
-async fn run_once(server: Server, handle: ServerHandle, fleet: &Fleet) -> anyhow::Result<()> {
-    let members = fleet.members().await;
-    let work = tokio::spawn({
-        let handle = handle.clone();
-        async move {
-            handle.serving().await?;
-            let result = bring_up_to_date(members).await;
-            handle.shut_down();
-            result
+async fn run_once(server: Server, handle: ServerHandle, fleet: Arc<Fleet>) -> anyhow::Result<()> {
+    let work = tokio::spawn(async move {
+        handle.serving().await?;
+        let result = tokio::select! {
+            result = bring_up_to_date(fleet.members().await) => result,
+            () = handle.shutting_down() => {
+                Err(anyhow!("ended by a signal before every replica was up to date"))
+            }
+        };
+        if result.is_err() {
+            fleet.give_up();
         }
+        handle.shut_down();
+        result
     });
     let ran = server.run().await;
-    match tokio::time::timeout(Duration::from_secs(1), work).await {
-        Ok(done) => {
-            ran?;
-            done?
-        }
-        // A signal ended the server before the work was done.
-        Err(_) => {
-            ran?;
-            bail!("interrupted before the replicas were up to date; run it again to continue there")
-        }
+    match work.await? {
+        // It did not start, and `ran` knows why.
+        Err(error) if error.is::<NotRunning>() => ran.map_err(anyhow::Error::from).and(Err(error)),
+        Err(error) => Err(error),
+        Ok(()) => Ok(ran?),
     }
 }
 

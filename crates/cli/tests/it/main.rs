@@ -1,0 +1,12 @@
+//! The binary, driven as users drive it: exit status, standard output, standard error, files.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests, behind the product's back
+
+mod demo;
+mod keygen;
+mod ltx;
+mod replicate;
+mod restore;
+mod settings;
+mod signals;
+mod support;
+mod usage;
