@@ -164,8 +164,8 @@ impl<R: Read> BatchReader<R> {
     ///
     /// # Errors
     ///
-    /// Where the file is damaged, incomplete or goes on after its end, and [`Error::Ended`] where it
-    /// has not been read to its end or the result of a batch is missing.
+    /// Where the file is damaged, incomplete or goes on after its end, and [`Error::Ended`] where
+    /// it has not been read to its end or the result of a batch is missing.
     pub fn finish(mut self, decoded: impl IntoIterator<Item = Decoded>) -> Result<Trailer, Error> {
         let mut parts: Vec<Decoded> = decoded.into_iter().collect();
         parts.sort_unstable_by_key(|part| part.sequence);
@@ -192,8 +192,8 @@ fn is_tracked(header: &Header) -> bool {
 }
 
 impl Batch {
-    /// Decodes the batch, and hands each run of consecutive pages to `write`: the number of the first one, and
-    /// their content.
+    /// Decodes the batch, and hands each run of consecutive pages to `write`: the number of the
+    /// first one, and their content.
     ///
     /// # Errors
     ///

@@ -30,8 +30,8 @@ pub struct Summary {
 
 /// Writes an LTX file page by page.
 ///
-/// Memory does not grow with the content, but by about three bytes per page for the index at the end.
-/// See [`Decoder`](crate::Decoder) for an example.
+/// Memory does not grow with the content, but by about three bytes per page for the index at the
+/// end. See [`Decoder`](crate::Decoder) for an example.
 pub struct Encoder<W> {
     output: W,
     header: Header,
@@ -108,9 +108,9 @@ impl<W: Write> Encoder<W> {
     ///
     /// # Errors
     ///
-    /// Where the page is not the size of a page, out of order, beyond the end of the database, the lock
-    /// page, or not the next page of a snapshot: the page is not added, and another one may be. Where
-    /// writing fails, the encoder is of no further use.
+    /// Where the page is not the size of a page, out of order, beyond the end of the database, the
+    /// lock page, or not the next page of a snapshot: the page is not added, and another one may
+    /// be. Where writing fails, the encoder is of no further use.
     pub fn encode_page(&mut self, pgno: Pgno, page: &[u8]) -> Result<(), Error> {
         self.accept(pgno, page)?;
         self.state = State::Failed;
@@ -202,8 +202,8 @@ impl<W: Write> Encoder<W> {
     ///
     /// # Errors
     ///
-    /// [`Error::MissingPage`] where a snapshot is incomplete, [`Error::BadTrailer`] where a database checksum
-    /// is wanted and was not given, [`Error::Io`] where writing fails.
+    /// [`Error::MissingPage`] where a snapshot is incomplete, [`Error::BadTrailer`] where a
+    /// database checksum is wanted and was not given, [`Error::Io`] where writing fails.
     pub fn finish(mut self) -> Result<(W, Summary), Error> {
         if self.state == State::Failed {
             return Err(Error::Ended);

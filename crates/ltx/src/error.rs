@@ -150,8 +150,10 @@ pub enum Error {
         found: PageSize,
     },
     /// Files that do not follow each other cannot be merged.
-    #[error("{next} does not continue {previous}: its transactions must begin at {} or before, and end after {}",
-        previous.max.get().saturating_add(1), previous.max.get())]
+    #[error(
+        "{next} does not continue {previous}: it must begin at the next transaction or before, and \
+         end after it"
+    )]
     MergeGap {
         /// The file before.
         previous: LtxName,

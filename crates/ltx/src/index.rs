@@ -97,7 +97,8 @@ impl ExpectedIndex {
     }
 }
 
-/// The index of a file being written: three bytes or so per page, since offsets follow from lengths.
+/// The index of a file being written: three bytes or so per page, since offsets follow from
+/// lengths.
 #[derive(Debug, Default)]
 pub(crate) struct IndexBuilder {
     /// Per page two varints: by how much its number exceeds the one before, and its frame's length.
@@ -258,7 +259,8 @@ impl PageIndex {
         self.numbers.is_empty()
     }
 
-    /// Where the frame of a page is, in bytes from the start of the file; `None` if it is not there.
+    /// Where the frame of a page is, in bytes from the start of the file; `None` if it is not
+    /// there.
     pub fn get(&self, pgno: Pgno) -> Option<Range<u64>> {
         let at = self.numbers.binary_search(&pgno.get()).ok()?;
         Some(*self.offsets.get(at)?..*self.offsets.get(at + 1)?)

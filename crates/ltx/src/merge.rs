@@ -24,16 +24,17 @@ pub fn merge<R: Read, W: Write>(
 
 /// A merge of LTX files, in the order of their transactions, of which the headers have been read.
 ///
-/// - Each file must continue the history of those before it without a gap; it may repeat some of it.
+/// - Each file must continue the history of those before it without a gap; it may repeat some of
+///   it.
 /// - Of each page the newest version counts. Pages above the size that any later file gives the
 ///   database are dropped, as a truncated file drops them.
 /// - Where the database has shrunk and grown again, the pages it regained must come from the files
 ///   behind the shrink: an older content has been truncated and must not come back.
-/// - The result has the size of the last file, the latest timestamp of all, and no database checksums.
-///   If the first file is a snapshot, so is the result.
+/// - The result has the size of the last file, the latest timestamp of all, and no database
+///   checksums. If the first file is a snapshot, so is the result.
 ///
-/// All files are read side by side, each verified to its end, in memory for one page and a small buffer per
-/// file. Blocks are copied, not compressed again.
+/// All files are read side by side, each verified to its end, in memory for one page and a small
+/// buffer per file. Blocks are copied, not compressed again.
 #[derive(Debug)]
 pub struct Merge<R> {
     header: Header,
@@ -57,7 +58,8 @@ impl<R: Read> Merge<R> {
     ///
     /// # Errors
     ///
-    /// [`Error::NothingToMerge`], [`Error::MergeGap`], [`Error::MergePageSize`], or what reading a header fails with.
+    /// [`Error::NothingToMerge`], [`Error::MergeGap`], [`Error::MergePageSize`], or what reading a
+    /// header fails with.
     pub fn new(files: impl IntoIterator<Item = R>) -> Result<Self, Error> {
         let decoders = files
             .into_iter()
@@ -99,8 +101,8 @@ impl<R: Read> Merge<R> {
     ///
     /// # Errors
     ///
-    /// Where a file is damaged or incomplete, a page is missing, or reading or writing fails. What has
-    /// been written then is of no use.
+    /// Where a file is damaged or incomplete, a page is missing, or reading or writing fails. What
+    /// has been written then is of no use.
     pub fn write_to<W: Write>(mut self, output: W) -> Result<(W, Summary), Error> {
         let mut encoder = Encoder::new(output, self.header.clone())?;
         for at in 0..self.inputs.len() {
@@ -183,7 +185,8 @@ struct Growth {
 }
 
 impl Growth {
-    /// For a result with this header, when the database was down to `floor` pages before the last file.
+    /// For a result with this header, when the database was down to `floor` pages before the last
+    /// file.
     fn new(floor: u32, header: &Header) -> Self {
         let lock = header.page_size.lock_page().get();
         let mut growth = Self {

@@ -1,4 +1,5 @@
-//! LZ4 frames of one page each, which Litestream wrote before its version of `superfly/ltx` was 0.5.2.
+//! LZ4 frames of one page each, which Litestream wrote before its version of `superfly/ltx` was
+//! 0.5.2.
 //!
 //! All integers are little-endian. The source is the LZ4 frame format, version 1.6.
 //!
@@ -9,7 +10,8 @@
 //!   5  1  block size
 //!   6  8  content size, if flagged
 //!      1  header checksum
-//!         blocks: 4 bytes size, with the highest bit if not compressed; content; 4 bytes checksum if flagged
+//!         blocks: 4 bytes size, with the highest bit if not compressed; content; 4 bytes checksum
+//!         if flagged
 //!      4  zero
 //!      4  content checksum, if flagged
 //! ```

@@ -25,7 +25,7 @@ use common::{seed, size, snapshot};
 use fuzzing::{any_bytes_are_refused_or_understood, any_two_files_are_refused_or_merged, repair};
 
 /// Enough for a second or two where nothing else is asked for.
-const ITERATIONS: u32 = 2500;
+const ITERATIONS: u32 = 8000;
 
 /// Golden files small enough to change thousands of times, and some of our own.
 fn corpus() -> Vec<Vec<u8>> {

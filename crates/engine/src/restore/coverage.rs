@@ -6,8 +6,9 @@ use evertide_ltx::{PageSize, Pgno};
 
 /// Pages that the database has, and no file has given it since it last grew over them.
 ///
-/// Empty all the time, unless a file that makes the database grow lacks pages that it adds. Then another
-/// one must bring them, or cut them off, before the end: an older content of theirs has been truncated.
+/// Empty all the time, unless a file that makes the database grow lacks pages that it adds. Then
+/// another one must bring them, or cut them off, before the end: an older content of theirs has
+/// been truncated.
 #[derive(Debug, Default)]
 pub(super) struct Missing {
     /// Ranges by their first page, with their last one.

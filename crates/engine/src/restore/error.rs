@@ -10,8 +10,8 @@ use evertide_ltx::{LtxName, Pgno, Txid};
 
 use super::plan::Obstacle;
 
-/// What can go wrong with a restore. Whatever it is: nothing is left behind, and a database that was there
-/// before is as it was.
+/// What can go wrong with a restore. Whatever it is: nothing is left behind, and a database that
+/// was there before is as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
@@ -31,7 +31,7 @@ pub enum RestoreError {
     },
     /// Files are missing in the middle of the history.
     #[error(
-        "{location} has a gap: the history reaches transaction {have}, and the next file is {next}. \
+        "{location} has a gap: the history reaches transaction {have}, the next file is {next}. \
          Restore with `--txid {have}` to have the state before the gap"
     )]
     Gap {
@@ -194,7 +194,8 @@ impl RestoreError {
 fn first_snapshot(first: &Option<(Txid, SystemTime)>) -> String {
     match first {
         Some((txid, _)) => format!(
-            " at the time that is wanted; the oldest one is of transaction {txid}, choose that or a later state"
+            " at the time that is wanted; the oldest one is of transaction {txid}, choose that or a \
+             later state"
         ),
         None => {
             ": no file starts at the first transaction, so the beginning of the history is lost"

@@ -1,8 +1,8 @@
 //! Reading the files of a plan: several parts at a time, handed on in order.
 //!
-//! A file larger than a part is read in ranges, so that one large snapshot uses the connections that
-//! many small files would. A part that breaks off goes on where it stopped. What waits in memory is bounded
-//! by the parts under way.
+//! A file larger than a part is read in ranges, so that one large snapshot uses the connections
+//! that many small files would. A part that breaks off goes on where it stopped. What waits in
+//! memory is bounded by the parts under way.
 
 use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Duration};
 
@@ -107,8 +107,8 @@ impl Fetcher {
 
     /// The files that lead on from `position`, as the replica is now.
     ///
-    /// Pages of the lost file may have been applied already. Whatever leads beyond its last transaction
-    /// brings them again.
+    /// Pages of the lost file may have been applied already. Whatever leads beyond its last
+    /// transaction brings them again.
     async fn replan(
         &self,
         position: Txid,

@@ -1,7 +1,8 @@
 //! From the files of a replica to a database.
 //!
-//! [`plan`] decides which files it takes, [`fetch`] reads them, [`apply`] decodes them with [`workers`] into a temporary
-//! file, [`check`] lets SQLite look at it, and [`output`] gives it its name.
+//! [`plan`] decides which files it takes, [`fetch`] reads them, [`apply`] decodes them with
+//! [`workers`] into a temporary file, [`check`] lets SQLite look at it, and [`output`] gives it its
+//! name.
 
 mod apply;
 mod check;
@@ -47,8 +48,8 @@ pub enum ExistingOutput {
     /// Fail, and leave it alone.
     #[default]
     Refuse,
-    /// Put the restored database in its place, with its permissions, and remove its `-wal`, `-shm` and
-    /// `-journal`. Nothing may have it open.
+    /// Put the restored database in its place, with its permissions, and remove its `-wal`, `-shm`
+    /// and `-journal`. Nothing may have it open.
     Replace,
 }
 
@@ -115,7 +116,8 @@ impl RestoreOptions {
         }
     }
 
-    /// Has this called with every step forward, on a thread of the restore. It should return at once.
+    /// Has this called with every step forward, on a thread of the restore. It should return at
+    /// once.
     #[must_use]
     pub fn on_progress(
         mut self,
@@ -176,8 +178,8 @@ pub async fn restore_plan(
 
 /// Restores a database from a replica.
 ///
-/// Works in any async runtime. All checksums are verified, the database is complete and durable before
-/// it gets its name, and when the future fails or is dropped nothing of it stays behind.
+/// Works in any async runtime. All checksums are verified, the database is complete and durable
+/// before it gets its name, and when the future fails or is dropped nothing of it stays behind.
 ///
 /// # Errors
 ///

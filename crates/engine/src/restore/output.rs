@@ -68,7 +68,8 @@ impl Output {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses an output that must not be touched. What is true now is made sure of again at the end.
+    /// Refuses an output that must not be touched. What is true now is made sure of again at the
+    /// end.
     pub(super) fn check(&self) -> Result<Option<Metadata>, RestoreError> {
         let found = self.look(&self.path)?;
         match (&found, self.existing) {
@@ -114,8 +115,8 @@ impl Output {
         let created = self.disk.create_new(&temporary, mode);
         let file = created.map_err(RestoreError::io("create", &temporary))?;
         state.temporary = Some(temporary);
-        // Tells other restores that it is in use. Where locks do not work, none of them will take it for
-        // a leftover either.
+        // Tells other restores that it is in use. Where locks do not work, none of them will take
+        // it for a leftover either.
         let _ = try_lock_file(file.as_fd());
         if let Some(found) = found {
             // Only the superuser may give files away; everybody else keeps what they make.
@@ -124,8 +125,8 @@ impl Output {
         Ok(file)
     }
 
-    /// Removes the temporary files of restores to this output that were killed. One that still runs holds
-    /// a lock on its file.
+    /// Removes the temporary files of restores to this output that were killed. One that still runs
+    /// holds a lock on its file.
     fn sweep(&self) {
         let prefix = self.hidden(TEMPORARY);
         for entry in self.disk.read_dir(self.directory()).unwrap_or_default() {
@@ -220,8 +221,9 @@ impl Output {
 
     /// Puts the file in the place of a former database.
     ///
-    /// The journals of that one go aside first, since SQLite would play them into the new one, and are
-    /// removed last, so that until the new database is there the former one can be put together again.
+    /// The journals of that one go aside first, since SQLite would play them into the new one, and
+    /// are removed last, so that until the new database is there the former one can be put together
+    /// again.
     fn replace(&self, temporary: &Path) -> Result<(), RestoreError> {
         let mut aside = Vec::new();
         let result = self.set_aside(&mut aside).and_then(|()| {

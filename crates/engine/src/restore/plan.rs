@@ -80,8 +80,8 @@ pub(super) enum Obstacle {
 /// Plans a restore from the files of all levels, in any order.
 ///
 /// Starts from the snapshot that reaches furthest, of any level, and always adds the file that
-/// reaches furthest among those that leave no gap. Reaching furthest is always best: whatever extends a history
-/// extends a longer one just as well.
+/// reaches furthest among those that leave no gap. Reaching furthest is always best: whatever
+/// extends a history extends a longer one just as well.
 pub(super) fn plan(listing: &[LtxObject], target: RestoreTarget) -> Result<RestorePlan, Obstacle> {
     if listing.is_empty() {
         return Err(Obstacle::Empty);

@@ -16,7 +16,8 @@ pub enum RestoreStage {
     Checking,
 }
 
-/// How far a restore is. The totals are those of the plan, and change only where files vanish meanwhile.
+/// How far a restore is. The totals are those of the plan, and change only where files vanish
+/// meanwhile.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RestoreProgress {

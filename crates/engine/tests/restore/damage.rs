@@ -36,8 +36,8 @@ async fn a_flipped_bit_in_any_file_is_never_restored() {
     eprintln!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     for at in 0..6 {
-        // Header, structure and trailer wherever they are, content at random: LZ4 has some bits that
-        // mean nothing, so content is tried at the checksum's mercy elsewhere.
+        // Header, structure and trailer wherever they are, content at random: LZ4 has some bits
+        // that mean nothing, so content is tried at the checksum's mercy elsewhere.
         for place in [0, 5, 11, 15, 23, 31, 85, 103, 105, 109] {
             let scene = Scene::usual().await;
             let bit = 1 << random.u8(..8);

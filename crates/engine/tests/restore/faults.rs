@@ -19,7 +19,8 @@ use crate::scene::Scene;
 
 const ENOSPC: i32 = 28;
 
-/// Restores with the N-th operation of the output's disk failing, for every N; `check` sees each outcome.
+/// Restores with the N-th operation of the output's disk failing, for every N; `check` sees each
+/// outcome.
 async fn fail_each(
     fault: Fault,
     existing: ExistingOutput,
@@ -47,7 +48,8 @@ async fn fail_each(
 async fn a_disk_that_fails_at_any_operation_leaves_nothing_or_a_whole_database() {
     let check = |scene: &Scene, result: Result<(), RestoreError>, tripped: bool| match result {
         Ok(()) => scene.assert_restored(),
-        // The last operation makes the name durable: the database is there, and said not to be safe.
+        // The last operation makes the name durable: the database is there, and said not to be
+        // safe.
         Err(_) if scene.left() == ["app.db"] => scene.assert_restored(),
         Err(error) => {
             assert!(tripped, "{error}");

@@ -111,7 +111,8 @@ impl Scene {
         Self::with(&changes).await
     }
 
-    /// A replica with one snapshot large enough for several threads, and a file that changes some of it.
+    /// A replica with one snapshot large enough for several threads, and a file that changes some
+    /// of it.
     pub(crate) async fn large() -> Self {
         let mut scene = Self::empty();
         let numbers: Vec<u32> = (1..=3000).collect();

@@ -114,7 +114,8 @@ pub fn decode(file: &[u8]) -> Result<Content, Error> {
     })
 }
 
-/// The seed of a random test: `EVERTIDE_SEED`, or a new one. Printed, so that a failure can be had again.
+/// The seed of a random test: `EVERTIDE_SEED`, or a new one. Printed, so that a failure can be had
+/// again.
 pub fn seed() -> u64 {
     let given = std::env::var("EVERTIDE_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
@@ -133,8 +134,8 @@ pub fn cases(cases: u32) -> Config {
     }
 }
 
-/// Makes the file checksum right again after the file was changed, as far as the file makes sense, so
-/// that a test reaches what lies behind it.
+/// Makes the file checksum right again after the file was changed, as far as the file makes sense,
+/// so that a test reaches what lies behind it.
 pub fn fix_checksum(file: &mut [u8]) {
     if let Err(Error::ChecksumMismatch { found, .. }) = decode(file) {
         let at = file.len() - 8;

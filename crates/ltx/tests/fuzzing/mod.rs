@@ -21,7 +21,8 @@ type Pages = Vec<(Pgno, Checksum)>;
 /// Larger inputs only cost time.
 const MAX_LEN: usize = 64 * 1024;
 
-/// Nothing panics; what decodes, decodes in every way to the same; and encoded again it is the same.
+/// Nothing panics; what decodes, decodes in every way to the same; and encoded again it is the
+/// same.
 pub fn any_bytes_are_refused_or_understood(bytes: &[u8]) {
     let bytes = bytes.get(..MAX_LEN).unwrap_or(bytes);
     let _ = std::str::from_utf8(bytes).map(str::parse::<LtxName>);
@@ -109,8 +110,8 @@ fn reencode(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap().0
 }
 
-/// Gives bytes whose pages decode, up to some point, an end that fits: page index, length, checksum. Without
-/// it hardly any change would get past the first check.
+/// Gives bytes whose pages decode, up to some point, an end that fits: page index, length,
+/// checksum. Without it hardly any change would get past the first check.
 pub fn repair(bytes: &mut Vec<u8>) {
     let Some((mut index, end, header)) = walk(bytes) else {
         return;
