@@ -122,9 +122,18 @@ fn plan_start(facts: &StartFacts<'_>) -> Start {
 }
 
 impl Capture {
-    /// Opens the database, takes hold of its WAL and continues from the recorded position.
+    /// Opens the database, takes hold of its WAL and continues from the recorded position. After an
+    /// error it is not attached: nothing is captured from where continuity was not proven.
     pub(crate) fn attach(&mut self) -> Result<AttachOutcome, CaptureError> {
         self.detach();
+        let outcome = self.open_and_continue();
+        if outcome.is_err() {
+            self.detach();
+        }
+        outcome
+    }
+
+    fn open_and_continue(&mut self) -> Result<AttachOutcome, CaptureError> {
         let Some(attached) = Attached::open(&self.path, self.disk.as_ref())? else {
             return Ok(AttachOutcome::Missing);
         };
@@ -524,6 +533,7 @@ mod tests {
     fn position() -> Position {
         Position {
             txid: Txid::new(5),
+            timestamp_ms: 8,
             staged_min: Txid::new(5),
             salts: Salts([1; 8]),
             frames: 10,

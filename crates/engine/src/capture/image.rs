@@ -107,6 +107,7 @@ impl Capture {
                 let txid = self.floor.next();
                 let position = Position {
                     txid,
+                    timestamp_ms: self.timestamp(),
                     staged_min: txid,
                     salts: index.salts,
                     frames: scan.end.frames,
@@ -127,7 +128,8 @@ impl Capture {
             Txid::FIRST,
             position.txid,
         );
-        header.timestamp_ms = self.timestamp();
+        // As every other file that ends with this transaction: that is how they are recognised.
+        header.timestamp_ms = position.timestamp_ms;
         self.stats.captured = Some(super::created(&header));
         self.images.push(position.txid);
         let database = Arc::clone(&self.attached_mut()?.database);
@@ -170,8 +172,9 @@ impl Capture {
             }
         }
         position.database_checksum = Some(sum);
+        self.state.save(position)?;
         self.state.table = Some(table);
-        self.state.save(position)
+        Ok(())
     }
 
     /// Compares every page with the table and stages those that differ. How many did.
@@ -217,6 +220,7 @@ impl Capture {
         self.stats.captured = Some(super::created(&image.header));
         let position = Position {
             txid: max,
+            timestamp_ms: image.header.timestamp_ms,
             staged_min: min,
             ..continued
         };

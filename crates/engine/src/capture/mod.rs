@@ -22,7 +22,7 @@ use self::attach::Attached;
 pub(crate) use self::{
     attach::AttachOutcome,
     image::Image,
-    table::{DiskReader, changes_of},
+    table::{DiskReader, Tail, changes_of},
 };
 use crate::{
     Error,
@@ -87,6 +87,8 @@ pub(crate) enum Due {
 pub(crate) struct StepOutcome {
     /// Committed frames were left for later.
     pub(crate) pending: bool,
+    /// Everything that was committed when the step began is captured.
+    pub(crate) complete: bool,
     /// A transaction or checkpoint was under way, or a lock could not be had: look again soon.
     pub(crate) busy: bool,
 }
@@ -143,6 +145,9 @@ impl Capture {
             last_timestamp: 0,
             stats: CaptureStats::default(),
         };
+        if let Some(position) = capture.state.position {
+            capture.last_timestamp = position.timestamp_ms;
+        }
         capture.redo_table()?;
         Ok(capture)
     }
@@ -150,6 +155,12 @@ impl Capture {
     /// Where capture stands; `None` before the first snapshot.
     pub(crate) fn position(&self) -> Option<&Position> {
         self.state.position.as_ref()
+    }
+
+    /// The newest transaction, or the one that the first snapshot will be of.
+    pub(crate) fn goal(&self) -> Txid {
+        self.position()
+            .map_or(self.floor.next(), |position| position.txid)
     }
 
     /// Whether the database is open and its WAL is held.
@@ -191,6 +202,7 @@ impl Capture {
 
     /// Captures and moves the locks as the protocol says, until there is nothing to do.
     pub(crate) fn step(&mut self, due: Due) -> Result<StepOutcome, CaptureError> {
+        let wanted = self.attached_mut()?.read_index()?;
         let mut tried = Tried::Nothing;
         let mut hold: Option<WriteHold> = None;
         let mut unfinished = false;
@@ -252,8 +264,13 @@ impl Capture {
         });
         self.stats.wal_frames = index.committed;
         self.stats.backfilled = index.backfilled;
+        let complete = self.state.position.is_none_or(|position| {
+            // Another generation begins only when all of the one before is captured.
+            position.salts != wanted.salts || position.frames >= wanted.committed
+        });
         Ok(StepOutcome {
             pending,
+            complete,
             busy: busy || unfinished,
         })
     }

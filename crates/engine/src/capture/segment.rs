@@ -33,6 +33,7 @@ impl Capture {
         let changes = self.write_segment(header.clone(), &sources)?;
         let position = Position {
             txid: max,
+            timestamp_ms: header.timestamp_ms,
             staged_min: min,
             salts: index.salts,
             frames: scan.end.frames,
@@ -63,9 +64,11 @@ impl Capture {
         };
         let mut header = Header::new(before.page_size, before.pages, min, max);
         header.timestamp_ms = self.timestamp();
+        let timestamp_ms = header.timestamp_ms;
         let changes = self.write_segment(header, &BTreeMap::from([(Pgno::FIRST, source)]))?;
         let position = Position {
             txid: max,
+            timestamp_ms,
             staged_min: min,
             ..before
         };
@@ -182,8 +185,10 @@ impl Capture {
             _ => None,
         };
         self.state.save(position)?;
-        if let Some(table) = &self.state.table {
+        // A table that was changed in part must not be compared with; it is built anew.
+        if let Some(table) = self.state.table.take() {
             table.apply(changes).map_err(&failed)?;
+            self.state.table = Some(table);
         }
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! Redoing the page table from staged files.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     io::{self, Read},
     path::Path,
 };
 
-use evertide_ltx::{Checksum, Decoder, LtxName, Pgno, Txid};
+use evertide_ltx::{Checksum, Decoder, Header, LtxName, Pgno, Txid};
 use evertide_storage::{Disk, DiskFile};
 
 use super::Capture;
@@ -52,40 +52,76 @@ impl Capture {
 }
 
 impl Capture {
-    /// Whether these pages are, as far as is known here, the database's at `txid`. Pages that
-    /// changed since say nothing.
-    pub(crate) fn contains(&self, txid: Txid, pages: &[(Pgno, u64)]) -> bool {
-        let (Some(table), Some(position)) = (&self.state.table, self.state.position) else {
-            return true;
+    /// Whether the newest object of a replica, which ends at or before the position, is of the
+    /// history captured here. `false` where nothing proves that it is.
+    pub(crate) fn is_ours(&self, tail: &Tail) -> bool {
+        let Some(position) = self.state.position else {
+            return false;
         };
-        let mut changed = BTreeSet::new();
-        for staged in self
-            .state
-            .stage
-            .files()
-            .iter()
-            .filter(|staged| staged.name.max > txid)
-        {
+        let mut captured = (position.txid == tail.txid).then_some(position.timestamp_ms);
+        // What a page was at that transaction, and `None` where only a newer one is known.
+        let mut pages: BTreeMap<Pgno, Option<u64>> = BTreeMap::new();
+        for staged in self.state.stage.files() {
             let path = self.state.stage.path(staged.name);
-            match changes_of(self.disk.as_ref(), &path) {
-                Ok(changes) => changed.extend(changes.checksums.into_keys()),
-                Err(_) => return true, // reported when it is uploaded
+            let Ok((header, changes)) = read_changes(self.disk.as_ref(), &path) else {
+                return false; // reported when it is uploaded
+            };
+            let then = staged.name.max <= tail.txid;
+            if staged.name.max == tail.txid {
+                captured = Some(header.timestamp_ms);
+            }
+            for (pgno, checksum) in changes.checksums {
+                match then {
+                    true => drop(pages.insert(pgno, Some(checksum))),
+                    false => drop(pages.entry(pgno).or_insert(None)),
+                }
             }
         }
-        let unchanged = pages
-            .iter()
-            .filter(|(pgno, _)| pgno.get() <= position.pages && !changed.contains(pgno));
-        let mut differing = unchanged.filter(|(pgno, checksum)| {
-            let mut known = *checksum;
-            let read = table.read_entries(pgno.get(), pgno.get(), |_, entry| known = entry);
-            read.is_ok_and(|complete| complete) && known != *checksum
-        });
-        differing.next().is_none()
+        let mut proven = match captured {
+            Some(captured) if captured != tail.timestamp_ms => return false,
+            captured => captured.is_some(),
+        };
+        for (pgno, checksum) in &tail.pages {
+            let known = match pages.get(pgno) {
+                Some(known) => *known,
+                None => self.table_entry(*pgno, position.pages),
+            };
+            match known {
+                Some(known) if known != *checksum => return false,
+                known => proven |= known.is_some(),
+            }
+        }
+        proven
     }
+
+    fn table_entry(&self, pgno: Pgno, pages: u32) -> Option<u64> {
+        let table = self.state.table.as_ref()?;
+        let mut entry = None;
+        if pgno.get() <= pages {
+            let read = table.read_entries(pgno.get(), pgno.get(), |_, known| entry = Some(known));
+            read.ok()?;
+        }
+        entry
+    }
+}
+
+/// What the newest object of a replica says about the history it is of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tail {
+    /// Its last transaction.
+    pub(crate) txid: Txid,
+    /// When that was captured, in milliseconds since the epoch.
+    pub(crate) timestamp_ms: i64,
+    /// Page checksums, as many as are cheap to read.
+    pub(crate) pages: Vec<(Pgno, u64)>,
 }
 
 /// The page checksums of an LTX file. The whole file is verified.
 pub(crate) fn changes_of(disk: &dyn Disk, path: &Path) -> Result<PageChanges, Error> {
+    read_changes(disk, path).map(|(_, changes)| changes)
+}
+
+fn read_changes(disk: &dyn Disk, path: &Path) -> Result<(Header, PageChanges), Error> {
     let ltx = |source| Error::Ltx {
         path: path.to_owned(),
         source,
@@ -97,13 +133,14 @@ pub(crate) fn changes_of(disk: &dyn Disk, path: &Path) -> Result<PageChanges, Er
     })?;
     let mut decoder = Decoder::new(DiskReader::new(file)).map_err(ltx)?;
     let mut page = vec![0; decoder.header().page_size.len()];
-    let pages = decoder.header().commit;
+    let header = decoder.header().clone();
+    let pages = header.commit;
     let mut checksums = BTreeMap::new();
     while let Some(pgno) = decoder.decode_page(&mut page).map_err(ltx)? {
         checksums.insert(pgno, Checksum::page(pgno, &page).get());
     }
     decoder.finish().map_err(ltx)?;
-    Ok(PageChanges { checksums, pages })
+    Ok((header, PageChanges { checksums, pages }))
 }
 
 /// A file read from its start to its end.

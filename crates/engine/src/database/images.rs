@@ -112,7 +112,10 @@ impl Database {
             Err(CaptureError::Discontinuity(reason)) => return self.reattach(&reason).await,
             // The replies are dropped, and the replicas ask again.
             Err(CaptureError::Failed(Error::NoDatabase(_))) => return,
-            Err(CaptureError::Failed(error)) => return self.failed(&error),
+            Err(CaptureError::Failed(error)) => {
+                self.failed(&error).await;
+                return;
+            }
         };
         let (name, created) = (image.header.name(), capture::created(&image.header));
         let mut receivers = Vec::new();
@@ -163,7 +166,8 @@ impl Database {
             false => Ok(()),
         });
         if let Err(error) = ended.await {
-            self.failed(&error);
+            self.failed(&error).await;
+            return;
         }
         self.look(Due::Now).await;
     }

@@ -2,11 +2,11 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration, time::SystemTime};
 
-use evertide_ltx::{LtxName, Pgno, Txid};
+use evertide_ltx::{LtxName, Txid};
 use evertide_storage::ByteStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, ReplicationOptions, capture::Capture, state::Staged};
+use crate::{Error, ReplicationOptions, capture::{Capture, Tail}, state::Staged};
 
 /// What is captured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,12 +24,16 @@ pub(crate) struct Captured {
 impl Captured {
     /// What is captured now.
     pub(crate) fn of(capture: &Capture) -> Self {
+        let txid = capture
+            .position()
+            .map_or(Txid::ZERO, |position| position.txid);
+        // Without a position that covers it a file may still be written anew, with more in it.
+        let covered = |staged: &&Staged| staged.name.max <= txid;
+        let files = capture.state.stage.files().iter();
         Self {
-            txid: capture
-                .position()
-                .map_or(Txid::ZERO, |position| position.txid),
+            txid,
             created: capture.stats.captured,
-            staged: capture.state.stage.files().into(),
+            staged: files.filter(covered).copied().collect(),
             dir: capture.state.stage.dir().to_owned(),
         }
     }
@@ -47,10 +51,9 @@ pub(crate) enum Command {
         above: Txid,
         reply: oneshot::Sender<Snapshot>,
     },
-    /// Whether these page checksums are the ones at this transaction.
+    /// Whether the newest object of a replica is of the history captured here.
     CompareTail {
-        txid: Txid,
-        pages: Vec<(Pgno, u64)>,
+        tail: Tail,
         reply: oneshot::Sender<bool>,
     },
     /// A replica has more than before.
@@ -98,18 +101,14 @@ pub(crate) async fn request_snapshot(
     }
 }
 
-/// Whether the pages of a replica's newest object are those of the local history.
-pub(crate) async fn tail_matches(
-    commands: &mpsc::UnboundedSender<Command>,
-    txid: Txid,
-    pages: Vec<(Pgno, u64)>,
-) -> bool {
+/// Whether the newest object of a replica is of the history captured here.
+pub(crate) async fn tail_matches(commands: &mpsc::UnboundedSender<Command>, tail: Tail) -> bool {
     let (reply, answer) = oneshot::channel();
     if commands
-        .send(Command::CompareTail { txid, pages, reply })
+        .send(Command::CompareTail { tail, reply })
         .is_err()
     {
-        return true;
+        return false;
     }
-    answer.await.unwrap_or(true)
+    answer.await.unwrap_or(false)
 }

@@ -2,6 +2,7 @@
 
 mod images;
 mod messages;
+mod stop;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -115,6 +116,7 @@ pub(crate) async fn start(
         schedule: Schedule::new(),
         snapshots: PendingSnapshots::default(),
         image: None,
+        syncs: Vec::new(),
     };
     let wanted = database.config.options.clone();
     database.set_replicas(wanted)?;
@@ -181,6 +183,19 @@ struct Database {
     schedule: Schedule,
     snapshots: PendingSnapshots,
     image: Option<ImageJob>,
+    /// Who waits for a capture of what was committed before.
+    syncs: Vec<oneshot::Sender<Result<Txid, Error>>>,
+}
+
+/// What a look came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Looked {
+    /// Everything that was committed before is captured, or there is no database.
+    Complete,
+    /// Somebody was in the way; it is tried again soon.
+    Behind,
+    /// It failed; the status says why, and it is tried again later.
+    Failed,
 }
 
 enum Wake {
@@ -198,7 +213,9 @@ impl Database {
             let wake = self.wait().await;
             match wake {
                 Wake::Notice => self.noticed().await,
-                Wake::Time => self.look(self.due()).await,
+                Wake::Time => {
+                    self.look(self.due()).await;
+                }
                 Wake::Tick => self.tick().await,
                 Wake::ImageDone(result) => self.finish_image(result).await,
                 Wake::Snapshots => self.start_image().await,
@@ -286,7 +303,7 @@ impl Database {
     fn due(&self) -> Due {
         let interval = self.sync_interval();
         match self.schedule.last_capture {
-            Some(last) if last.elapsed() < interval => Due::Later,
+            Some(last) if last.elapsed() < interval && self.syncs.is_empty() => Due::Later,
             _ => Due::Now,
         }
     }
@@ -299,41 +316,65 @@ impl Database {
         intervals.min().unwrap_or(Duration::from_secs(1))
     }
 
+    /// Looks, and answers those who wait for what was committed before.
+    async fn look(&mut self, due: Due) -> Looked {
+        let looked = self.take_step(due).await;
+        if looked != Looked::Behind {
+            for reply in std::mem::take(&mut self.syncs) {
+                let _ = reply.send(self.sync_result());
+            }
+        }
+        looked
+    }
+
     /// Takes a step, and decides when to look again.
-    async fn look(&mut self, due: Due) {
+    async fn take_step(&mut self, due: Due) -> Looked {
         self.schedule.last_look = Instant::now();
         self.schedule.next_look = None;
         if !self.is_attached() {
             if let Err(error) = self.attach().await {
-                self.failed(&error);
+                return self.failed(&error).await;
             }
-            return;
-        }
-        match self.with_capture(move |capture| capture.step(due)).await {
-            Ok(outcome) => {
+            if !self.is_attached() {
                 self.schedule.failures = 0;
-                self.publish();
-                let now = Instant::now();
-                let waiting = outcome.pending && due == Due::Later;
-                let at_interval = self
-                    .schedule
-                    .last_capture
-                    .map(|last| last + self.sync_interval());
-                self.schedule.next_look = match outcome.busy || outcome.pending && !waiting {
-                    true => {
-                        let pause = FIRST_LOOK.saturating_mul(1 << self.schedule.looks.min(10));
-                        self.schedule.looks += 1;
-                        Some(now + pause.min(LONGEST_LOOK))
-                    }
-                    false => at_interval.filter(|_| waiting),
-                };
+                return Looked::Complete; // there is no database
             }
-            Err(CaptureError::Discontinuity(reason)) => self.reattach(&reason).await,
-            Err(CaptureError::Failed(error)) => {
-                self.failed(&error);
-                self.give_up_images();
-                self.with_capture(|capture| capture.detach()).await;
+        }
+        let mut outcome = self.with_capture(move |capture| capture.step(due)).await;
+        if let Err(CaptureError::Discontinuity(reason)) = &outcome {
+            self.reattach(reason).await;
+            if !self.is_attached() {
+                return Looked::Failed;
             }
+            outcome = self.with_capture(move |capture| capture.step(due)).await;
+        }
+        let outcome = match outcome {
+            Ok(outcome) => outcome,
+            Err(CaptureError::Failed(error)) => return self.failed(&error).await,
+            Err(CaptureError::Discontinuity(reason)) => {
+                let path = self.config.path.clone();
+                return self.failed(&Error::Failing { path, reason }).await;
+            }
+        };
+        self.schedule.failures = 0;
+        self.publish();
+        let now = Instant::now();
+        let waiting = outcome.pending && due == Due::Later;
+        let at_interval = self
+            .schedule
+            .last_capture
+            .map(|last| last + self.sync_interval());
+        self.schedule.next_look = match outcome.busy || outcome.pending && !waiting {
+            true => {
+                let pause = FIRST_LOOK.saturating_mul(1 << self.schedule.looks.min(10));
+                self.schedule.looks += 1;
+                Some(now + pause.min(LONGEST_LOOK))
+            }
+            false => at_interval.filter(|_| waiting),
+        };
+        match outcome.complete {
+            true => Looked::Complete,
+            false => Looked::Behind,
         }
     }
 
@@ -343,7 +384,9 @@ impl Database {
         match in_place {
             Ok(true) => {}
             Ok(false) => self.reattach("the database was removed or replaced").await,
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                self.failed(&error).await;
+            }
         }
     }
 
@@ -354,7 +397,7 @@ impl Database {
         );
         self.give_up_images();
         if let Err(error) = self.attach().await {
-            self.failed(&error);
+            self.failed(&error).await;
         }
     }
 
@@ -399,7 +442,6 @@ impl Database {
             }
             Err(CaptureError::Failed(error)) => return Err(error),
         };
-        self.schedule.failures = 0;
         self.status.send_modify(|status| {
             status.state = state;
             status.error = None;
@@ -415,8 +457,8 @@ impl Database {
         Ok(())
     }
 
-    /// Notes a failure, and tries again later.
-    fn failed(&mut self, error: &Error) {
+    /// Notes a failure, lets go of the database, and tries again later.
+    async fn failed(&mut self, error: &Error) -> Looked {
         let pause = FIRST_RETRY.saturating_mul(1 << self.schedule.failures.min(10));
         self.schedule.failures += 1;
         self.schedule.next_look = Some(Instant::now() + pause.min(LONGEST_RETRY));
@@ -427,6 +469,9 @@ impl Database {
             status.state = DatabaseState::Failing;
             status.error = Some(text);
         });
+        self.give_up_images();
+        self.with_capture(|capture| capture.detach()).await;
+        Looked::Failed
     }
 
     /// Tells replicas and status what is captured.
@@ -470,12 +515,12 @@ impl Database {
     async fn command(&mut self, command: Command) {
         match command {
             Command::Sync { reply } => {
+                self.syncs.push(reply);
                 self.look(Due::Now).await;
-                let _ = reply.send(self.sync_result());
             }
             Command::Snapshot { above, reply } => self.snapshots.add(above, reply),
-            Command::CompareTail { txid, pages, reply } => {
-                let matches = self.with_capture(move |c| c.contains(txid, &pages)).await;
+            Command::CompareTail { tail, reply } => {
+                let matches = self.with_capture(move |c| c.is_ours(&tail)).await;
                 let _ = reply.send(matches);
             }
             Command::Arrived => self.release_staged().await,
@@ -608,62 +653,6 @@ impl Database {
         let task = replica::run(context, cancel.clone());
         self.tasks.spawn_on(task, self.engine.handle());
         self.replicas.push(RunningReplica { options, cancel });
-    }
-
-    /// Captures what is committed, uploads it, and ends the replicas' tasks.
-    async fn stop(&mut self, deadline: Duration) -> Result<(), Error> {
-        let end = Instant::now() + deadline;
-        self.look(Due::Now).await;
-        // Where there is no history yet, there is one after the first snapshot.
-        let first = if self.is_attached() {
-            Txid::FIRST
-        } else {
-            Txid::ZERO
-        };
-        let txid = self.status.borrow().txid.max(first);
-        self.flush.send_modify(|flush| *flush = txid.max(*flush));
-        let mut status = self.status.subscribe();
-        let complete = |status: &DatabaseStatus| status.replicas.iter().all(|r| r.txid >= txid);
-        loop {
-            if complete(&status.borrow_and_update()) {
-                break;
-            }
-            // Snapshots that replicas ask for are still served.
-            let wake = tokio::select! {
-                _ = status.changed() => continue,
-                () = tokio::time::sleep_until(end) => break,
-                wake = self.wait() => wake,
-            };
-            match wake {
-                Wake::Command(Some(command)) => self.command(command).await,
-                Wake::ImageDone(result) => self.finish_image(result).await,
-                Wake::Snapshots => self.start_image().await,
-                Wake::Command(None) => break,
-                // What is committed from now on is for the next start.
-                Wake::Notice | Wake::Time | Wake::Tick => self.schedule.next_look = None,
-            }
-        }
-        self.cancel_replicas().await;
-        self.give_up_images();
-        let behind: Vec<String> = {
-            let status = self.status.borrow();
-            let behind = status.replicas.iter().filter(|replica| replica.txid < txid);
-            behind
-                .map(|r| format!("replica `{}` has {}", r.name, r.txid))
-                .collect()
-        };
-        self.status
-            .send_modify(|status| status.state = DatabaseState::Stopped);
-        let path = self.config.path.clone();
-        if behind.is_empty() {
-            return Ok(());
-        }
-        Err(Error::StoppedBehind {
-            path,
-            deadline,
-            txid,
-            behind,
-        })
     }
 
     async fn cancel_replicas(&mut self) {

@@ -93,16 +93,18 @@ impl Stage {
         let bytes = written.offset;
         drop(written);
         disk.rename(&self.dir.join(TEMPORARY), &self.path(name))?;
+        // A file that begins where this one does was staged by a capture that failed afterwards: no
+        // position covers it.
+        self.files.retain(|staged| staged.name.max < name.min);
         self.files.push(Staged { name, bytes });
         Ok(())
     }
 
-    /// Removes the files that end at or before `txid`, but never the newest: the page table may
-    /// have to be redone from it.
+    /// Removes the files that every replica has, which end at or before `txid`, but never the last
+    /// of them: replicas are recognised by it, and the page table may have to be redone from it.
     pub(crate) fn release(&mut self, disk: &dyn Disk, txid: Txid) -> io::Result<()> {
-        while self.files.len() > 1
-            && let Some(oldest) = self.files.first().copied()
-            && oldest.name.max <= txid
+        while let [oldest, next, ..] = *self.files
+            && next.name.max <= txid
         {
             remove_if_there(disk, &self.path(oldest.name))?;
             self.files.remove(0);
