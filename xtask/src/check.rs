@@ -10,13 +10,15 @@ use crate::tools::cargo_deny;
 
 /// Formats the workspace, and the packages outside it.
 pub(crate) fn fmt(check: bool) -> Result<Tally> {
-    let mut folders = vec![".".to_owned(), "fuzz".to_owned()];
-    folders.extend(DRIVERS.map(|driver| format!("tests/drivers/{driver}")));
     let mut tally = Tally::default();
-    for folder in folders {
+    let others = DRIVERS.map(|driver| format!("tests/drivers/{driver}"));
+    let others = others.iter().map(String::as_str).chain(["fuzz"]);
+    // Only the workspace takes `--all`: from the others it would reach back into the workspace.
+    let folders = [(".", Some("--all"))].into_iter();
+    for (folder, scope) in folders.chain(others.map(|folder| (folder, None))) {
         let mut fmt = command("cargo");
-        fmt.current_dir(checkout_root().join(folder))
-            .args(["fmt", "--all"]);
+        fmt.current_dir(checkout_root().join(folder));
+        fmt.arg("fmt").args(scope);
         if check {
             fmt.arg("--check");
         }
