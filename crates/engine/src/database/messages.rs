@@ -6,7 +6,11 @@ use evertide_ltx::{LtxName, Txid};
 use evertide_storage::ByteStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{Error, ReplicationOptions, capture::{Capture, Tail}, state::Staged};
+use crate::{
+    Error, ReplicationOptions,
+    capture::{Capture, Tail},
+    state::Staged,
+};
 
 /// What is captured.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -104,10 +108,7 @@ pub(crate) async fn request_snapshot(
 /// Whether the newest object of a replica is of the history captured here.
 pub(crate) async fn tail_matches(commands: &mpsc::UnboundedSender<Command>, tail: Tail) -> bool {
     let (reply, answer) = oneshot::channel();
-    if commands
-        .send(Command::CompareTail { tail, reply })
-        .is_err()
-    {
+    if commands.send(Command::CompareTail { tail, reply }).is_err() {
         return false;
     }
     answer.await.unwrap_or(false)

@@ -3,12 +3,16 @@
 use std::{io, io::Read, path::PathBuf, sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
-use evertide_ltx::{Checksum, Decoder, LtxName, Merge, Pgno};
+use evertide_ltx::{Checksum, Decoder, LtxName, Merge};
 use evertide_storage::{ByteStream, Disk, LtxObject, ReplicaClient, bytes_stream, collect};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
-use crate::{Error, capture, capture::DiskReader, runtime::blocking};
+use crate::{
+    Error, capture,
+    capture::{DiskReader, Tail},
+    runtime::blocking,
+};
 
 /// Objects up to this size are built in memory before they are sent.
 const IN_MEMORY: u64 = 4 << 20;
@@ -154,32 +158,36 @@ impl io::Write for ChunkWriter {
     }
 }
 
-/// Page numbers and checksums of the pages at the start of an object, as far as they are cheap to
-/// read. Empty where it cannot be decoded, which a restore would report.
-pub(super) async fn first_pages(
+/// What identifies the history that an object is of, as far as it is cheap to read. `None` where it
+/// cannot be decoded.
+pub(super) async fn read_tail(
     client: &dyn ReplicaClient,
     object: &LtxObject,
-) -> Result<Vec<(Pgno, u64)>, evertide_storage::Error> {
+) -> Result<Option<Tail>, evertide_storage::Error> {
     let range = 0..object.size.min(COMPARED);
     let body = client.get(object.level, object.name, Some(range)).await?;
     let bytes = match collect(body, COMPARED as usize).await {
         Ok(bytes) => bytes,
         Err(error) => {
             tracing::debug!(%error, "cannot read the newest object of a replica");
-            return Ok(Vec::new());
+            return Ok(None);
         }
     };
-    Ok(checksums_of(&bytes[..]))
+    Ok(decode_tail(&bytes[..]))
 }
 
-fn checksums_of(bytes: impl Read) -> Vec<(Pgno, u64)> {
-    let mut checksums = Vec::new();
-    let Ok(mut decoder) = Decoder::new(bytes) else {
-        return checksums;
-    };
+fn decode_tail(bytes: impl Read) -> Option<Tail> {
+    let mut decoder = Decoder::new(bytes).ok()?;
+    let header = decoder.header();
+    let (txid, timestamp_ms) = (header.max_txid, header.timestamp_ms);
+    let mut pages = Vec::new();
     let mut page = vec![0; decoder.header().page_size.len()];
     while let Ok(Some(pgno)) = decoder.decode_page(&mut page) {
-        checksums.push((pgno, Checksum::page(pgno, &page).get()));
+        pages.push((pgno, Checksum::page(pgno, &page).get()));
     }
-    checksums
+    Some(Tail {
+        txid,
+        timestamp_ms,
+        pages,
+    })
 }

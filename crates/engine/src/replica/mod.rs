@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::body::{ChunkWriter, chunks};
-use self::plan::{UploadPlan, plan_upload};
+use self::plan::{Remote, UploadPlan, plan_upload};
 use crate::{
     DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, request_snapshot, tail_matches},
@@ -62,7 +62,7 @@ struct Replica {
     context: ReplicaContext,
     /// The newest transaction on the replica; `None` until it was asked, and after an error that
     /// leaves it open.
-    remote: Option<Txid>,
+    remote: Option<Remote>,
     /// Since the last success.
     failures: u32,
     last_upload: Option<Instant>,
@@ -109,7 +109,12 @@ impl Replica {
             let plan = plan_upload(remote, captured.txid, &captured.staged);
             // A transaction of another history is none that anybody waits for.
             let ours = !matches!(plan, UploadPlan::Snapshot { .. });
-            self.report(|status| status.txid = if ours { remote } else { Txid::ZERO });
+            let replicated = if ours {
+                remote.replicated()
+            } else {
+                Txid::ZERO
+            };
+            self.report(|status| status.txid = replicated);
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
                 UploadPlan::Files(first) => {
@@ -118,10 +123,10 @@ impl Replica {
                     let captured = self.context.captured.borrow_and_update().clone();
                     let files = captured.staged.iter().map(|staged| staged.name);
                     match files
-                        .skip_while(|name| name.min <= remote)
+                        .skip_while(|name| name.min <= remote.txid())
                         .collect::<Vec<_>>()
                     {
-                        names if names.first().is_some_and(|n| n.min == remote.next()) => {
+                        names if names.first().is_some_and(|n| n.min == remote.txid().next()) => {
                             self.upload_files(&captured, &names).await?
                         }
                         _ => {
@@ -132,13 +137,13 @@ impl Replica {
                 }
                 UploadPlan::Snapshot { above } => self.upload_snapshot(above).await?,
             };
-            remote = uploaded.object.name.max;
+            remote = Remote::Ours(uploaded.object.name.max);
             self.arrived(&uploaded, &captured);
         }
     }
 
     /// Asks the replica for its newest transaction, and whether that is part of our history.
-    async fn look(&mut self) -> Result<Txid, Error> {
+    async fn look(&mut self) -> Result<Remote, Error> {
         let mut newest: Option<LtxObject> = None;
         for level in Level::all() {
             let listed = self.context.client.list(level, None).await;
@@ -152,32 +157,42 @@ impl Replica {
             }
         }
         let Some(newest) = newest else {
-            return Ok(Txid::ZERO);
+            return Ok(Remote::Other(Txid::ZERO));
         };
-        let captured = self.context.captured.borrow().txid;
-        if newest.name.max == captured {
-            let pages = body::first_pages(self.context.client.as_ref(), &newest)
+        let txid = newest.name.max;
+        let (captured, follows) = {
+            let captured = self.context.captured.borrow();
+            let plan = plan_upload(Remote::Ours(txid), captured.txid, &captured.staged);
+            (captured.txid, !matches!(plan, UploadPlan::Snapshot { .. }))
+        };
+        if follows {
+            // Transactions of another history are counted as ours are.
+            let tail = body::read_tail(self.context.client.as_ref(), &newest)
                 .await
                 .map_err(|source| self.replica_error(source))?;
-            if !tail_matches(&self.context.commands, newest.name.max, pages).await {
-                tracing::warn!(
-                    database = %self.context.status.borrow().path.display(),
-                    replica = self.context.options.name,
-                    txid = %newest.name.max,
-                    "the replica holds another history; starting over with a snapshot above it"
-                );
-                return Ok(newest.name.max.next()); // above what is captured: a snapshot is planned
+            let ours = match tail {
+                Some(tail) => tail_matches(&self.context.commands, tail).await,
+                None => false,
+            };
+            if ours {
+                return Ok(Remote::Ours(txid));
             }
-        } else if newest.name.max > captured && captured > Txid::ZERO {
             tracing::warn!(
                 database = %self.context.status.borrow().path.display(),
                 replica = self.context.options.name,
-                replica_txid = %newest.name.max, %captured,
+                %txid,
+                "the replica holds another history; starting over with a snapshot above it"
+            );
+        } else if txid > captured && captured > Txid::ZERO {
+            tracing::warn!(
+                database = %self.context.status.borrow().path.display(),
+                replica = self.context.options.name,
+                replica_txid = %txid, %captured,
                 "the replica is ahead of the database, which was restored or replaced; \
                  continuing above it with a snapshot"
             );
         }
-        Ok(newest.name.max)
+        Ok(Remote::Other(txid))
     }
 
     async fn upload_files(
@@ -232,7 +247,7 @@ impl Replica {
     async fn wait_for_interval(&mut self) {
         let Some(last) = self.last_upload else { return };
         let next = last + self.context.options.sync_interval;
-        let remote = self.remote.unwrap_or_default();
+        let remote = self.remote.map_or(Txid::ZERO, Remote::txid);
         let wanted = self.context.flush.wait_for(|flush| *flush > remote);
         tokio::select! {
             () = tokio::time::sleep_until(next) => {}

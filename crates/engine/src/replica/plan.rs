@@ -19,12 +19,44 @@ pub(crate) enum UploadPlan {
     },
 }
 
-/// Plans for a replica whose newest transaction is `remote`, where `captured` is the newest one
-/// here and `staged` are the files that lead to it.
-pub(crate) fn plan_upload(remote: Txid, captured: Txid, staged: &[Staged]) -> UploadPlan {
-    if captured == Txid::ZERO || remote == Txid::ZERO || remote > captured {
-        return UploadPlan::Snapshot { above: remote };
+/// The newest transaction of a replica.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Remote {
+    /// It is known to be one that was captured here.
+    Ours(Txid),
+    /// It is of another history, or may be, even if it is older than what is captured here: only
+    /// a snapshot can follow it. Zero where the replica is empty.
+    Other(Txid),
+}
+
+impl Remote {
+    /// The transaction.
+    pub(crate) fn txid(self) -> Txid {
+        match self {
+            Self::Ours(txid) | Self::Other(txid) => txid,
+        }
     }
+
+    /// What of it can be waited for: the transactions of another history are none of ours.
+    pub(crate) fn replicated(self) -> Txid {
+        match self {
+            Self::Ours(txid) => txid,
+            Self::Other(_) => Txid::ZERO,
+        }
+    }
+}
+
+/// Plans for a replica at `remote`, where `captured` is the newest transaction here and `staged`
+/// are the files that lead to it.
+pub(crate) fn plan_upload(remote: Remote, captured: Txid, staged: &[Staged]) -> UploadPlan {
+    let remote = match remote {
+        Remote::Ours(remote) if captured > Txid::ZERO && remote <= captured => remote,
+        remote => {
+            return UploadPlan::Snapshot {
+                above: remote.txid(),
+            };
+        }
+    };
     if remote == captured {
         return UploadPlan::Nothing;
     }
@@ -68,8 +100,11 @@ mod tests {
             (0, 0, snapshot(0)),
         ];
         for (remote, captured, expected) in cases {
-            let plan = plan_upload(Txid::new(remote), Txid::new(captured), &staged);
+            let remote = Txid::new(remote);
+            let plan = plan_upload(Remote::Ours(remote), Txid::new(captured), &staged);
             assert_eq!(plan, expected, "replica at {remote}, captured {captured}");
+            let other = plan_upload(Remote::Other(remote), Txid::new(captured), &staged);
+            assert_eq!(other, snapshot(remote.get()), "another history at {remote}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //!   8 sequence number        44 running checksum, 2 words  80 min TXID of the newest staged file
 //!  16 TXID                   52 database size in pages     88 page size
 //!  24 salts                  56 flags: 1 = table complete  92 zero
-//!  32 database inode         64 reserved                  120 CRC-64 of bytes 0..120
+//!  32 database inode         64 timestamp of the TXID, ms  120 CRC-64 of bytes 0..120
 //! ```
 //!
 //! Integers are little-endian. A slot that was being written when the process died does not add up,
@@ -31,6 +31,9 @@ const FLAG_TABLE: u32 = 1;
 pub(crate) struct Position {
     /// The newest captured transaction.
     pub(crate) txid: Txid,
+    /// When it was captured, in milliseconds since the epoch, as in the header of every file that
+    /// ends with it.
+    pub(crate) timestamp_ms: i64,
     /// The first transaction of the staged file that ends at `txid`.
     pub(crate) staged_min: Txid,
     /// The generation of the WAL.
@@ -72,6 +75,7 @@ impl Position {
             0
         };
         put(56, &flags.to_le_bytes());
+        put(64, &self.timestamp_ms.to_le_bytes());
         put(
             72,
             &self.database_checksum.unwrap_or_default().to_le_bytes(),
@@ -92,6 +96,7 @@ impl Position {
         let has_table = u32_at(56)? & FLAG_TABLE != 0;
         let position = Self {
             txid: Txid::new(u64_at(16)?),
+            timestamp_ms: u64_at(64)?.cast_signed(),
             staged_min: Txid::new(u64_at(80)?),
             salts: Salts(*bytes.get(24..)?.first_chunk()?),
             frames: u32_at(40)?,
@@ -162,6 +167,7 @@ mod tests {
     fn position(txid: u64) -> Position {
         Position {
             txid: Txid::new(txid),
+            timestamp_ms: 15,
             staged_min: Txid::new(txid - 1),
             salts: Salts([1, 2, 3, 4, 5, 6, 7, 8]),
             frames: 9,

@@ -7,6 +7,7 @@ mod footprint;
 mod lifecycle;
 mod locks;
 mod restarts;
+mod review;
 
 use std::{
     path::{Path, PathBuf},
