@@ -137,3 +137,94 @@ pub(crate) fn decompress(frame: &[u8], page: &mut [u8]) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
+
+    use super::*;
+
+    /// Half random, half repeated.
+    fn page(len: usize) -> Vec<u8> {
+        let mut page = vec![7; len];
+        fastrand::Rng::with_seed(1).fill(&mut page[..len / 2]);
+        page
+    }
+
+    /// The page as a frame of several blocks, which the encoder ends at each flush.
+    fn frame(info: FrameInfo, page: &[u8], blocks: usize) -> Vec<u8> {
+        let mut encoder = FrameEncoder::with_frame_info(info, Vec::new());
+        for part in page.chunks(page.len() / blocks) {
+            encoder.write_all(part).expect("memory takes all");
+            encoder.flush().expect("memory takes all");
+        }
+        encoder.finish().expect("a frame")
+    }
+
+    fn infos() -> Vec<FrameInfo> {
+        let mut infos = Vec::new();
+        for mode in [BlockMode::Independent, BlockMode::Linked] {
+            for flags in 0..8 {
+                let info = FrameInfo::new()
+                    .block_mode(mode)
+                    .block_size(BlockSize::Max64KB);
+                let size = (flags & 4 != 0).then_some(4096);
+                let info = info.block_checksums(flags & 1 != 0).content_size(size);
+                infos.push(info.content_checksum(flags & 2 != 0));
+            }
+        }
+        infos
+    }
+
+    #[test]
+    fn frames_of_every_kind_are_read_and_end_where_they_end() {
+        for info in infos() {
+            for blocks in [1, 2, 8] {
+                let page = page(4096);
+                let frame = frame(info.clone(), &page, blocks);
+                let longer = [frame.as_slice(), b"what follows"].concat();
+                assert_eq!(extent(&longer, 10_000), Ok(Extent::Complete(frame.len())));
+                let mut found = vec![0; page.len()];
+                decompress(&frame, &mut found).expect("a good frame");
+                assert!(found == page, "{info:?} in {blocks} blocks");
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_that_is_cut_off_asks_for_more_and_never_panics() {
+        for info in infos() {
+            let frame = frame(info, &page(4096), 2);
+            for len in 0..frame.len() {
+                let more = extent(&frame[..len], 10_000).expect("a good beginning");
+                assert!(
+                    matches!(more, Extent::Needs(needs) if len < needs && needs <= frame.len())
+                );
+                // What lies behind the mark at the end is not needed for the content.
+                if len + 8 < frame.len() {
+                    assert!(decompress(&frame[..len], &mut [0; 4096]).is_err());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_of_less_or_more_than_a_page_is_refused() {
+        let frame = frame(FrameInfo::new(), &page(4096), 2);
+        for len in [512, 2048, 4095, 4097, 8192] {
+            assert!(decompress(&frame, &mut vec![0; len]).is_err(), "{len}");
+        }
+    }
+
+    #[test]
+    fn a_block_larger_than_any_page_is_refused_before_it_is_read() {
+        let mut frame = frame(FrameInfo::new(), &page(4096), 1);
+        frame
+            .get_mut(7..11)
+            .expect("a block size")
+            .copy_from_slice(&0x7fff_ffff_u32.to_le_bytes());
+        assert!(extent(&frame, 10_000).is_err());
+    }
+}

@@ -194,8 +194,8 @@ impl RestoreError {
 fn first_snapshot(first: &Option<(Txid, SystemTime)>) -> String {
     match first {
         Some((txid, _)) => format!(
-            " at the time that is wanted; the oldest one is of transaction {txid}, choose that or a \
-             later state"
+            " at the time that is wanted; the oldest one is of transaction {txid}, \
+             choose that or a later state"
         ),
         None => {
             ": no file starts at the first transaction, so the beginning of the history is lost"
