@@ -59,7 +59,9 @@ impl Destination {
     /// Reads a replica URL or the path of a directory.
     ///
     /// The path of a `file:` URL is taken as it is written: `%20` is three characters, as it is for
-    /// Litestream, and not a space.
+    /// Litestream, and not a space. (Litestream also turns a space, or a letter that is not ASCII,
+    /// into such an escape, and so writes beside the directory that was meant. Evertide does not; a
+    /// replica it wrote that way is found at `…/my%20app`, or by its plain path.)
     ///
     /// # Errors
     ///

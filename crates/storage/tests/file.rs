@@ -1,5 +1,5 @@
 //! What only the file replica promises: Litestream's layout, permissions, leftovers.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // a test that looks at the replica behind the product's back
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)] // behind the product's back
 
 use std::{
     collections::BTreeSet,

@@ -1,6 +1,6 @@
 //! `evertide restore`
 
-use std::fs;
+use std::{fs, io::Read, process::Stdio};
 
 use super::support::{Workplace, bytes, insert};
 
@@ -268,4 +268,36 @@ fn what_the_official_litestream_wrote_is_restored() {
         "quick",
     ]);
     assert_eq!(place.rows("out.db"), 22);
+}
+
+/// What a restore writes to a terminal on standard error.
+fn on_a_terminal(place: &Workplace, arguments: &[&str]) -> String {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let mut terminal = fs::File::from(pty.master);
+    let mut command = place.command(arguments);
+    command
+        .env("TERM", "xterm")
+        .stderr(pty.slave)
+        .stdout(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    // The terminal ends when its last user does, and this is one.
+    drop(command);
+    let mut shown = Vec::new();
+    // Linux reports the end of a terminal as EIO.
+    let _ = terminal.read_to_end(&mut shown);
+    assert!(child.wait().unwrap().success());
+    String::from_utf8_lossy(&shown).into_owned()
+}
+
+#[test]
+fn progress_is_shown_on_a_terminal_and_can_be_switched_off() {
+    let place = Workplace::new();
+    replica(&place, "replica");
+    let shown = on_a_terminal(&place, &["restore", "replica", "-o", "a.db"]);
+    assert!(shown.contains("restoring"), "{shown:?}");
+    let shown = on_a_terminal(
+        &place,
+        &["restore", "replica", "-o", "b.db", "--no-progress"],
+    );
+    assert_eq!(shown, "");
 }

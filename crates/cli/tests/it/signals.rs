@@ -177,3 +177,38 @@ fn a_log_that_nobody_reads_does_not_end_replication() {
     });
     assert_eq!(status.unwrap().code(), Some(0));
 }
+
+#[test]
+fn an_interrupted_restore_leaves_nothing_behind() {
+    let place = Workplace::new();
+    let database = place.database("app.db", 0);
+    // Large enough that a signal comes in the middle.
+    let fill = "INSERT INTO t SELECT randomblob(1000) FROM \
+                (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) \
+                 SELECT i FROM n)";
+    database.execute(fill, []).unwrap();
+    place.ok(&["replicate", "--once", "app.db", "replica"]);
+    place.write("log", "");
+    let before = place.names();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let arguments = [
+            "restore",
+            "replica",
+            "-o",
+            "out.db",
+            "--integrity-check",
+            "full",
+        ];
+        let mut process = place.start(&arguments);
+        wait_until(PATIENCE, "the temporary file", || place.names() != before);
+        process.signal(signal).unwrap();
+        let status = process.wait(PATIENCE).unwrap();
+        assert_eq!(status.code(), Some(1), "{}", process.log());
+        assert!(
+            process.log().contains(&format!("ended by {signal}")),
+            "{}",
+            process.log()
+        );
+        assert_eq!(place.names(), before);
+    }
+}
