@@ -68,7 +68,7 @@ enum Task {
     /// Run an application of each other driver with its backup inside: sqlx, diesel, an older
     /// rusqlite.
     Drivers,
-    /// Fuzz the parsers of outside bytes, beginning with the seed corpus.
+    /// Fuzz the parsers of outside bytes, beginning with the golden files.
     Fuzz {
         /// How long.
         #[arg(long, default_value_t = 20)]
@@ -81,6 +81,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// The demo of the README, in release mode.
+    Demo,
     /// Measure Evertide beside Litestream 0.5.17, in release mode.
     #[command(disable_help_flag = true)]
     Bench {
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         Task::Drivers => run::drivers(),
         Task::Fuzz { seconds } => run::fuzz(seconds),
         Task::Torture { arguments } => run::torture(&arguments),
+        Task::Demo => run::demo(),
         Task::Bench { arguments } => run::bench(&arguments),
     };
     match outcome {

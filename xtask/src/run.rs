@@ -65,6 +65,20 @@ pub(crate) fn torture(arguments: &[String]) -> Result<Tally> {
     run(torture.args(arguments))
 }
 
+/// The first command of the README.
+pub(crate) fn demo() -> Result<Tally> {
+    let mut demo = command("cargo");
+    run(demo.args([
+        "run",
+        "--release",
+        "--locked",
+        "--bin",
+        "evertide",
+        "--",
+        "demo",
+    ]))
+}
+
 /// The bench, in release mode.
 pub(crate) fn bench(arguments: &[String]) -> Result<Tally> {
     let mut bench = command("cargo");

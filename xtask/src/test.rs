@@ -39,6 +39,7 @@ pub(crate) fn everything(options: &Options) -> Result<Tally> {
     );
     steps.run("Fuzzing", || run::fuzz(options.fuzz));
     steps.run("Applications with other drivers", run::drivers);
+    steps.run("Demo, as the README starts it", run::demo);
     steps.run("Torture", || run::torture(&torture));
     Ok(steps.finish())
 }
