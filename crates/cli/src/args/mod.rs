@@ -14,7 +14,7 @@ pub(crate) use self::{
     config::{ConfigArgs, ConfigCommand, InsertConfigArgs, Scoped, Stored},
     replicate::{LogArgs, LogFormat, LogLevel, ReplicateArgs, ReplicateFrom},
     restore::{IntegrityCheck, RestoreArgs},
-    source::{SettingsFrom, SourceArgs, SourceFrom},
+    source::{SettingsArgs, SettingsFrom, SourceArgs, SourceFrom},
 };
 
 /// Continuous backup of SQLite databases.

@@ -1,11 +1,8 @@
 //! Arguments of `replicate`, and of logs.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
-use evertide::CONFIG_SCOPE;
 
-use super::SettingsFrom;
+use super::{SettingsArgs, SettingsFrom};
 use crate::failure::usage;
 
 #[derive(Debug, Args)]
@@ -31,23 +28,8 @@ pub(crate) struct ReplicateArgs {
     /// The database, then one or more replicas
     #[arg(value_name = "DB REPLICA_URL", num_args = 0..)]
     pub(crate) targets: Vec<String>,
-    /// age key file that opens the settings
-    #[arg(long, value_name = "KEY")]
-    pub(crate) age_key: Option<PathBuf>,
-    /// Database that holds the settings, encrypted, and is the one to replicate
-    #[arg(
-        long,
-        value_name = "DB",
-        requires = "age_key",
-        conflicts_with = "config"
-    )]
-    pub(crate) db: Option<PathBuf>,
-    /// Scope the settings are stored under
-    #[arg(long, value_name = "SCOPE", default_value = CONFIG_SCOPE, requires = "db")]
-    pub(crate) scope: String,
-    /// Settings file: TOML, litestream.yml, or what `config export` wrote (with --age-key)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) settings: SettingsArgs,
     /// Bring the replicas up to date, then end
     #[arg(long, conflicts_with = "exec")]
     pub(crate) once: bool,
@@ -105,21 +87,8 @@ pub(crate) enum ReplicateFrom<'a> {
 impl ReplicateArgs {
     /// The one form that was meant.
     pub(crate) fn resolve(&self) -> anyhow::Result<ReplicateFrom<'_>> {
-        let key = self.age_key.as_deref();
-        let settings = match (&self.config, &self.db, key) {
-            (Some(path), _, key) => SettingsFrom::File { path, key },
-            (None, Some(database), Some(key)) => SettingsFrom::Store {
-                key,
-                database,
-                scope: &self.scope,
-            },
-            (None, Some(_), None) => unreachable!("clap requires the key"),
-            (None, None, Some(_)) => {
-                return Err(usage(
-                    "--age-key opens settings: say where they are, with --db or --config",
-                ));
-            }
-            (None, None, None) => return self.arguments(),
+        let Some(settings) = self.settings.resolve()? else {
+            return self.arguments();
         };
         match (self.targets.as_slice(), settings) {
             ([], from) => Ok(ReplicateFrom::Settings {

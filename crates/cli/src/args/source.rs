@@ -7,15 +7,12 @@ use evertide::CONFIG_SCOPE;
 
 use crate::failure::usage;
 
-/// Says where a replica is.
+/// Says where settings are.
 #[derive(Debug, Args)]
-pub(crate) struct SourceArgs {
-    /// URL or path of the replica; with --config, the database whose replica is meant
-    #[arg(value_name = "REPLICA_URL")]
-    pub(crate) target: Option<String>,
+pub(crate) struct SettingsArgs {
     /// age key file that opens the settings
     #[arg(long, value_name = "KEY")]
-    pub(crate) age_key: Option<PathBuf>,
+    age_key: Option<PathBuf>,
     /// Database that holds the settings, encrypted, and is the one they are for
     #[arg(
         long,
@@ -23,16 +20,13 @@ pub(crate) struct SourceArgs {
         requires = "age_key",
         conflicts_with = "config"
     )]
-    pub(crate) db: Option<PathBuf>,
+    db: Option<PathBuf>,
     /// Scope the settings are stored under
     #[arg(long, value_name = "SCOPE", default_value = CONFIG_SCOPE, requires = "db")]
-    pub(crate) scope: String,
+    scope: String,
     /// Settings file: TOML, litestream.yml, or what `config export` wrote (with --age-key)
     #[arg(long, value_name = "FILE")]
-    pub(crate) config: Option<PathBuf>,
-    /// Name of the replica, where the settings have several
-    #[arg(long, value_name = "NAME")]
-    pub(crate) replica: Option<String>,
+    config: Option<PathBuf>,
 }
 
 /// Where settings come from.
@@ -51,6 +45,39 @@ pub(crate) enum SettingsFrom<'a> {
     },
 }
 
+impl SettingsArgs {
+    /// The one place that was meant, `None` where no settings are.
+    pub(super) fn resolve(&self) -> anyhow::Result<Option<SettingsFrom<'_>>> {
+        let key = self.age_key.as_deref();
+        match (&self.config, &self.db, key) {
+            (Some(path), _, key) => Ok(Some(SettingsFrom::File { path, key })),
+            (None, Some(database), Some(key)) => Ok(Some(SettingsFrom::Store {
+                key,
+                database,
+                scope: &self.scope,
+            })),
+            (None, Some(_), None) => Err(usage("--db needs --age-key, which opens its settings")),
+            (None, None, Some(_)) => Err(usage(
+                "--age-key opens settings: say where they are, with --db or --config",
+            )),
+            (None, None, None) => Ok(None),
+        }
+    }
+}
+
+/// Says where a replica is.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// URL or path of the replica; with --config, the database whose replica is meant
+    #[arg(value_name = "REPLICA_URL")]
+    target: Option<String>,
+    #[command(flatten)]
+    settings: SettingsArgs,
+    /// Name of the replica, where the settings have several
+    #[arg(long, value_name = "NAME")]
+    replica: Option<String>,
+}
+
 /// Where a replica is looked up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SourceFrom<'a> {
@@ -65,53 +92,32 @@ pub(crate) enum SourceFrom<'a> {
 impl SourceArgs {
     /// The one place that was meant.
     pub(crate) fn resolve(&self) -> anyhow::Result<SourceFrom<'_>> {
-        let target = self.target.as_deref();
-        let replica = self.replica.as_deref();
-        let key = self.age_key.as_deref();
-        let settings = match (&self.config, &self.db, key) {
-            (Some(path), _, key) => SettingsFrom::File { path, key },
-            (None, Some(database), Some(key)) => {
-                if let Some(target) = target {
-                    return Err(usage(format!(
-                        "both `{target}` and --db are given: a replica URL says where to look, \
-                         and so do the \
-                         settings in {}; leave one of them out",
-                        database.display()
-                    )));
-                }
-                SettingsFrom::Store {
-                    key,
-                    database,
-                    scope: &self.scope,
-                }
+        let (database, replica) = (self.target.as_deref(), self.replica.as_deref());
+        match (self.settings.resolve()?, database) {
+            (
+                Some(SettingsFrom::Store {
+                    database: store, ..
+                }),
+                Some(target),
+            ) => {
+                let store = store.display();
+                Err(usage(format!(
+                    "both `{target}` and --db are given: a replica URL says where to look, and so \
+                     do the settings in {store}; leave one of them out"
+                )))
             }
-            (None, Some(_), None) => unreachable!("clap requires the key"),
-            (None, None, _) => return self.url(),
-        };
-        Ok(SourceFrom::Settings {
-            settings,
-            database: target,
-            replica,
-        })
-    }
-
-    fn url(&self) -> anyhow::Result<SourceFrom<'_>> {
-        if self.age_key.is_some() {
-            return Err(usage(
-                "--age-key opens settings: say where they are, with --db or --config",
-            ));
-        }
-        if self.replica.is_some() {
-            return Err(usage(
+            (Some(settings), database) => Ok(SourceFrom::Settings {
+                settings,
+                database,
+                replica,
+            }),
+            (None, _) if replica.is_some() => Err(usage(
                 "--replica chooses among the replicas of settings: give --db or --config too",
-            ));
-        }
-        match &self.target {
-            Some(url) => Ok(SourceFrom::Url(url)),
-            None => Err(usage(
+            )),
+            (None, Some(url)) => Ok(SourceFrom::Url(url)),
+            (None, None) => Err(usage(
                 "no replica is given: expected a replica URL such as file:///backup/app, or \
-                 --age-key with --db, or \
-                 --config",
+                 --age-key with --db, or --config",
             )),
         }
     }
