@@ -13,13 +13,18 @@ use std::{
 
 use tokio::{
     runtime::{Builder, Handle},
-    sync::{oneshot, watch},
+    sync::{Semaphore, SemaphorePermit, oneshot, watch},
 };
 
 use crate::watch::Watcher;
 
-/// Blocking threads at most; capture and uploads of all databases share them.
-const BLOCKING_THREADS: usize = 8;
+/// Blocking threads at most. A transfer takes one that reads and, for each replica that it goes to,
+/// one that writes; they wait for each other, so none of them may wait for a thread.
+const BLOCKING_THREADS: usize = 512;
+/// Pieces of work of all databases on blocking threads at a time; none of them waits for another.
+static WORK: Semaphore = Semaphore::const_new(8);
+/// Reads of whole databases and long backlogs at a time: each takes some megabytes of memory.
+static TRANSFERS: Semaphore = Semaphore::const_new(16);
 
 static CURRENT: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
 
@@ -129,8 +134,25 @@ async fn tick(ticks: watch::Sender<u64>, mut interval: watch::Receiver<Option<Du
     }
 }
 
+/// The right to start a transfer: held by the thread that reads, until it ends.
+pub(crate) async fn transfer() -> SemaphorePermit<'static> {
+    permit(&TRANSFERS).await
+}
+
+async fn permit(of: &'static Semaphore) -> SemaphorePermit<'static> {
+    match of.acquire().await {
+        Ok(permit) => permit,
+        Err(_) => std::future::pending().await, // it is never closed
+    }
+}
+
 /// Runs blocking work on the engine's pool. A panic in it goes on in the caller.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let permit = permit(&WORK).await;
+    let work = move || {
+        let _permit = permit;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(value) => value,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -12,7 +12,10 @@ use std::{
 
 use evertide_ltx::{Checksum, Encoder, Txid};
 use evertide_storage::Disk;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{SemaphorePermit, oneshot},
+    time::Instant,
+};
 
 use super::{Database, Snapshot};
 use crate::{
@@ -85,7 +88,7 @@ impl ImageJob {
 
 impl Database {
     /// Starts to read the database for the replicas that wait.
-    pub(super) async fn start_image(&mut self) {
+    pub(super) async fn start_image(&mut self, permit: SemaphorePermit<'static>) {
         let requests = self.snapshots.take();
         let table_wanted = self
             .capture
@@ -141,6 +144,7 @@ impl Database {
         };
         let (done, result) = oneshot::channel();
         self.engine.handle().spawn_blocking(move || {
+            let _permit = permit;
             // Nobody waits any more when the database's task has ended.
             let _ = done.send(job.run(image));
         });

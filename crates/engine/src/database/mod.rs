@@ -9,7 +9,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use evertide_ltx::Txid;
 use evertide_storage::{Clock, Disk};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{SemaphorePermit, mpsc, oneshot, watch},
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -21,7 +21,7 @@ use crate::{
     capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
     error::describe,
     replica::{self, ReplicaContext},
-    runtime::{Claim, Engine, blocking},
+    runtime::{Claim, Engine, blocking, transfer},
     watch::{FILES, Notices, Watch},
 };
 
@@ -204,7 +204,7 @@ enum Wake {
     Tick,
     Command(Option<Command>),
     ImageDone(Option<ImageResult>),
-    Snapshots,
+    Snapshots(SemaphorePermit<'static>),
 }
 
 impl Database {
@@ -218,7 +218,7 @@ impl Database {
                 }
                 Wake::Tick => self.tick().await,
                 Wake::ImageDone(result) => self.finish_image(result).await,
-                Wake::Snapshots => self.start_image().await,
+                Wake::Snapshots(permit) => self.start_image(permit).await,
                 Wake::Command(Some(Command::Stop { deadline, reply })) => {
                     let stopped = self.stop(deadline).await;
                     let Self {
@@ -255,7 +255,10 @@ impl Database {
             } => Wake::Notice,
             () = sleep_until(next_look) => Wake::Time,
             result = ImageJob::finished(&mut self.image) => Wake::ImageDone(result),
-            () = sleep_until(snapshots_at) => Wake::Snapshots,
+            permit = async {
+                sleep_until(snapshots_at).await;
+                transfer().await
+            } => Wake::Snapshots(permit),
             ticked = self.ticks.changed() => match ticked {
                 Ok(()) => Wake::Tick,
                 Err(_) => std::future::pending().await,

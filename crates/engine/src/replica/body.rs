@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use crate::{
     Error, capture,
     capture::{DiskReader, Tail},
-    runtime::blocking,
+    runtime::{blocking, transfer},
 };
 
 /// Objects up to this size are built in memory before they are sent.
@@ -51,7 +51,9 @@ pub(super) async fn merged(disk: Arc<dyn Disk>, paths: Vec<PathBuf>) -> Result<B
         });
     }
     let (sender, stream) = chunks();
+    let permit = transfer().await;
     tokio::task::spawn_blocking(move || {
+        let _permit = permit;
         let writer = ChunkWriter::new(vec![sender.clone()]);
         match files.merge.write_to(writer) {
             Ok((mut writer, _)) => writer.finish(),
