@@ -25,6 +25,8 @@ use crate::{
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Staged files that go into one object at most: all are open at a time, in the application's process.
+const FILES_AT_ONCE: usize = 128;
 
 /// What a replica's task works with.
 #[derive(Debug)]
@@ -52,7 +54,9 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         last_upload: None,
     };
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
+    // Once cancelled it reports no more: another task may have its name by then.
     tokio::select! {
+        biased;
         () = cancel.cancelled() => {}
         () = replica.follow() => {}
     }
@@ -118,12 +122,15 @@ impl Replica {
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
                 UploadPlan::Files(first) => {
-                    self.wait_for_interval().await;
+                    if captured.staged.len() - first <= FILES_AT_ONCE {
+                        self.wait_for_interval().await;
+                    }
                     // More may have been captured meanwhile; it goes into the same object.
                     let captured = self.context.captured.borrow_and_update().clone();
                     let files = captured.staged.iter().map(|staged| staged.name);
                     match files
                         .skip_while(|name| name.min <= remote.txid())
+                        .take(FILES_AT_ONCE)
                         .collect::<Vec<_>>()
                     {
                         names if names.first().is_some_and(|n| n.min == remote.txid().next()) => {
