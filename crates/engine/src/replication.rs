@@ -47,6 +47,24 @@ struct Running {
     _engine: Arc<Engine>,
 }
 
+/// A started task that ends again unless the caller of `start` takes it: who stops waiting may do
+/// so before or after the answer was sent.
+struct Unclaimed(Option<DatabaseHandle>);
+
+impl Unclaimed {
+    fn claim(mut self) -> Option<DatabaseHandle> {
+        self.0.take()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(database) = &self.0 {
+            database.abandon();
+        }
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
         let running = self
@@ -208,18 +226,16 @@ impl Replication {
             policy: self.inner.policy,
         };
         let status = self.inner.status.clone();
-        let (reply, started) = oneshot::channel();
+        let (reply, started) = oneshot::channel::<Result<Unclaimed, Error>>();
         let starting = Arc::clone(&engine);
         engine.handle().spawn(async move {
             let result = database::start(starting, claim, config, status).await;
-            if let Err(Ok(unwanted)) = reply.send(result) {
-                unwanted.abandon(); // the caller gave up waiting
-            }
+            let _ = reply.send(result.map(|database| Unclaimed(Some(database))));
         });
         let database = started
             .await
             .map_err(|_| Error::NotRunning(self.inner.path.clone()))??;
-        *self.running() = Some(Running {
+        *self.running() = database.claim().map(|database| Running {
             database,
             _engine: engine,
         });
@@ -288,7 +304,11 @@ impl Replication {
                 .count();
             have >= durability.needed(status.replicas.len())
         };
-        status.wait_for(enough).await.map_err(|_| gone())?;
+        tokio::select! {
+            biased;
+            found = status.wait_for(enough) => found.map(drop).map_err(|_| gone())?,
+            () = database.commands.closed() => return Err(gone()),
+        }
         Ok(txid)
     }
 

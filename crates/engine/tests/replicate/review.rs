@@ -99,3 +99,126 @@ async fn a_replica_that_is_ahead_is_not_continued_once_capture_has_overtaken_it(
         backup.stop(DEADLINE).await.unwrap();
     }
 }
+
+/// One thread reads a database, and one for each replica writes: they wait for each other.
+#[tokio::test]
+async fn snapshots_of_many_databases_to_many_replicas_do_not_wait_for_each_other_for_ever() {
+    let mut running = Vec::new();
+    for _ in 0..10 {
+        let (scene, conn) = Scene::with_rows(1);
+        conn.execute("INSERT INTO t (b) VALUES (randomblob(6000000))", [])
+            .unwrap();
+        let backup = scene.replication();
+        running.push((scene, backup, conn));
+    }
+    let (scene, conn) = Scene::with_rows(1);
+    conn.execute("INSERT INTO t (b) VALUES (randomblob(6000000))", [])
+        .unwrap();
+    let mut builder = scene.builder();
+    for number in 0..10 {
+        let replica = scene.dir.path().join(format!("replica-{number}"));
+        builder = builder.replica(replica_options(&format!("number {number}"), &replica));
+    }
+    let backup = builder.build().unwrap();
+    running.push((scene, backup, conn));
+    for (_, backup, _) in &running {
+        backup.start().await.unwrap();
+    }
+    for (_, backup, _) in &running {
+        durable(backup).await;
+        backup.stop(DEADLINE).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_or_missing_staged_file_costs_a_snapshot_and_not_the_replica() {
+    for damage in ["cut", "changed", "missing"] {
+        let (scene, conn) = Scene::with_rows(10);
+        let backup = scene.start().await;
+        durable(&backup).await;
+        take_away(&scene);
+        synced(&backup, &conn, 3).await;
+        let mut staged: Vec<_> = std::fs::read_dir(scene.dir.path().join(".app.db-evertide/ltx/0"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        staged.sort();
+        let path = &staged[staged.len() - 2];
+        let mut bytes = std::fs::read(path).unwrap();
+        match damage {
+            "cut" => bytes.truncate(bytes.len() / 2),
+            _ => bytes[150] ^= 1,
+        }
+        std::fs::remove_file(path).unwrap();
+        if damage != "missing" {
+            std::fs::write(path, bytes).unwrap();
+        }
+        give_back(&scene);
+        durable(&backup).await;
+        synced(&backup, &conn, 1).await;
+        durable(&backup).await;
+        scene.assert_restores();
+        backup.stop(DEADLINE).await.unwrap();
+    }
+}
+
+/// All at once would take as many file descriptors of the application.
+#[tokio::test]
+async fn a_long_backlog_is_uploaded_in_parts() {
+    let (scene, conn) = Scene::with_rows(10);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    insert(&conn, 1);
+    durable(&backup).await;
+    take_away(&scene);
+    synced(&backup, &conn, 300).await;
+    give_back(&scene);
+    durable(&backup).await;
+    let parts = scene.objects().iter().filter(|o| o.0 == "0").count();
+    assert!((2..20).contains(&parts), "{:?}", scene.objects());
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn waiting_for_durability_ends_when_replication_is_stopped() {
+    let (scene, conn) = Scene::with_rows(10);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    take_away(&scene);
+    insert(&conn, 1);
+    let waiting = backup.wait_durable(Durability::All);
+    let stopping = async {
+        until(&backup, |status| status.replicas[0].error.is_some()).await;
+        backup.stop(Duration::from_millis(100)).await
+    };
+    let both = async { tokio::join!(waiting, stopping) };
+    let (waited, stopped) = tokio::time::timeout(DEADLINE, both).await.unwrap();
+    assert!(matches!(waited, Err(Error::NotRunning(_))), "{waited:?}");
+    assert!(stopped.is_err());
+}
+
+#[tokio::test]
+async fn a_start_that_nobody_waits_for_any_more_leaves_nothing_running() {
+    let (scene, _conn) = Scene::with_rows(10);
+    let backup = scene.replication();
+    let mut start = Box::pin(backup.start());
+    let polled = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(start.as_mut().poll(context).is_ready())
+    });
+    assert!(!polled.await);
+    until(&backup, |status| {
+        status.replicas.first().is_some_and(|r| r.snapshots > 0)
+    })
+    .await;
+    drop(start); // it has succeeded, and nobody has taken the result
+    for _ in 0..200 {
+        match scene.replication().start().await {
+            Ok(()) => return,
+            Err(Error::AlreadyReplicated(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("still running");
+}
