@@ -115,11 +115,15 @@ impl WalFile {
         if !next || index.committed >= cursor.frames {
             return Ok(false);
         }
+        // SQLite cuts the file off anywhere when it has a size limit: then what followed is unknown.
+        let end = frame_offset(cursor.frames, index.page_size);
         let mut bytes = [0; FRAME_HEADER_LEN];
-        let read = self
-            .file
-            .read_at(&mut bytes, frame_offset(cursor.frames, index.page_size))?;
-        let after = FrameHeader::parse(bytes.get(..read).unwrap_or_default());
+        let read = self.file.read_at(&mut bytes, end)?;
+        let after = match read {
+            0 if self.file.len()? == end => None,
+            FRAME_HEADER_LEN => FrameHeader::parse(&bytes),
+            _ => return Ok(false),
+        };
         Ok(after.is_none_or(|frame| frame.salts != salts)
             && self.continues(cursor, salts, index.page_size)?)
     }
@@ -207,5 +211,67 @@ impl WalFile {
             end,
             pages: index.pages,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_storage::OsDisk;
+
+    use super::*;
+
+    /// A WAL of three frames, reset once, with one frame of the next generation.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "the -wal file carries no locks")]
+    fn a_wal_that_was_cut_off_does_not_prove_that_nothing_was_missed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("wal");
+        let page_size = PageSize::new(512).unwrap();
+        let salts = |generation: u32| {
+            let mut salts = [7; 8];
+            salts[..4].copy_from_slice(&generation.to_be_bytes());
+            Salts(salts)
+        };
+        let frame = |generation, checksum: u32| {
+            let mut frame = vec![0; FRAME_HEADER_LEN + 512];
+            frame[8..16].copy_from_slice(&salts(generation).0);
+            frame[16..20].copy_from_slice(&checksum.to_be_bytes());
+            frame
+        };
+        let wal = [
+            vec![0; WAL_HEADER_LEN],
+            frame(2, 0),
+            frame(1, 1),
+            frame(1, 2),
+        ]
+        .concat();
+        let cursor = |frames| Cursor {
+            frames,
+            checksum: WalChecksum(frames - 1, 0),
+        };
+        let index = IndexHeader {
+            page_size,
+            committed: 1,
+            pages: 1,
+            checksum: WalChecksum::default(),
+            salts: salts(2),
+            backfilled: 0,
+        };
+        let proven = |frames, len| {
+            std::fs::write(&path, &wal[..len]).unwrap();
+            let file = WalFile::open(&OsDisk, &path).unwrap();
+            file.reset_once_since(cursor(frames), salts(1), &index)
+                .unwrap()
+        };
+        let whole = wal.len();
+        assert!(proven(3, whole), "all that came before is captured");
+        assert!(!proven(2, whole), "the third frame is not captured");
+        for cut in [1, 512, FRAME_HEADER_LEN + 512 - 1] {
+            assert!(!proven(2, whole - cut), "cut off by {cut} bytes");
+        }
+        assert!(
+            !proven(3, whole - 1),
+            "what followed the last frame is unknown"
+        );
     }
 }
