@@ -86,6 +86,12 @@ impl ImageJob {
     }
 }
 
+impl Drop for ImageJob {
+    fn drop(&mut self) {
+        self.valid.store(false, Ordering::Release);
+    }
+}
+
 impl Database {
     /// Starts to read the database for the replicas that wait.
     pub(super) async fn start_image(&mut self, permit: SemaphorePermit<'static>) {

@@ -57,7 +57,7 @@ pub(super) async fn merged(disk: Arc<dyn Disk>, paths: Vec<PathBuf>) -> Result<B
         let writer = ChunkWriter::new(vec![sender.clone()]);
         match files.merge.write_to(writer) {
             Ok((mut writer, _)) => writer.finish(),
-            Err(error) => drop(sender.blocking_send(Err(io::Error::other(error)))),
+            Err(error) => drop(sender.blocking_send(Piece::Failed(io::Error::other(error)))),
         }
     });
     Ok(Body {
@@ -93,11 +93,27 @@ fn open(disk: &dyn Disk, paths: &[PathBuf]) -> Result<(Files, u64), Error> {
     Ok((Files { merge, path }, total))
 }
 
+/// A piece of a stream. Only `End` says that nothing is missing: a channel that closes without it was
+/// left by a thread that panicked, and what came through it must not be stored.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Chunk(Bytes),
+    End,
+    Failed(io::Error),
+}
+
 /// A stream of chunks and the way to fill it.
-pub(crate) fn chunks() -> (mpsc::Sender<io::Result<Bytes>>, ByteStream) {
+pub(crate) fn chunks() -> (mpsc::Sender<Piece>, ByteStream) {
     let (sender, receiver) = mpsc::channel(CHUNKS);
-    let stream = futures_util::stream::unfold(receiver, |mut receiver| async move {
-        receiver.recv().await.map(|chunk| (chunk, receiver))
+    let stream = futures_util::stream::unfold(Some(receiver), |receiver| async move {
+        let mut receiver = receiver?;
+        let failed = |error| Some((Err(error), None));
+        match receiver.recv().await {
+            Some(Piece::Chunk(chunk)) => Some((Ok(chunk), Some(receiver))),
+            Some(Piece::End) => None,
+            Some(Piece::Failed(error)) => failed(error),
+            None => failed(io::Error::other("what was to be stored ended unexpectedly")),
+        }
     });
     (sender, stream.boxed())
 }
@@ -105,12 +121,12 @@ pub(crate) fn chunks() -> (mpsc::Sender<io::Result<Bytes>>, ByteStream) {
 /// Collects what is written into chunks and sends each to all receivers; those that have gone away
 /// are left out.
 pub(crate) struct ChunkWriter {
-    receivers: Vec<mpsc::Sender<io::Result<Bytes>>>,
+    receivers: Vec<mpsc::Sender<Piece>>,
     chunk: Vec<u8>,
 }
 
 impl ChunkWriter {
-    pub(crate) fn new(receivers: Vec<mpsc::Sender<io::Result<Bytes>>>) -> Self {
+    pub(crate) fn new(receivers: Vec<mpsc::Sender<Piece>>) -> Self {
         Self {
             receivers,
             chunk: Vec::with_capacity(CHUNK_BYTES),
@@ -125,13 +141,15 @@ impl ChunkWriter {
     /// Sends the rest and ends the streams.
     pub(crate) fn finish(&mut self) {
         self.send();
-        self.receivers.clear();
+        for receiver in self.receivers.drain(..) {
+            let _ = receiver.blocking_send(Piece::End);
+        }
     }
 
     /// Ends the streams with an error, so that nothing is put.
     pub(crate) fn fail(&mut self, why: &str) {
         for receiver in self.receivers.drain(..) {
-            let _ = receiver.blocking_send(Err(io::Error::other(why.to_owned())));
+            let _ = receiver.blocking_send(Piece::Failed(io::Error::other(why.to_owned())));
         }
     }
 
@@ -142,7 +160,7 @@ impl ChunkWriter {
         let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES));
         let chunk = Bytes::from(chunk);
         self.receivers
-            .retain(|receiver| receiver.blocking_send(Ok(chunk.clone())).is_ok());
+            .retain(|receiver| receiver.blocking_send(Piece::Chunk(chunk.clone())).is_ok());
     }
 }
 
@@ -192,4 +210,32 @@ fn decode_tail(bytes: impl Read) -> Option<Tail> {
         timestamp_ms,
         pages,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    async fn received(fill: impl FnOnce(ChunkWriter) + Send + 'static) -> Vec<io::Result<Bytes>> {
+        let (sender, stream) = chunks();
+        let filling = std::thread::spawn(move || fill(ChunkWriter::new(vec![sender])));
+        let received = stream.collect().await;
+        filling.join().unwrap();
+        received
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_writer_panicked_is_not_taken_for_a_complete_one() {
+        let complete = received(|mut writer| {
+            writer.write_all(&[1; 2 * CHUNK_BYTES]).unwrap();
+            writer.finish();
+        });
+        assert!(complete.await.iter().all(Result::is_ok));
+        let cut_off = received(|mut writer| writer.write_all(&[1; 2 * CHUNK_BYTES]).unwrap());
+        assert!(cut_off.await.last().unwrap().is_err());
+        let failed = received(|mut writer| writer.fail("why"));
+        assert!(failed.await.last().unwrap().is_err());
+    }
 }
