@@ -19,6 +19,9 @@ use crate::{
     runtime::Engine,
 };
 
+/// See [`ReplicationBuilder::stage_limit`].
+const STAGE_LIMIT: u64 = 1 << 30;
+
 /// Continuous backup of one database. Clones are handles of the same.
 ///
 /// When the last handle is dropped replication ends without waiting for uploads; what is captured
@@ -36,6 +39,7 @@ struct Inner {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
+    stage_limit: u64,
     status: watch::Sender<DatabaseStatus>,
     running: Mutex<Option<Running>>,
 }
@@ -95,6 +99,7 @@ pub struct ReplicationBuilder {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
+    stage_limit: u64,
 }
 
 impl ReplicationBuilder {
@@ -117,6 +122,13 @@ impl ReplicationBuilder {
         self.policy = RotationPolicy {
             rotate_at: frames.max(1),
         };
+        self
+    }
+
+    /// How much disk captured files may take beside the database while a replica is away, in bytes.
+    /// One that is away for longer gets a snapshot when it comes back. 1 GiB by default.
+    pub fn stage_limit(mut self, bytes: u64) -> Self {
+        self.stage_limit = bytes;
         self
     }
 
@@ -146,6 +158,7 @@ impl ReplicationBuilder {
             disk: self.disk,
             clock: self.clock,
             policy: self.policy,
+            stage_limit: self.stage_limit,
             status,
             running: Mutex::new(None),
         };
@@ -196,6 +209,7 @@ impl Replication {
             disk: Arc::new(OsDisk),
             clock: Arc::new(SystemClock),
             policy: RotationPolicy::default(),
+            stage_limit: STAGE_LIMIT,
         }
     }
 
@@ -224,6 +238,7 @@ impl Replication {
             disk: Arc::clone(&self.inner.disk),
             clock: Arc::clone(&self.inner.clock),
             policy: self.inner.policy,
+            stage_limit: self.inner.stage_limit,
         };
         let status = self.inner.status.clone();
         let (reply, started) = oneshot::channel::<Result<Unclaimed, Error>>();

@@ -34,9 +34,6 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Without notices from the file system the database is looked at this often.
 const BLIND_LOOK: Duration = Duration::from_secs(1);
-/// Staged files that wait for a replica take this much disk at most, in bytes. A replica that is
-/// away for longer gets a snapshot when it comes back.
-const STAGE_LIMIT: u64 = 1 << 30;
 
 /// What the task of a database is made from.
 #[derive(Debug)]
@@ -46,6 +43,9 @@ pub(crate) struct DatabaseConfig {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: RotationPolicy,
+    /// Staged files that wait for a replica take this much disk at most, in bytes. A replica that
+    /// is away for longer gets a snapshot when it comes back.
+    pub(crate) stage_limit: u64,
 }
 
 /// A running task, seen from outside.
@@ -95,8 +95,8 @@ pub(crate) async fn start(
     let notices = Arc::new(Notices::default());
     let watch = engine.watcher.watch(&config.path, &notices);
     let mut database = Database {
+        ticks: engine.ticks(slow_look(&config.options, watch.as_ref())),
         _watch: watch,
-        ticks: engine.ticks(config.options.monitor_interval),
         engine,
         _claim: claim,
         options: ReplicationOptions {
@@ -242,6 +242,7 @@ impl Database {
         let snapshots_at = self.snapshots.due(self.replicas.len()).filter(|_| readable);
         // Notices within the pause are not lost: they wait in their flags.
         let quiet_until = match next_look {
+            Some(_) if self.schedule.failures > 0 => self.schedule.last_look + FIRST_RETRY,
             Some(_) if self.schedule.looks == 0 => self.schedule.last_look + LOOK_PAUSE,
             _ => self.schedule.last_look,
         };
@@ -277,10 +278,8 @@ impl Database {
     /// The slow look, for what no notice told.
     async fn tick(&mut self) {
         let since_look = self.schedule.last_look.elapsed();
-        let interval = match self._watch {
-            Some(_) => self.options.monitor_interval,
-            None => self.options.monitor_interval.min(BLIND_LOOK),
-        };
+        // The last look may have been just after the last tick.
+        let interval = slow_look(&self.options, self._watch.as_ref()) / 2;
         let checkpoint = self
             .schedule
             .unfinished_since
@@ -361,6 +360,7 @@ impl Database {
         };
         self.schedule.failures = 0;
         self.publish();
+        self.limit_stage().await;
         let now = Instant::now();
         let waiting = outcome.pending && due == Due::Later;
         let at_interval = self
@@ -558,10 +558,11 @@ impl Database {
             .map(|replica| replica.txid)
             .min();
         let Some(least) = least else { return };
+        let limit = self.config.stage_limit;
         let result = self
             .with_capture(move |capture| {
                 capture.release_staged(least)?;
-                capture.shrink_stage(STAGE_LIMIT)
+                capture.shrink_stage(limit)
             })
             .await;
         match result {
@@ -575,13 +576,24 @@ impl Database {
         self.publish_staged();
     }
 
+    /// Replicas that are away release nothing.
+    async fn limit_stage(&mut self) {
+        let files = |capture: &Capture| capture.state.stage.files().iter().map(|f| f.bytes).sum();
+        let bytes: u64 = self.capture.as_deref().map_or(0, files);
+        if bytes > self.config.stage_limit {
+            self.release_staged().await;
+        }
+    }
+
     fn publish_staged(&self) {
         if let Some(capture) = &self.capture {
             let now = Captured::of(capture);
-            // Fewer staged files are no news for anybody who has them.
+            // Fewer staged files are no news for anybody who has them. A transaction is, if a step
+            // captured it and failed after that.
             self.captured.send_if_modified(|before| {
+                let news = before.txid != now.txid;
                 *before = now;
-                false
+                news
             });
         }
     }
@@ -612,7 +624,7 @@ impl Database {
             }
             keep
         });
-        self.ticks = self.engine.ticks(options.monitor_interval);
+        self.ticks = self.engine.ticks(slow_look(&options, self._watch.as_ref()));
         self.status.send_modify(|status| {
             status
                 .replicas
@@ -682,6 +694,14 @@ impl Database {
         .await;
         self.capture = Some(capture);
         result
+    }
+}
+
+/// How often to look where nothing was noticed.
+fn slow_look(options: &ReplicationOptions, watch: Option<&Watch>) -> Duration {
+    match watch {
+        Some(_) => options.monitor_interval,
+        None => options.monitor_interval.min(BLIND_LOOK),
     }
 }
 

@@ -222,3 +222,27 @@ async fn a_start_that_nobody_waits_for_any_more_leaves_nothing_running() {
     }
     panic!("still running");
 }
+
+#[tokio::test]
+async fn a_replica_that_stays_away_does_not_fill_the_disk() {
+    let (scene, conn) = Scene::with_rows(10);
+    let limit = 100_000;
+    let backup = scene.builder().stage_limit(limit).build().unwrap();
+    backup.start().await.unwrap();
+    durable(&backup).await;
+    take_away(&scene);
+    for _ in 0..50 {
+        conn.execute("INSERT INTO t (b) VALUES (randomblob(10000))", [])
+            .unwrap();
+        backup.sync().await.unwrap();
+    }
+    let staged = std::fs::read_dir(scene.dir.path().join(".app.db-evertide/ltx/0")).unwrap();
+    let bytes: u64 = staged
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum();
+    assert!((1..=limit).contains(&bytes), "{bytes} bytes");
+    give_back(&scene);
+    durable(&backup).await;
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
