@@ -330,6 +330,7 @@ impl Attached {
             }
             Action::ReleasePin => {
                 self.pin = None;
+                self.pinned_at_read = false; // from here on a reset is possible
                 true
             }
             Action::ReleaseGuard => {
@@ -337,8 +338,8 @@ impl Attached {
                 true
             }
             Action::AwaitCheckpointer => {
-                self.await_checkpointer()?;
-                true
+                self.reset_seen = !self.await_checkpointer()?;
+                !self.reset_seen
             }
             Action::Capture | Action::Checkpoint | Action::Insist | Action::Rest => true,
         };
@@ -361,22 +362,18 @@ impl Attached {
         })
     }
 
-    /// Waits until no checkpointer can have read the header before the last reset.
-    fn await_checkpointer(&mut self) -> Result<(), Error> {
+    /// Waits briefly until no checkpointer can have read the header before the last reset; `false`
+    /// where one still may have: both locks stay, and it is looked at again.
+    fn await_checkpointer(&self) -> Result<bool, Error> {
         let failed = self.shm_failed();
-        for attempt in 0.. {
-            let Some(checkpointer) = self.index.checkpointer().map_err(&failed)? else {
-                break;
-            };
-            // With the write lock in the same hands it waits for our guard, and is no stale one.
-            let waits_for_us = self.index.writer().map_err(&failed)? == Some(checkpointer);
-            if waits_for_us && attempt >= CHECKPOINTER_ATTEMPTS || attempt >= LOCK_ATTEMPTS {
-                break;
+        for _ in 0..CHECKPOINTER_ATTEMPTS {
+            if self.index.checkpointer().map_err(&failed)?.is_none() {
+                return Ok(true);
             }
             std::thread::sleep(Duration::from_millis(1));
         }
-        self.reset_seen = false;
-        Ok(())
+        // One that holds the write lock too waits for our guard, and is no stale one.
+        self.index.checkpoint_holds_writers().map_err(&failed)
     }
 
     /// Whether a write transaction or a checkpoint is under way: what the notice was about may not

@@ -107,17 +107,16 @@ impl WalIndex {
 
     /// Takes the pin: no reset from now on. `None` while no slot can be had.
     pub(crate) fn pin(&self) -> io::Result<Option<Pin>> {
-        // A checkpoint that waits for a slot goes by the mark it read there: pinning that slot,
-        // even with a new mark, would make it wait for us, with the write lock in hand.
-        let blocking = self.checkpointer()?.is_some() && self.writer()?.is_some();
-        let unused = |mark| mark == READ_MARK_NOT_USED;
+        let mut used = Vec::new();
         for slot in PIN_SLOTS {
-            if unused(self.read_mark(slot)?) && self.pin_slot(slot)? {
+            if self.read_mark(slot)? != READ_MARK_NOT_USED {
+                used.push(slot);
+            } else if self.pin_slot(slot)? {
                 return Ok(Some(Pin(self.hold(READ_0 + slot))));
             }
         }
-        for slot in PIN_SLOTS {
-            if !blocking && self.pin_slot(slot)? {
+        for slot in used {
+            if self.pin_slot(slot)? {
                 return Ok(Some(Pin(self.hold(READ_0 + slot))));
             }
         }
@@ -128,17 +127,27 @@ impl WalIndex {
         if !locks::try_lock(&self.file, READ_0 + slot, Lock::Exclusive)? {
             return Ok(false);
         }
-        // A slot that still carries an old mark would hold back every checkpoint; SQLite
-        // writes this value under the same lock when it restarts a WAL.
-        let mark = READ_MARK_NOT_USED.to_ne_bytes();
-        let shared = self
-            .file
-            .write_all_at(&mark, READ_MARKS + 4 * slot)
-            .and_then(|()| locks::try_lock(&self.file, READ_0 + slot, Lock::Shared));
-        if !matches!(shared, Ok(true)) {
+        let pinned = self.mark_and_share(slot);
+        if !matches!(pinned, Ok(true)) {
             locks::unlock(&self.file, READ_0 + slot)?;
         }
-        shared
+        pinned
+    }
+
+    /// With the slot locked exclusively, makes it a pin.
+    fn mark_and_share(&self, slot: u64) -> io::Result<bool> {
+        // A checkpoint that waits for a slot goes by the mark it read there: pinning that slot,
+        // even with a new mark, would make it wait for us, with the write lock in hand.
+        if self.read_mark(slot)? != READ_MARK_NOT_USED {
+            if self.checkpoint_holds_writers()? {
+                return Ok(false);
+            }
+            // A slot that keeps an old mark would hold back every checkpoint; SQLite writes this
+            // value under the same lock when it restarts a WAL.
+            let mark = READ_MARK_NOT_USED.to_ne_bytes();
+            self.file.write_all_at(&mark, READ_MARKS + 4 * slot)?;
+        }
+        locks::try_lock(&self.file, READ_0 + slot, Lock::Shared)
     }
 
     fn read_mark(&self, slot: u64) -> io::Result<u32> {
@@ -157,6 +166,13 @@ impl WalIndex {
     /// lock taken by us would fail at once.
     pub(crate) fn checkpointer(&self) -> io::Result<Option<i32>> {
         locks::exclusive_holder(&self.file, CKPT)
+    }
+
+    /// Whether one process holds the checkpoint lock and the write lock: a FULL, RESTART or TRUNCATE
+    /// checkpoint, which makes writers wait for as long as it waits itself.
+    pub(crate) fn checkpoint_holds_writers(&self) -> io::Result<bool> {
+        let checkpointer = self.checkpointer()?;
+        Ok(checkpointer.is_some() && checkpointer == self.writer()?)
     }
 
     /// The process that is in a write transaction at this moment.
