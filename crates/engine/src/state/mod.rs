@@ -40,8 +40,22 @@ pub(crate) struct LocalState {
     pub(crate) table: Option<PageTable>,
     /// Captured files.
     pub(crate) stage: Stage,
-    /// Unlocked by the close.
-    _lock: Box<dyn DiskFile>,
+    _lock: StateLock,
+}
+
+/// The lock of a state, held until dropped.
+///
+/// A close alone would not let go of it while a process that the application is just starting has
+/// inherited the descriptor.
+#[derive(Debug)]
+struct StateLock(Box<dyn DiskFile>);
+
+impl Drop for StateLock {
+    fn drop(&mut self) {
+        if let Err(error) = crate::wal::unlock_file(self.0.as_fd()) {
+            tracing::error!(%error, "cannot unlock the local state");
+        }
+    }
 }
 
 /// The folder of the local state of a database.
@@ -117,7 +131,7 @@ impl LocalState {
 }
 
 /// Locks the state for this process, or says who has it.
-fn lock(disk: &dyn Disk, database: &Path, path: &Path) -> Result<Box<dyn DiskFile>, Error> {
+fn lock(disk: &dyn Disk, database: &Path, path: &Path) -> Result<StateLock, Error> {
     let failed = |source| Error::Io {
         path: path.to_owned(),
         action: "lock",
@@ -142,9 +156,32 @@ fn lock(disk: &dyn Disk, database: &Path, path: &Path) -> Result<Box<dyn DiskFil
             holder: holder.to_owned(),
         });
     }
+    let lock = StateLock(file);
     let holder = format!("process {}\n", std::process::id());
-    file.set_len(0)
-        .and_then(|()| file.write_at(holder.as_bytes(), 0))
+    lock.0
+        .set_len(0)
+        .and_then(|()| lock.0.write_at(holder.as_bytes(), 0))
         .map_err(failed)?;
-    Ok(file)
+    Ok(lock)
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_storage::OsDisk;
+
+    use super::*;
+
+    #[test]
+    fn a_process_that_inherited_the_lock_does_not_keep_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (database, path) = (dir.path().join("app.db"), dir.path().join("lock"));
+        let held = lock(&OsDisk, &database, &path).unwrap();
+        let elsewhere = lock(&OsDisk, &database, &path);
+        assert!(matches!(elsewhere, Err(Error::ReplicatedElsewhere { .. })));
+        // As between fork and exec.
+        let inherited = held.0.as_fd().try_clone_to_owned().unwrap();
+        drop(held);
+        lock(&OsDisk, &database, &path).unwrap();
+        drop(inherited);
+    }
 }

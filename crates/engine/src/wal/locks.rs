@@ -48,9 +48,14 @@ pub(crate) fn exclusive_holder(file: impl AsFd, byte: u64) -> io::Result<Option<
     Ok((i32::from(answer.l_type) != libc::F_UNLCK).then_some(answer.l_pid))
 }
 
-/// Takes an exclusive lock on the first byte of a file of our own, until the file is closed.
+/// Takes an exclusive lock on the first byte of a file of our own.
 pub(crate) fn try_lock_file(file: BorrowedFd<'_>) -> io::Result<bool> {
     try_lock(file, 0, Lock::Exclusive)
+}
+
+/// Lets go of what [`try_lock_file`] took.
+pub(crate) fn unlock_file(file: BorrowedFd<'_>) -> io::Result<()> {
+    unlock(file, 0)
 }
 
 fn request(kind: i32, byte: u64) -> libc::flock {

@@ -12,5 +12,5 @@ pub(crate) use self::{
     file::{Cursor, Scan, ScanError, WalFile},
     format::{FRAME_HEADER_LEN, Salts, WalChecksum, frame_offset},
     index::{Guard, IndexError, IndexHeader, Pin, WalIndex},
-    locks::try_lock_file,
+    locks::{try_lock_file, unlock_file},
 };
