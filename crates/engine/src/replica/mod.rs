@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::body::{ChunkWriter, chunks};
-use self::plan::{Remote, UploadPlan, plan_upload};
+use self::plan::{Remote, UploadPlan, plan_upload, restorable};
 use crate::{
     DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, request_snapshot, tail_matches},
@@ -152,9 +152,11 @@ impl Replica {
     /// Asks the replica for its newest transaction, and whether that is part of our history.
     async fn look(&mut self) -> Result<Remote, Error> {
         let mut newest: Option<LtxObject> = None;
+        let mut names = Vec::new();
         for level in Level::all() {
             let listed = self.context.client.list(level, None).await;
             for object in listed.map_err(|source| self.replica_error(source))? {
+                names.push(object.name);
                 if newest
                     .as_ref()
                     .is_none_or(|newest| newest.name.max < object.name.max)
@@ -167,6 +169,16 @@ impl Replica {
             return Ok(Remote::Other(Txid::ZERO));
         };
         let txid = newest.name.max;
+        let reached = restorable(names);
+        if reached < txid {
+            tracing::warn!(
+                database = %self.context.status.borrow().path.display(),
+                replica = self.context.options.name,
+                %txid, restorable = %reached,
+                "files are missing on the replica; making it complete with a snapshot"
+            );
+            return Ok(Remote::Other(txid));
+        }
         let (captured, follows) = {
             let captured = self.context.captured.borrow();
             let plan = plan_upload(Remote::Ours(txid), captured.txid, &captured.staged);

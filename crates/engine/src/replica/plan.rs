@@ -1,6 +1,6 @@
 //! What a replica needs next. Pure.
 
-use evertide_ltx::Txid;
+use evertide_ltx::{LtxName, Txid};
 
 use crate::state::Staged;
 
@@ -46,6 +46,18 @@ impl Remote {
     }
 }
 
+/// Up to which transaction a replica with these files can be restored; zero without a snapshot.
+pub(crate) fn restorable(mut names: Vec<LtxName>) -> Txid {
+    names.sort_unstable();
+    names.iter().fold(Txid::ZERO, |reached, name| {
+        if name.min <= reached.next() {
+            reached.max(name.max)
+        } else {
+            reached
+        }
+    })
+}
+
 /// Plans for a replica at `remote`, where `captured` is the newest transaction here and `staged`
 /// are the files that lead to it.
 pub(crate) fn plan_upload(remote: Remote, captured: Txid, staged: &[Staged]) -> UploadPlan {
@@ -71,9 +83,26 @@ pub(crate) fn plan_upload(remote: Remote, captured: Txid, staged: &[Staged]) -> 
 
 #[cfg(test)]
 mod tests {
-    use evertide_ltx::LtxName;
-
     use super::*;
+
+    #[test]
+    fn a_replica_without_a_base_or_with_a_gap_is_not_restorable_to_its_end() {
+        let restorable = |files: &[(u64, u64)]| {
+            let name = |&(min, max): &(u64, u64)| LtxName {
+                min: Txid::new(min),
+                max: Txid::new(max),
+            };
+            restorable(files.iter().map(name).collect()).get()
+        };
+        assert_eq!(restorable(&[]), 0);
+        assert_eq!(restorable(&[(2, 2), (3, 3)]), 0);
+        assert_eq!(restorable(&[(3, 3), (1, 1), (2, 2)]), 3);
+        assert_eq!(restorable(&[(1, 1), (2, 2), (4, 4)]), 2);
+        assert_eq!(
+            restorable(&[(1, 1), (2, 2), (4, 4), (1, 4), (5, 9), (6, 7)]),
+            9
+        );
+    }
 
     #[test]
     fn a_replica_gets_what_continues_it_and_a_snapshot_where_nothing_does() {

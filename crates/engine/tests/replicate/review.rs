@@ -246,3 +246,24 @@ async fn a_replica_that_stays_away_does_not_fill_the_disk() {
     scene.assert_restores();
     backup.stop(DEADLINE).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_replica_that_lost_a_file_is_made_whole() {
+    for lost in ["9", "0"] {
+        let (scene, conn) = Scene::with_rows(10);
+        let backup = scene.start().await;
+        durable(&backup).await;
+        for _ in 0..3 {
+            insert(&conn, 1);
+            durable(&backup).await;
+        }
+        backup.stop(DEADLINE).await.unwrap();
+        let objects = scene.objects();
+        let (level, name, _) = objects.iter().find(|object| object.0 == lost).unwrap();
+        std::fs::remove_file(scene.replica.join("ltx").join(level).join(name)).unwrap();
+        let backup = scene.start().await;
+        durable(&backup).await;
+        scene.assert_restores();
+        backup.stop(DEADLINE).await.unwrap();
+    }
+}
