@@ -90,7 +90,7 @@ impl Capture {
             .position
             .is_some_and(|position| position.txid <= self.floor)
         {
-            self.skip_to_floor()?;
+            self.skip_to_floor(&index)?;
         }
         let path = super::attach::beside(&self.path, "-wal");
         let wal = WalFile::open(self.disk.as_ref(), &path).map_err(|source| Error::Io {
@@ -359,4 +359,47 @@ fn read_zero_filled(file: &File, offset: u64, mut buffer: &mut [u8]) -> io::Resu
         offset += read as u64;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use evertide_ltx::Decoder;
+    use evertide_storage::{Disk, OsDisk, SystemClock};
+
+    use super::*;
+    use crate::capture::{DiskReader, RotationPolicy};
+
+    #[test]
+    fn a_commit_that_comes_while_ids_are_passed_over_is_not_captured_by_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+            .unwrap();
+        let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
+        let policy = RotationPolicy::default();
+        let mut capture = Capture::new(path, disk, clock, policy).unwrap();
+        capture.attach().unwrap();
+        let image = capture.begin_image().unwrap();
+        capture.end_image(&image, None).unwrap();
+        let index = capture.follow_generation().unwrap();
+        conn.execute_batch("INSERT INTO t VALUES (zeroblob(20000))")
+            .unwrap();
+        capture.raise_floor(Txid::new(5));
+        capture.skip_to_floor(&index).unwrap();
+        let staged = capture.state.stage.files().last().unwrap().name;
+        let file = OsDisk.open_read(&capture.state.stage.path(staged)).unwrap();
+        let mut decoder = Decoder::new(DiskReader::new(file)).unwrap();
+        let mut page = vec![0; decoder.header().page_size.len()];
+        let commit = decoder.header().commit;
+        assert_eq!(decoder.decode_page(&mut page).unwrap(), Some(Pgno::FIRST));
+        let size: [u8; 4] = page[28..32].try_into().unwrap();
+        assert_eq!(
+            u32::from_be_bytes(size),
+            commit,
+            "the size in the first page"
+        );
+    }
 }

@@ -47,16 +47,16 @@ impl Capture {
     }
 
     /// Writes a file that changes nothing, to pass over transaction IDs that a replica has used.
-    pub(super) fn skip_to_floor(&mut self) -> Result<(), CaptureError> {
+    /// Everything that `index` has is captured; the page it repeats is as of then.
+    pub(super) fn skip_to_floor(&mut self, index: &IndexHeader) -> Result<(), CaptureError> {
         let Some(before) = self.state.position else {
             return Ok(());
         };
         let (min, max) = self.next_txids();
-        let index = self.follow_generation()?;
         let scan = self
             .attached_mut()?
             .wal
-            .scan_if_any(Cursor::default(), &index);
+            .scan_if_any(Cursor::default(), index);
         let scan = scan.map_err(|error| self.broken(error))?;
         let source = match scan.newest.get(&Pgno::FIRST) {
             Some(frame) => PageSource::Frame(*frame),
