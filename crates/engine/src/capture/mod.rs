@@ -148,6 +148,7 @@ impl Capture {
         if let Some(position) = capture.state.position {
             capture.last_timestamp = position.timestamp_ms;
         }
+        capture.check_staged()?;
         capture.redo_table()?;
         Ok(capture)
     }

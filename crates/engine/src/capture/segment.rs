@@ -127,7 +127,8 @@ impl Capture {
         Ok(changes)
     }
 
-    pub(super) fn start_staging(&self, header: Header) -> Result<Staging, Error> {
+    pub(super) fn start_staging(&self, mut header: Header) -> Result<Staging, Error> {
+        header.node_id = self.attached.as_ref().map_or(0, |a| a.id.inode);
         let name = header.name();
         let path = self.state.stage.path(name);
         let writer = self.state.stage.create(self.disk.as_ref());

@@ -4,15 +4,53 @@ use std::{
     collections::BTreeMap,
     io::{self, Read},
     path::Path,
+    sync::Arc,
 };
 
 use evertide_ltx::{Checksum, Decoder, Header, LtxName, Pgno, Txid};
 use evertide_storage::{Disk, DiskFile};
 
 use super::Capture;
-use crate::{Error, state::PageChanges};
+use crate::{
+    Error,
+    error::describe,
+    state::{PageChanges, Staged},
+};
 
 impl Capture {
+    /// Forgets staged files that are not what their names say, or were captured from another
+    /// database, and what came before them. A replica that waits for one gets a snapshot.
+    pub(super) fn check_staged(&mut self) -> Result<(), Error> {
+        let Some(position) = self.state.position else {
+            return Ok(());
+        };
+        let belongs = |staged: &Staged| {
+            let path = self.state.stage.path(staged.name);
+            let file = self.disk.open_read(&path).map(DiskReader::new);
+            let header =
+                file.map(|file| Decoder::new(file).map(|decoder| decoder.header().clone()));
+            // Staged files carry the inode of their database; the uploaded ones do not.
+            matches!(header, Ok(Ok(header)) if header.name() == staged.name
+                && header.node_id == position.inode
+                && (header.max_txid != position.txid
+                    || header.timestamp_ms == position.timestamp_ms))
+        };
+        let files = self.state.stage.files();
+        let Some(wrong) = files.iter().rposition(|staged| !belongs(staged)) else {
+            return Ok(());
+        };
+        tracing::warn!(
+            database = %self.path.display(),
+            file = %files.get(wrong).map_or_else(String::new, |staged| staged.name.to_string()),
+            "a captured file is damaged or of another database; it is not used"
+        );
+        let disk = Arc::clone(&self.disk);
+        self.state
+            .stage
+            .remove_oldest(disk.as_ref(), wrong + 1)
+            .map_err(self.state.failed("clean"))
+    }
+
     /// Makes the table agree with the position record, or gives it up. A process that died after
     /// it wrote the record may not have changed the table, or only in part; doing that again from
     /// the newest staged file is the same as once.
@@ -63,8 +101,16 @@ impl Capture {
         let mut pages: BTreeMap<Pgno, Option<u64>> = BTreeMap::new();
         for staged in self.state.stage.files() {
             let path = self.state.stage.path(staged.name);
-            let Ok((header, changes)) = read_changes(self.disk.as_ref(), &path) else {
-                return false; // reported when it is uploaded
+            let (header, changes) = match read_changes(self.disk.as_ref(), &path) {
+                Ok(read) => read,
+                Err(error) => {
+                    let error = describe(&error);
+                    tracing::warn!(
+                        error,
+                        "a captured file cannot be read, and is not continued"
+                    );
+                    return false;
+                }
             };
             let then = staged.name.max <= tail.txid;
             if staged.name.max == tail.txid {

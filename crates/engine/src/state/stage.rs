@@ -127,6 +127,17 @@ impl Stage {
         Ok(removed)
     }
 
+    /// Removes the first `count` files.
+    pub(crate) fn remove_oldest(&mut self, disk: &dyn Disk, count: usize) -> io::Result<()> {
+        for _ in 0..count.min(self.files.len()) {
+            if let Some(oldest) = self.files.first().copied() {
+                remove_if_there(disk, &self.path(oldest.name))?;
+                self.files.remove(0);
+            }
+        }
+        Ok(())
+    }
+
     /// Removes every file: the history they belong to has ended.
     pub(crate) fn clear(&mut self, disk: &dyn Disk) -> io::Result<()> {
         for file in std::mem::take(&mut self.files) {

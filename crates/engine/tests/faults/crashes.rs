@@ -1,0 +1,209 @@
+//! The power goes, at any operation, and what was not synced is there, missing or torn.
+//!
+//! Local state and replica are put back to what the cut left of them. The database is SQLite's: it
+//! is put back, in place so that it stays the same file, to what it was when the writer last paused
+//! before the cut, as if its commits had been lost, or when it first paused after it.
+
+use std::{path::PathBuf, sync::Arc};
+
+use evertide::{Durability, Replication};
+use evertide_storage::{CrashPoint, Disk, RecordingDisk, Unsynced};
+
+use crate::{
+    DEADLINE, Restorer, Scene, check_rows, count, insert,
+    lies::{Lie, LyingDisk},
+    seed,
+};
+
+const TRIALS: usize = 100;
+const OFFICIAL_EVERY: u64 = 10;
+
+/// What the disk and the database were when the writer paused.
+struct Pause {
+    operations: usize,
+    /// Copies of the database and its WAL.
+    copies: PathBuf,
+}
+
+/// A run with everything that is needed to cut it short anywhere.
+struct Recording {
+    scene: Scene,
+    disk: Arc<RecordingDisk>,
+    pauses: Vec<Pause>,
+    /// Rows that were reported durable, and how many operations had happened by then.
+    durable: Vec<(usize, i64)>,
+}
+
+impl Recording {
+    /// From the first snapshot through commits, rotations and a restart. `lie` is told to the
+    /// recording disk.
+    async fn new(lie: Option<Lie>) -> Self {
+        let scene = Scene::new();
+        let recording = Arc::new(RecordingDisk::new(&scene.dir).unwrap());
+        let disk: Arc<dyn Disk> = match lie {
+            Some(lie) => Arc::new(LyingDisk::new(Arc::clone(&recording) as Arc<dyn Disk>, lie)),
+            None => Arc::clone(&recording) as Arc<dyn Disk>,
+        };
+        let conn = scene.open();
+        conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)")
+            .unwrap();
+        insert(&conn, 5);
+        let mut this = Self {
+            scene,
+            disk: recording,
+            pauses: Vec::new(),
+            durable: Vec::new(),
+        };
+        this.pause();
+        for _ in 0..2 {
+            let backup = this.scene.replication(Arc::clone(&disk));
+            backup.start().await.unwrap();
+            for rows in [1, 3, 2, 7, 1, 1] {
+                this.wait_durable(&backup, count(&conn)).await;
+                insert(&conn, rows);
+                this.pause();
+                backup.sync().await.unwrap();
+                this.pause();
+            }
+            backup.stop(DEADLINE).await.unwrap();
+            insert(&conn, 2);
+            this.pause();
+        }
+        this
+    }
+
+    fn pause(&mut self) {
+        let copies = self.scene.dir.join(format!("pause-{}", self.pauses.len()));
+        std::fs::create_dir(&copies).unwrap();
+        self.scene.copy_database(&copies);
+        self.pauses.push(Pause {
+            operations: self.disk.operations(),
+            copies,
+        });
+    }
+
+    async fn wait_durable(&mut self, backup: &Replication, rows: i64) {
+        let wait = backup.wait_durable(Durability::All);
+        tokio::time::timeout(DEADLINE, wait).await.unwrap().unwrap();
+        self.durable.push((self.disk.operations(), rows));
+    }
+
+    /// The rows that had been reported durable before the cut.
+    fn durable_at(&self, operations: usize) -> i64 {
+        let before = self.durable.iter().filter(|(at, _)| *at <= operations);
+        before.map(|(_, rows)| *rows).max().unwrap_or_default()
+    }
+
+    /// The pause of the writer before or after the cut.
+    fn pause_at(&self, operations: usize, commits: Commits) -> &Pause {
+        let after = self
+            .pauses
+            .iter()
+            .position(|pause| pause.operations >= operations)
+            .unwrap_or(self.pauses.len() - 1);
+        match commits {
+            Commits::Lost => &self.pauses[after.saturating_sub(1)],
+            Commits::Kept => &self.pauses[after],
+        }
+    }
+
+    /// Puts everything to where the power was cut.
+    fn cut(&self, point: CrashPoint, commits: Commits) {
+        let scene = &self.scene;
+        let left = scene.dir.join("left");
+        for dir in [&scene.state(), &scene.replica, &left] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        std::fs::create_dir(&left).unwrap();
+        self.disk.replay(point, &left).unwrap();
+        for dir in [scene.state(), scene.replica.clone()] {
+            let _ = std::fs::rename(left.join(dir.file_name().unwrap()), dir);
+        }
+        scene.put_database_back(&self.pause_at(point.operations, commits).copies);
+    }
+
+    /// Cuts the power, starts again, and looks what became of the backup.
+    async fn trial(
+        &self,
+        point: CrashPoint,
+        commits: Commits,
+        restorer: Restorer,
+    ) -> Result<(), String> {
+        self.cut(point, commits);
+        let durable = self.durable_at(point.operations);
+        if durable > 0 {
+            check_rows(&self.scene.restore(restorer).await?, durable)?;
+        }
+        let conn = self.scene.open();
+        self.scene.recover(&conn, restorer).await
+    }
+
+    /// The last operations before the cut, for a message.
+    fn around(&self, point: CrashPoint) -> String {
+        let operations = self.disk.describe();
+        let last = &operations[..point.operations];
+        last[last.len().saturating_sub(5)..].join(", ")
+    }
+}
+
+/// What became of commits that SQLite did not sync.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Commits {
+    Lost,
+    Kept,
+}
+
+#[tokio::test]
+async fn a_power_cut_at_any_moment_takes_nothing_that_was_reported_durable() {
+    let recording = Recording::new(None).await;
+    let trials = std::env::var("EVERTIDE_CRASHES");
+    let trials = trials.map_or(TRIALS, |trials| trials.parse().unwrap());
+    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut points: Vec<CrashPoint> = recording.disk.crash_points(2).collect();
+    let states = points.len() * 2;
+    rng.shuffle(&mut points);
+    let mut failures = Vec::new();
+    for (number, point) in (0..).zip(points.into_iter().take(trials)) {
+        let commits = [Commits::Lost, Commits::Kept][rng.usize(..2)];
+        // Mixtures of other trials are others.
+        let point = match point.unsynced {
+            Unsynced::Mixed { .. } => CrashPoint {
+                unsynced: Unsynced::Mixed { seed: rng.u64(..) },
+                ..point
+            },
+            _ => point,
+        };
+        let restorer = Restorer::official_every(OFFICIAL_EVERY, number);
+        if let Err(error) = recording.trial(point, commits, restorer).await {
+            let around = recording.around(point);
+            failures.push(format!(
+                "{point:?}, commits {commits:?}, after {around}: {error}"
+            ));
+        }
+    }
+    println!(
+        "{trials} of {states} crash states after {} operations",
+        recording.disk.operations()
+    );
+    assert!(
+        failures.is_empty(),
+        "{} of {trials}:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+}
+
+/// The canary: a disk that does not sync loses what was reported durable.
+#[tokio::test]
+async fn a_disk_that_only_says_it_synced_fails_the_test_above() {
+    let recording = Recording::new(Some(Lie::Sync)).await;
+    let (operations, rows) = *recording.durable.last().unwrap();
+    assert!(rows > 0);
+    let point = |unsynced| CrashPoint {
+        operations,
+        unsynced,
+    };
+    let trial = |unsynced| recording.trial(point(unsynced), Commits::Kept, Restorer::Own);
+    assert_eq!(trial(Unsynced::Kept).await, Ok(()));
+    assert!(trial(Unsynced::Dropped).await.is_err());
+}

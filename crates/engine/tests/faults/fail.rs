@@ -1,0 +1,222 @@
+//! The N-th operation fails, for every N until a run completes without a fault.
+
+use std::{sync::Arc, time::Duration};
+
+use evertide::{Durability, Replication};
+use evertide_storage::{Disk, Fault, FaultDisk, OsDisk};
+use futures_util::{StreamExt, stream};
+use rusqlite::Connection;
+
+use crate::{
+    DEADLINE, Restorer, Scene, insert,
+    lies::{Lie, LyingDisk},
+    seed,
+};
+
+const TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+/// Every operation up to here fails once; of those after it some do.
+const ALL_UP_TO: u64 = 60;
+const SAMPLES: usize = 12;
+/// Runs at a time: they wait more than they work.
+const PARALLEL: usize = 24;
+const OFFICIAL_EVERY: u64 = 12;
+/// How long a run waits on a disk that stays dead.
+const PATIENCE: Duration = Duration::from_millis(150);
+
+/// Whether there was a backup before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum History {
+    /// The run makes the first snapshot.
+    None,
+    /// The WAL was restarted while nobody watched: the run has to compare all pages.
+    Outdated,
+}
+
+/// A run whose disk fails at one operation.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    history: History,
+    n: u64,
+    fault: Fault,
+    errno: i32,
+}
+
+/// How a run on a failing disk ended.
+#[derive(Debug)]
+struct Run {
+    tripped: bool,
+    operations: u64,
+    /// The stop said that everything is replicated.
+    complete: bool,
+}
+
+/// From start to stop: the first snapshot, commits, rotations. Errors that end are retried; one
+/// that stays is waited for no longer than necessary.
+async fn scenario(backup: &Replication, conn: &Connection, fault: Fault) -> Result<bool, String> {
+    let mut started = backup.start().await;
+    if started.is_err() && fault == Fault::Once {
+        started = backup.start().await;
+    }
+    if let Err(error) = started {
+        return match fault {
+            Fault::Once => Err(format!("the second start fails, too: {error}")),
+            Fault::Forever => Ok(false),
+        };
+    }
+    let patience = match fault {
+        Fault::Once => DEADLINE,
+        Fault::Forever => PATIENCE,
+    };
+    let mut alive = true;
+    for _ in 0..4 {
+        if alive {
+            alive = durable(backup, patience).await;
+        }
+        insert(conn, 6);
+    }
+    if !alive && fault == Fault::Once {
+        return Err(format!("never durable again: {:#?}", backup.status()));
+    }
+    let stopped = backup.stop(patience).await;
+    match stopped {
+        Err(error) if fault == Fault::Once => Err(format!("stop: {error}")),
+        stopped => Ok(stopped.is_ok()),
+    }
+}
+
+async fn durable(backup: &Replication, patience: Duration) -> bool {
+    let retry = async {
+        while backup.wait_durable(Durability::All).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(patience, retry).await.is_ok()
+}
+
+async fn run(plan: Plan) -> Result<Run, String> {
+    let (scene, conn) = Scene::with_rows(5);
+    if plan.history == History::Outdated {
+        scene.replicate_one_more_commit(&conn).await?;
+        conn.execute_batch("UPDATE t SET b = 'unseen' || a WHERE a = 2")
+            .and_then(|()| conn.query_row(TRUNCATE, [], |_| Ok(())))
+            .and_then(|()| conn.execute_batch("UPDATE t SET b = 'seen' || a WHERE a = 4"))
+            .map_err(|error| error.to_string())?;
+    }
+    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+    disk.fail_at(plan.n, plan.fault, plan.errno);
+    let failed = |what: String| {
+        let log = disk.log();
+        let operation = log.get(plan.n as usize - 1).copied().unwrap_or("nothing");
+        format!("{plan:?} ({operation}): {what}")
+    };
+    let backup = scene.replication(Arc::clone(&disk) as Arc<dyn Disk>);
+    let complete = scenario(&backup, &conn, plan.fault)
+        .await
+        .map_err(&failed)?;
+    if complete {
+        // What is said to be replicated is, without a next start.
+        let checked = scene.check_restore(Restorer::Own).await;
+        checked.map_err(|error| failed(format!("the stop succeeded, but: {error}")))?;
+    }
+    drop(backup);
+    let restorer = Restorer::official_every(OFFICIAL_EVERY, plan.n);
+    scene.recover(&conn, restorer).await.map_err(&failed)?;
+    Ok(Run {
+        tripped: disk.tripped(),
+        operations: disk.operations(),
+        complete,
+    })
+}
+
+/// The operations to fail: all of the first, some of the others, and one after the last.
+async fn operations_to_fail(history: History) -> Vec<u64> {
+    let clean = Plan {
+        history,
+        n: u64::MAX,
+        fault: Fault::Once,
+        errno: EIO,
+    };
+    let total = run(clean).await.unwrap().operations;
+    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut later: Vec<u64> = (ALL_UP_TO + 1..=total).collect();
+    rng.shuffle(&mut later);
+    later.truncate(SAMPLES);
+    let mut all: Vec<u64> = (1..=ALL_UP_TO).chain(later).collect();
+    all.sort_unstable();
+    all.push(total * 2);
+    all
+}
+
+async fn every_operation_fails(history: History, fault: Fault) {
+    let operations = operations_to_fail(history).await;
+    let plans = operations.iter().flat_map(|n| {
+        [EIO, ENOSPC].map(|errno| Plan {
+            history,
+            n: *n,
+            fault,
+            errno,
+        })
+    });
+    let runs: Vec<_> = stream::iter(plans)
+        .map(run)
+        .buffered(PARALLEL)
+        .collect()
+        .await;
+    let failures: Vec<&String> = runs.iter().filter_map(|run| run.as_ref().err()).collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} runs:\n{}",
+        failures.len(),
+        runs.len(),
+        failures
+            .iter()
+            .map(|f| f.as_str())
+            .collect::<Vec<_>>()
+            .join("\n")
+    );
+    let (last, before) = runs.split_last().unwrap();
+    let tripped = before.iter().flatten().filter(|run| run.tripped).count();
+    println!("{} runs, {tripped} with a fault", runs.len());
+    assert!(tripped >= ALL_UP_TO as usize * 2, "{tripped} faults");
+    let last = last.as_ref().unwrap();
+    assert!(
+        !last.tripped && last.complete,
+        "a run completes clean: {last:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_once_delays_the_first_backup_and_does_no_harm() {
+    every_operation_fails(History::None, Fault::Once).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_stays_dead_in_the_first_backup_is_reported_and_does_no_harm() {
+    every_operation_fails(History::None, Fault::Forever).await;
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_once_while_pages_are_compared_does_no_harm() {
+    every_operation_fails(History::Outdated, Fault::Once).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_stays_dead_while_pages_are_compared_is_reported_and_does_no_harm() {
+    every_operation_fails(History::Outdated, Fault::Forever).await;
+}
+
+/// The canary: an object that is said to be stored, and is not.
+#[tokio::test]
+async fn an_object_that_was_never_stored_fails_these_tests() {
+    for number in [1, 2] {
+        let (scene, conn) = Scene::with_rows(5);
+        let disk = LyingDisk::new(Arc::new(OsDisk), Lie::Publish(number));
+        let backup = scene.replication(Arc::new(disk));
+        let complete = scenario(&backup, &conn, Fault::Once).await;
+        assert_eq!(complete, Ok(true));
+        assert!(scene.check_restore(Restorer::Own).await.is_err());
+        assert!(scene.check_restore(Restorer::Official).await.is_err());
+    }
+}

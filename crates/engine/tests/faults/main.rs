@@ -1,0 +1,328 @@
+//! Replication on disks that fail, lose power and lie, and in processes that are killed: what was
+//! reported durable can be restored, what is not replicated is reported, and the next start on a
+//! healthy disk makes the backup whole again.
+//!
+//! The database itself is SQLite's. What fails here is everything else: position, page table,
+//! staged files, and a file replica.
+#![allow(clippy::disallowed_methods, reason = "tests look at files as they are")]
+#![allow(
+    clippy::print_stdout,
+    reason = "seeds and counts belong to the output of a test"
+)]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod crashes;
+mod fail;
+mod kills;
+mod lies;
+mod local_state;
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use evertide::{Durability, ReplicaOptions, Replication, RestoreOptions};
+use evertide_storage::{Destination, Disk, OsDisk};
+use rusqlite::Connection;
+
+/// Long enough for anything here; reaching it is a failure.
+const DEADLINE: Duration = Duration::from_secs(20);
+/// Small, so that WALs start over within a few commits.
+const ROTATE_AT: u32 = 12;
+
+/// Who restores.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Restorer {
+    /// The official Litestream.
+    Official,
+    /// Ourselves, which is quicker.
+    Own,
+}
+
+impl Restorer {
+    /// The official program for every `n`-th of many runs.
+    fn official_every(n: u64, run: u64) -> Self {
+        if run.is_multiple_of(n) {
+            Self::Official
+        } else {
+            Self::Own
+        }
+    }
+}
+
+/// A folder with a database, the local state beside it, and a replica.
+struct Scene {
+    dir: PathBuf,
+    db: PathBuf,
+    replica: PathBuf,
+    /// Deletes the folder in the end.
+    _temporary: Option<tempfile::TempDir>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let filter = std::env::var("EVERTIDE_LOG").unwrap_or_else(|_| "off".into());
+        let _ = tracing_subscriber::fmt()
+            .with_test_writer()
+            .with_env_filter(filter)
+            .try_init();
+        let temporary = tempfile::tempdir().unwrap();
+        let scene = Self::at(temporary.path());
+        Self {
+            _temporary: Some(temporary),
+            ..scene
+        }
+    }
+
+    /// The scene in a folder of somebody else.
+    fn at(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            db: dir.join("app.db"),
+            replica: dir.join("replica"),
+            _temporary: None,
+        }
+    }
+
+    /// A scene with a table `t` of a few rows.
+    fn with_rows(rows: u32) -> (Self, Connection) {
+        let scene = Self::new();
+        let conn = scene.open();
+        conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)")
+            .unwrap();
+        insert(&conn, rows);
+        (scene, conn)
+    }
+
+    fn open(&self) -> Connection {
+        let conn = Connection::open(&self.db).unwrap();
+        conn.execute_batch(
+            "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF",
+        )
+        .unwrap();
+        conn
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        self.dir.join(format!("app.db{suffix}"))
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.join(".app.db-evertide")
+    }
+
+    /// Copies the database and its WAL, by another process: closing them here would drop locks.
+    fn copy_database(&self, to: &Path) {
+        let files = [self.beside(""), self.beside("-wal")];
+        let copied = Command::new("cp").args(files).arg(to).status();
+        assert!(copied.unwrap().success());
+    }
+
+    /// Puts copies back, in place: the database stays the same file. Nobody has it open.
+    fn put_database_back(&self, from: &Path) {
+        let _ = std::fs::remove_file(self.beside("-shm"));
+        for suffix in ["", "-wal"] {
+            let content = std::fs::read(from.join(format!("app.db{suffix}"))).unwrap();
+            let mut file = std::fs::File::create(self.beside(suffix)).unwrap();
+            file.write_all(&content).unwrap();
+        }
+    }
+
+    fn replication(&self, disk: Arc<dyn Disk>) -> Replication {
+        let destination = Destination::file(&self.replica).unwrap();
+        let mut options = ReplicaOptions::new("local", destination);
+        options.sync_interval = Duration::from_millis(1);
+        Replication::builder(&self.db)
+            .replica(options)
+            .rotate_at_frames(ROTATE_AT)
+            .disk(disk)
+            .build()
+            .unwrap()
+    }
+
+    /// Restores the replica to a new file.
+    async fn restore(&self, restorer: Restorer) -> Result<Restored, String> {
+        let name = format!("restored-{}.db", fastrand::u64(..));
+        let path = self.dir.join(name);
+        match restorer {
+            Restorer::Official => {
+                evertide_testkit::try_restore_with_litestream(&self.replica, &path)
+                    .map_err(|error| error.to_string())?;
+            }
+            Restorer::Own => {
+                let destination = Destination::file(&self.replica).unwrap();
+                let client = destination.connect(Arc::new(OsDisk)).unwrap();
+                evertide::restore(RestoreOptions::new(client, &path))
+                    .await
+                    .map_err(|error| error.to_string())?;
+            }
+        }
+        Ok(Restored(path))
+    }
+
+    /// Whether a restore gives the database as it is now.
+    async fn check_restore(&self, restorer: Restorer) -> Result<(), String> {
+        let restored = self.restore(restorer).await?;
+        evertide_testkit::compare_databases(&self.db, &restored.0)
+            .map(drop)
+            .map_err(|error| error.to_string())
+    }
+
+    /// What must be true after any fault, once a healthy process has replicated again: one more
+    /// commit is durable, a restore gives the database, and nothing is left lying about.
+    async fn recover(&self, conn: &Connection, restorer: Restorer) -> Result<(), String> {
+        self.replicate_one_more_commit(conn).await?;
+        self.check_restore(restorer).await?;
+        self.check_ranges()?;
+        if self.strays().is_empty() {
+            return Ok(());
+        }
+        // A folder of the replica is cleaned before the next object is stored there, so have one
+        // stored in each.
+        std::fs::remove_dir_all(self.state()).unwrap();
+        self.replicate_one_more_commit(conn).await?;
+        self.replicate_one_more_commit(conn).await?;
+        match self.strays() {
+            strays if strays.is_empty() => Ok(()),
+            strays => Err(format!("left behind for ever: {strays:?}")),
+        }
+    }
+
+    async fn replicate_one_more_commit(&self, conn: &Connection) -> Result<(), String> {
+        let backup = self.replication(Arc::new(OsDisk));
+        backup.start().await.map_err(|error| error.to_string())?;
+        insert(conn, 1);
+        match tokio::time::timeout(DEADLINE, backup.wait_durable(Durability::All)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(format!("on a healthy disk: {error}")),
+            Err(_) => return Err(format!("wedged on a healthy disk: {:#?}", backup.status())),
+        }
+        backup
+            .stop(DEADLINE)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    /// The LTX files of a level of the replica, as numbers, sorted.
+    fn ranges(&self, level: u32) -> Vec<(u64, u64)> {
+        let number = |hex: &str| u64::from_str_radix(hex, 16).unwrap();
+        let mut ranges: Vec<_> = names(&self.replica.join("ltx").join(level.to_string()))
+            .iter()
+            .filter_map(|name| name.strip_suffix(".ltx")?.split_once('-'))
+            .map(|(min, max)| (number(min), number(max)))
+            .collect();
+        ranges.sort_unstable();
+        ranges
+    }
+
+    /// No transaction is in two files of a level. Snapshots all begin at 1.
+    fn check_ranges(&self) -> Result<(), String> {
+        for level in 0..9 {
+            let ranges = self.ranges(level);
+            for pair in ranges.windows(2) {
+                if pair[1].0 <= pair[0].1 {
+                    return Err(format!("level {level} overlaps: {ranges:?}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Files that belong neither to a state nor to a replica.
+    fn strays(&self) -> Vec<PathBuf> {
+        let mut strays = files_below(&self.state());
+        strays.retain(|path| {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            !["lock", "position", "pages"].contains(&name) && !is_ltx(name)
+        });
+        strays.extend(files_below(&self.replica));
+        strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
+        strays
+    }
+}
+
+/// A restored database, deleted when dropped.
+struct Restored(PathBuf);
+
+impl Drop for Restored {
+    fn drop(&mut self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", self.0.display()));
+        }
+    }
+}
+
+fn is_ltx(name: &str) -> bool {
+    name.len() == 37 && name.ends_with(".ltx")
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    std::fs::read_dir(dir)
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+fn files_below(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for name in names(dir) {
+        let path = dir.join(name);
+        if path.is_dir() {
+            files.extend(files_below(&path));
+        } else {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// The content of row `a`, from a few bytes to a page and a half.
+const CONTENT: &str = "printf('%.*c', (a * 997) % 6000, 'x') || a";
+
+fn insert(conn: &Connection, rows: u32) {
+    for _ in 0..rows {
+        conn.execute_batch(&format!(
+            "INSERT INTO t SELECT a, {CONTENT} FROM (SELECT coalesce(max(a), 0) + 1 AS a FROM t)"
+        ))
+        .unwrap();
+    }
+}
+
+fn count(conn: &Connection) -> i64 {
+    conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        .unwrap()
+}
+
+/// Whether the first `rows` rows are in a restored database, and are what was written.
+fn check_rows(restored: &Restored, rows: i64) -> Result<(), String> {
+    let failed = |error: rusqlite::Error| error.to_string();
+    let conn = Connection::open(&restored.0).map_err(failed)?;
+    let intact: String = conn
+        .query_row("PRAGMA integrity_check", [], |row| row.get(0))
+        .map_err(failed)?;
+    let sql = format!("SELECT count(*) FROM t WHERE a <= ?1 AND b = {CONTENT}");
+    let found: i64 = conn
+        .query_row(&sql, [rows], |row| row.get(0))
+        .map_err(failed)?;
+    if intact == "ok" && found == rows {
+        return Ok(());
+    }
+    Err(format!(
+        "{found} of {rows} durable rows were restored; integrity check: {intact}"
+    ))
+}
+
+/// A seed from the environment variable `EVERTIDE_SEED`, or a new one. It is printed.
+fn seed() -> u64 {
+    let seed = std::env::var("EVERTIDE_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok())
+        .unwrap_or_else(|| fastrand::u64(..));
+    println!("EVERTIDE_SEED={seed}");
+    seed
+}
