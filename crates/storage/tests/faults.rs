@@ -172,12 +172,13 @@ async fn a_failed_fsync_is_final_for_the_file_it_failed_for() {
     put().await.unwrap();
     setup.fresh().delete(Level::L0, &[NAME]).await.unwrap();
     let log = setup.disk.log();
-    // The directory is ready now: from here on each put is the last operations of the log.
+    // The directory is ready now: from here on each put is a look whether it is still there, and the
+    // last operations of the log.
     let create = log.iter().rposition(|op| *op == "create_new").unwrap();
     let sync = log.iter().rposition(|op| *op == "sync_all").unwrap();
     setup
         .disk
-        .fail_at((sync - create + 1) as u64, Fault::Once, EIO);
+        .fail_at((sync - create + 2) as u64, Fault::Once, EIO);
     put().await.unwrap_err();
     assert!(setup.disk.tripped());
     let log = setup.disk.log();

@@ -240,6 +240,7 @@ impl Inner {
     /// Before the first object in a directory: makes it, removes leftovers, and makes durable what
     /// a process that was killed may have created and not synced.
     fn settle(&self, dir: &Path, permissions: Permissions) -> Result<(), Failure> {
+        self.check_settled()?;
         if self.state().settled.iter().any(|settled| settled == dir) {
             return Ok(());
         }
@@ -259,6 +260,21 @@ impl Inner {
             publish::sync_parent(disk, dir)?;
         }
         self.state().settled.push(dir.to_path_buf());
+        Ok(())
+    }
+
+    /// Before any object: fails, once, where a directory that was there is gone. Somebody deleted the
+    /// replica, and must not find a part of it begun anew: the caller has to look what is left.
+    fn check_settled(&self) -> Result<(), Failure> {
+        let mut state = self.state();
+        for dir in &state.settled {
+            if let Err(error) = self.disk.metadata(dir) {
+                let failure = failure("find", dir)(error);
+                state.settled.clear();
+                state.synced.clear();
+                return Err(failure);
+            }
+        }
         Ok(())
     }
 
