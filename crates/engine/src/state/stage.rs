@@ -76,10 +76,15 @@ impl Stage {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        Ok(StageWriter {
-            file: disk.create_new(&path, 0o600)?,
-            offset: 0,
-        })
+        let file = match disk.create_new(&path, 0o600) {
+            // Somebody deleted the local state: that costs time, and ends nothing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                disk.create_dir_all(&self.dir, 0o700)?;
+                disk.create_new(&path, 0o600)?
+            }
+            created => created?,
+        };
+        Ok(StageWriter { file, offset: 0 })
     }
 
     /// Gives the file that [`Stage::create`] started its name. It is not synced: a power cut that

@@ -1,8 +1,13 @@
 //! Ways in which a backup could claim more than it holds, or stop for ever.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use evertide::{Durability, Error, Replication};
+use evertide_storage::ManualClock;
 use rusqlite::Connection;
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
@@ -266,4 +271,88 @@ async fn a_replica_that_lost_a_file_is_made_whole() {
         scene.assert_restores();
         backup.stop(DEADLINE).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_was_deleted_while_running_gets_a_base_again() {
+    let (scene, conn) = Scene::with_rows(10);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    std::fs::remove_dir_all(&scene.replica).unwrap();
+    insert(&conn, 1);
+    durable(&backup).await;
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_moved_is_waited_for_at_its_new_place() {
+    let (scene, conn) = Scene::with_rows(10);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    for number in 0..10 {
+        let place = scene.dir.path().join(format!("place-{number}"));
+        let mut options = backup.options();
+        options.replicas = vec![replica_options("local", &place)];
+        insert(&conn, 1);
+        let _ = backup.sync().await.unwrap();
+        backup.update(options).await.unwrap();
+        durable(&backup).await;
+        let output = scene.dir.path().join(format!("from-{number}.db"));
+        evertide_testkit::restore_with_litestream(&place, &output);
+        evertide_testkit::assert_same_database(&scene.db, &output);
+    }
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+/// A restore to a point in time goes by the times of the files.
+#[tokio::test]
+async fn a_clock_that_stepped_back_between_two_starts_does_not_mix_up_the_times_of_files() {
+    let (scene, conn) = Scene::with_rows(10);
+    let hours =
+        |hours: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + hours * 3_600);
+    for hour in [5, 3, 4, 6] {
+        let clock = Arc::new(ManualClock::new(hours(hour)));
+        let backup = scene.builder().clock(clock).build().unwrap();
+        backup.start().await.unwrap();
+        insert(&conn, 1);
+        durable(&backup).await;
+        backup.stop(DEADLINE).await.unwrap();
+    }
+    let mut times: Vec<_> = scene
+        .objects()
+        .iter()
+        .map(|(level, name, _)| {
+            let file = scene.replica.join("ltx").join(level).join(name);
+            let newest = name.split('-').next_back().unwrap().to_owned();
+            (newest, file.metadata().unwrap().modified().unwrap())
+        })
+        .collect();
+    times.sort();
+    assert!(times.is_sorted_by_key(|(_, time)| *time), "{times:?}");
+    assert_eq!(times.last().unwrap().1, hours(6));
+}
+
+#[tokio::test]
+async fn local_state_that_was_deleted_while_running_costs_time_only() {
+    let (scene, conn) = Scene::with_rows(10);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    std::fs::remove_dir_all(scene.dir.path().join(".app.db-evertide")).unwrap();
+    insert(&conn, 1);
+    let waited = async {
+        while backup.wait_durable(Durability::All).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waited)
+        .await
+        .unwrap();
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+    insert(&conn, 1);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
 }
