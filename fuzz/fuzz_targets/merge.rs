@@ -8,7 +8,9 @@ use libfuzzer_sys::fuzz_target;
 mod fuzzing;
 
 fuzz_target!(|bytes: &[u8]| {
-    let Some((share, rest)) = bytes.split_first() else { return };
+    let Some((share, rest)) = bytes.split_first() else {
+        return;
+    };
     let (first, second) = rest.split_at(rest.len() * usize::from(*share) / 255);
     let (mut first, mut second) = (first.to_vec(), second.to_vec());
     fuzzing::repair(&mut first);
