@@ -4,15 +4,19 @@ mod images;
 mod messages;
 mod stop;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
 use evertide_ltx::Txid;
 use evertide_storage::{Clock, Disk};
+use futures_util::FutureExt;
 use tokio::{
     sync::{SemaphorePermit, mpsc, oneshot, watch},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 use self::images::{ImageJob, ImageResult, PendingSnapshots};
 pub(crate) use self::messages::{Captured, Command, Snapshot, request_snapshot, tail_matches};
@@ -125,7 +129,20 @@ pub(crate) async fn start(
         return Err(error);
     }
     let runtime = database.engine.handle().clone();
-    runtime.spawn(database.run());
+    let status = database.status.clone();
+    runtime.spawn(async move {
+        // With the task go its claim, its locks and its replicas.
+        if AssertUnwindSafe(database.run())
+            .catch_unwind()
+            .await
+            .is_err()
+        {
+            status.send_modify(|status| {
+                status.state = DatabaseState::Stopped;
+                status.error = Some("ended by a panic, a fault in evertide; start it again".into());
+            });
+        }
+    });
     Ok(handle)
 }
 
@@ -160,7 +177,8 @@ impl Schedule {
 
 struct RunningReplica {
     options: crate::ReplicaOptions,
-    cancel: CancellationToken,
+    /// Ends its task when dropped.
+    _task: DropGuard,
 }
 
 struct Database {
@@ -617,13 +635,8 @@ impl Database {
                 clients.push((replica.clone(), client));
             }
         }
-        self.replicas.retain(|running| {
-            let keep = options.replicas.contains(&running.options);
-            if !keep {
-                running.cancel.cancel();
-            }
-            keep
-        });
+        self.replicas
+            .retain(|running| options.replicas.contains(&running.options));
         self.ticks = self.engine.ticks(slow_look(&options, self._watch.as_ref()));
         self.status.send_modify(|status| {
             status
@@ -667,13 +680,12 @@ impl Database {
         };
         let task = replica::run(context, cancel.clone());
         self.tasks.spawn_on(task, self.engine.handle());
-        self.replicas.push(RunningReplica { options, cancel });
+        let _task = cancel.drop_guard();
+        self.replicas.push(RunningReplica { options, _task });
     }
 
     async fn cancel_replicas(&mut self) {
-        for replica in self.replicas.drain(..) {
-            replica.cancel.cancel();
-        }
+        self.replicas.clear();
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -2,12 +2,15 @@
 
 use std::{
     future::Future,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
-use evertide::{Durability, Error, Replication};
-use evertide_storage::ManualClock;
+use evertide::{DatabaseState, Durability, Error, Replication};
+use evertide_storage::{Clock, ManualClock};
 use rusqlite::Connection;
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
@@ -355,4 +358,39 @@ async fn local_state_that_was_deleted_while_running_costs_time_only() {
     durable(&backup).await;
     scene.assert_restores();
     backup.stop(DEADLINE).await.unwrap();
+}
+
+/// A clock that panics once it is broken, as a fault of ours would in the middle of a capture.
+#[derive(Debug, Default)]
+struct BreakableClock(AtomicBool);
+
+impl Clock for BreakableClock {
+    fn now(&self) -> SystemTime {
+        assert!(!self.0.load(Ordering::SeqCst), "broken on purpose");
+        SystemTime::now()
+    }
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_replication_of_one_database_and_is_visible() {
+    let (scene, conn) = Scene::with_rows(10);
+    let clock = Arc::new(BreakableClock::default());
+    let backup = scene
+        .builder()
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+        .build()
+        .unwrap();
+    backup.start().await.unwrap();
+    durable(&backup).await;
+    clock.0.store(true, Ordering::SeqCst);
+    insert(&conn, 1);
+    let status = until(&backup, |status| status.error.is_some()).await;
+    assert_eq!(status.state, DatabaseState::Stopped);
+    let waited = tokio::time::timeout(DEADLINE, backup.wait_durable(Durability::All));
+    assert!(matches!(waited.await.unwrap(), Err(Error::NotRunning(_))));
+    // Nothing of it is left in the way.
+    let again = scene.start().await;
+    durable(&again).await;
+    scene.assert_restores();
+    again.stop(DEADLINE).await.unwrap();
 }
