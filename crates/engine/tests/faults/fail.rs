@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use evertide::{Durability, Replication};
+use evertide::{DatabaseState, Durability, Replication};
 use evertide_storage::{Disk, Fault, FaultDisk, OsDisk};
 use futures_util::{StreamExt, stream};
 use rusqlite::Connection;
@@ -205,6 +205,42 @@ async fn an_operation_that_fails_once_while_pages_are_compared_does_no_harm() {
 #[tokio::test]
 async fn a_disk_that_stays_dead_while_pages_are_compared_is_reported_and_does_no_harm() {
     every_operation_fails(History::Outdated, Fault::Forever).await;
+}
+
+/// The disk is dead for a while, in which the WAL starts over without us; then the n-th operation of
+/// the return fails. Whether that happened.
+async fn return_fails(n: u64) -> Result<bool, String> {
+    let (scene, conn) = Scene::with_rows(5);
+    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+    let backup = scene.replication(Arc::clone(&disk) as Arc<dyn Disk>);
+    backup.start().await.unwrap();
+    assert!(durable(&backup, DEADLINE).await);
+    disk.fail_at(1, Fault::Forever, EIO);
+    conn.execute_batch("UPDATE t SET b = 'unseen' || a WHERE a = 2")
+        .unwrap();
+    let failing = backup.wait_for(|status| status.state == DatabaseState::Failing);
+    let failing = tokio::time::timeout(DEADLINE, failing).await;
+    assert!(failing.is_ok_and(|status| status.error.is_some()));
+    conn.query_row(TRUNCATE, [], |_| Ok(())).unwrap();
+    conn.execute_batch("UPDATE t SET b = 'seen' || a WHERE a = 4")
+        .unwrap();
+    disk.fail_at(n, Fault::Once, EIO);
+    if !durable(&backup, DEADLINE).await {
+        return Err(format!("{n}: {:#?}", backup.status()));
+    }
+    let restored = scene.check_restore(Restorer::Own).await;
+    restored.map_err(|error| format!("{n}: {error}"))?;
+    backup.stop(DEADLINE).await.unwrap();
+    Ok(disk.tripped())
+}
+
+#[tokio::test]
+async fn a_comparison_of_pages_that_fails_is_not_taken_for_done() {
+    let runs = stream::iter((1..60).chain([1_000])).map(return_fails);
+    let runs: Vec<_> = runs.buffered(PARALLEL).collect().await;
+    let tripped: Vec<bool> = runs.into_iter().map(Result::unwrap).collect();
+    assert!(tripped[..20].iter().all(|tripped| *tripped), "{tripped:?}");
+    assert_eq!(tripped.last(), Some(&false));
 }
 
 /// The canary: an object that is said to be stored, and is not.
