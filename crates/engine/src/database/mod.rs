@@ -2,6 +2,7 @@
 
 mod images;
 mod messages;
+mod replicas;
 mod stop;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
@@ -13,18 +14,14 @@ use tokio::{
     sync::{SemaphorePermit, mpsc, oneshot, watch},
     time::Instant,
 };
-use tokio_util::{
-    sync::{CancellationToken, DropGuard},
-    task::TaskTracker,
-};
+use tokio_util::{sync::DropGuard, task::TaskTracker};
 
 use self::images::{ImageJob, ImageResult, PendingSnapshots};
 pub(crate) use self::messages::{Captured, Command, Snapshot, request_snapshot, tail_matches};
 use crate::{
-    DatabaseState, DatabaseStatus, Error, ReplicaStatus, ReplicationOptions,
+    DatabaseState, DatabaseStatus, Error, ReplicationOptions,
     capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
     error::describe,
-    replica::{self, ReplicaContext},
     runtime::{Claim, Engine, blocking, transfer},
     watch::{FILES, Notices, Watch},
 };
@@ -564,130 +561,6 @@ impl Database {
             }),
             DatabaseState::Running | DatabaseState::Stopped => Ok(status.txid),
         }
-    }
-
-    /// Removes staged files that every replica has, or the oldest where they take too much disk.
-    async fn release_staged(&mut self) {
-        let least = self
-            .status
-            .borrow()
-            .replicas
-            .iter()
-            .map(|replica| replica.txid)
-            .min();
-        let Some(least) = least else { return };
-        let limit = self.config.stage_limit;
-        let result = self
-            .with_capture(move |capture| {
-                capture.release_staged(least)?;
-                capture.shrink_stage(limit)
-            })
-            .await;
-        match result {
-            Ok(None) => {}
-            Ok(Some(txid)) => tracing::warn!(
-                database = %self.config.path.display(), %txid,
-                "captured files waited too long for a replica and were removed; it gets a snapshot"
-            ),
-            Err(error) => tracing::warn!(error = describe(&error), "cannot remove staged files"),
-        }
-        self.publish_staged();
-    }
-
-    /// Replicas that are away release nothing.
-    async fn limit_stage(&mut self) {
-        let files = |capture: &Capture| capture.state.stage.files().iter().map(|f| f.bytes).sum();
-        let bytes: u64 = self.capture.as_deref().map_or(0, files);
-        if bytes > self.config.stage_limit {
-            self.release_staged().await;
-        }
-    }
-
-    fn publish_staged(&self) {
-        if let Some(capture) = &self.capture {
-            let now = Captured::of(capture);
-            // Fewer staged files are no news for anybody who has them. A transaction is, if a step
-            // captured it and failed after that.
-            self.captured.send_if_modified(|before| {
-                let news = before.txid != now.txid;
-                *before = now;
-                news
-            });
-        }
-    }
-
-    /// Starts, ends and changes replicas' tasks so that they are the ones of `options`.
-    fn set_replicas(&mut self, options: ReplicationOptions) -> Result<(), Error> {
-        let mut clients = Vec::new();
-        for replica in &options.replicas {
-            let unchanged = self
-                .replicas
-                .iter()
-                .any(|running| running.options == *replica);
-            if !unchanged {
-                let client = replica
-                    .destination
-                    .connect_for(&self.config.path, Arc::clone(&self.config.disk))
-                    .map_err(|source| Error::Replica {
-                        name: replica.name.clone(),
-                        source,
-                    })?;
-                clients.push((replica.clone(), client));
-            }
-        }
-        self.replicas
-            .retain(|running| options.replicas.contains(&running.options));
-        self.ticks = self.engine.ticks(slow_look(&options, self._watch.as_ref()));
-        self.status.send_modify(|status| {
-            status
-                .replicas
-                .retain(|r| self.replicas.iter().any(|k| k.options.name == r.name));
-            for (replica, client) in &clients {
-                let new = ReplicaStatus::new(replica.name.clone(), client.location());
-                status.replicas.push(new);
-            }
-            let order = |name: &str| options.replicas.iter().position(|r| r.name == name);
-            status.replicas.sort_by_key(|replica| order(&replica.name));
-        });
-        for (replica, client) in clients {
-            self.start_replica(replica, client);
-        }
-        self.options = options;
-        Ok(())
-    }
-
-    fn start_replica(
-        &mut self,
-        options: crate::ReplicaOptions,
-        client: Arc<dyn evertide_storage::ReplicaClient>,
-    ) {
-        if options.retention.is_some() {
-            tracing::warn!(
-                replica = options.name,
-                "`retention` is not carried out by this version: nothing is deleted"
-            );
-        }
-        let cancel = CancellationToken::new();
-        let context = ReplicaContext {
-            options: options.clone(),
-            client,
-            disk: Arc::clone(&self.config.disk),
-            clock: Arc::clone(&self.config.clock),
-            captured: self.captured.subscribe(),
-            flush: self.flush.subscribe(),
-            status: self.status.clone(),
-            commands: self.commands.clone(),
-        };
-        let task = replica::run(context, cancel.clone());
-        self.tasks.spawn_on(task, self.engine.handle());
-        let _task = cancel.drop_guard();
-        self.replicas.push(RunningReplica { options, _task });
-    }
-
-    async fn cancel_replicas(&mut self) {
-        self.replicas.clear();
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 
     /// Works with the capture on a blocking thread.
