@@ -128,7 +128,7 @@ async fn a_killed_process_takes_nothing_with_it_that_it_was_told_is_durable() {
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
     let mut rng = fastrand::Rng::with_seed(seed());
     let scene = scene();
-    let mut durable = 0;
+    let (mut durable, mut states) = (0, 1);
     for round in 0..rounds {
         let lifetime = Duration::from_millis(rng.u64(10..400));
         durable = durable.max(run_and_kill(&scene, lifetime, None));
@@ -142,8 +142,12 @@ async fn a_killed_process_takes_nothing_with_it_that_it_was_told_is_durable() {
         if rng.u8(..6) == 0 {
             // The next one starts with a snapshot.
             std::fs::remove_dir_all(scene.state()).unwrap();
+            states += 1;
         }
     }
+    let snapshots = scene.ranges(9).len();
+    println!("{snapshots} snapshots from {states} states");
+    assert!(snapshots <= states, "a restart after a kill resumes");
     let conn = scene.open();
     println!("{rounds} kills, {durable} of {} rows durable", count(&conn));
     assert!(durable > 0);
