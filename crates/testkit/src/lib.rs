@@ -40,5 +40,5 @@ pub use programs::{
 pub use tempfile::TempDir;
 pub use workload::{
     AutoVacuum, Checkpoint, DatabaseOptions, Operation, Stop, Writer, WriterError, WriterOptions,
-    WriterProcess, WriterReport, WriterThread, create_database, run_writer_process,
+    WriterProcess, WriterReport, WriterThread, create_database, entries_ever, run_writer_process,
 };

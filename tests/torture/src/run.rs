@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use evertide_testkit::{
     AutoVacuum, DatabaseOptions, Operation, Writer, WriterOptions, WriterProcess, create_database,
-    temp_dir,
+    entries_ever, temp_dir,
 };
 
 use crate::backup::{self, Backup, Form, Running, Subject};
@@ -119,6 +119,7 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
         bail!("no writer committed anything, so nothing was tested");
     }
     backup.catch_up(rng).context("the last, orderly run")?;
+    tally.rows = entries_ever(&backup.database)?;
     Ok(tally)
 }
 

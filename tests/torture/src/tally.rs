@@ -10,6 +10,8 @@ use evertide_testkit::WriterReport;
 pub struct Tally {
     /// What the processes that were stopped in order wrote; those killed took their counts along.
     pub writers: WriterReport,
+    /// Rows committed to the main table by all writers, those in applications and those killed too.
+    pub rows: u64,
     /// Starts of the backup beside the application.
     pub starts_beside: u32,
     /// Starts of the application with the backup inside.
@@ -48,8 +50,8 @@ impl fmt::Display for Tally {
         let Self { writers, .. } = self;
         writeln!(
             f,
-            "writers: {} transactions, {} times busy, {} killed",
-            writers.transactions, writers.busy, self.writer_kills
+            "writers: {} rows; {} transactions and {} times busy of those not killed, {} killed",
+            self.rows, writers.transactions, writers.busy, self.writer_kills
         )?;
         writeln!(
             f,

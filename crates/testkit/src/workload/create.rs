@@ -62,3 +62,17 @@ pub fn create_database(path: &Path, options: DatabaseOptions) -> rusqlite::Resul
     )?;
     connection.close().map_err(|(_, error)| error)
 }
+
+/// How many rows writers have ever committed to the table `entries`, deleted ones included.
+///
+/// # Errors
+///
+/// Whatever SQLite reports.
+pub fn entries_ever(path: &Path) -> rusqlite::Result<u64> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(std::time::Duration::from_secs(30))?;
+    // The greatest number AUTOINCREMENT has given out.
+    let sql = "SELECT ifnull(max(seq), 0) FROM sqlite_sequence WHERE name = 'entries'";
+    let count: i64 = connection.query_row(sql, [], |row| row.get(0))?;
+    Ok(u64::try_from(count).unwrap_or(0))
+}
