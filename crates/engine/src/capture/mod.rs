@@ -33,6 +33,9 @@ use crate::{
     },
 };
 
+/// How often backfilling is tried while writers are held, half a millisecond apart.
+const CHECKPOINTS_IN_HOLD: u32 = 20;
+
 /// When WALs are made to start over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RotationPolicy {
@@ -323,7 +326,16 @@ impl Capture {
         if self.captured_frames() < index.committed {
             self.capture_segment(&index)?;
         }
-        self.attached_mut()?.checkpoint()?;
+        // The application may be in the middle of a checkpoint of its own, which ends by itself.
+        for _ in 0..CHECKPOINTS_IN_HOLD {
+            let attached = self.attached_mut()?;
+            attached.checkpoint()?;
+            let now = attached.read_index()?;
+            if now.backfilled == now.committed {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
         let frames = index.committed.saturating_sub(index.backfilled);
         self.stats.most_frames_in_write_hold = self.stats.most_frames_in_write_hold.max(frames);
         Ok(Some(hold))
