@@ -40,11 +40,13 @@ pub fn temp_dir() -> tempfile::TempDir {
 ///
 /// When no port can be bound.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("binding a loopback port");
-    listener
-        .local_addr()
-        .expect("the address of a bound port")
-        .port()
+    // Below the range that the system draws from for every outgoing connection: a port of that
+    // range may be somebody else's before the caller has bound it.
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| fastrand::u16(20_000..32_000))
+        .take(1_000)
+        .find(free)
+        .expect("a free loopback port from 20000 to 31999")
 }
 
 /// Polls until `condition` holds.
