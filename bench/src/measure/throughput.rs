@@ -20,10 +20,6 @@ pub(crate) fn throughput(options: &Options, dir: &Path, report: &mut Report) -> 
                 let database = dir.join(format!("{name}.db"));
                 small(&database)?;
                 let backup = subject.replicate(&database, &dir.join(&name))?;
-                    1000
-                } else {
-                    autocheckpoint
-                };
                 let speed = Writer::fast(&database, autocheckpoint, options.round())?.finish()?;
                 if let Some(backup) = backup {
                     backup.stop()?;
