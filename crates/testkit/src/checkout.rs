@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The root of the checkout this crate was compiled in.
@@ -41,12 +41,26 @@ pub fn temp_dir() -> tempfile::TempDir {
 /// When no port can be bound.
 pub fn free_port() -> u16 {
     // Below the range that the system draws from for every outgoing connection: a port of that
-    // range may be somebody else's before the caller has bound it.
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    std::iter::repeat_with(|| fastrand::u16(20_000..32_000))
-        .take(1_000)
-        .find(free)
-        .expect("a free loopback port from 20000 to 31999")
+    // range may be somebody else's before the caller has bound it. No two calls of a process get
+    // the same one, since the first caller may not have bound it yet.
+    const PORTS: std::ops::Range<u16> = 20_000..32_000;
+    static LAST: LazyLock<Mutex<u16>> = LazyLock::new(|| Mutex::new(fastrand::u16(PORTS)));
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in PORTS {
+        *last = if *last + 1 < PORTS.end {
+            *last + 1
+        } else {
+            PORTS.start
+        };
+        if TcpListener::bind(("127.0.0.1", *last)).is_ok() {
+            return *last;
+        }
+    }
+    panic!(
+        "no free loopback port from {} to {}",
+        PORTS.start,
+        PORTS.end - 1
+    );
 }
 
 /// Polls until `condition` holds.
