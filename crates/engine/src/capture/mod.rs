@@ -257,7 +257,7 @@ impl Capture {
             }
         }
         if let Some(hold) = hold {
-            self.release_writers(hold)?;
+            self.release_writers(hold);
         }
         let attached = self.attached_mut()?;
         // The order matters: a commit that came before the lock was seen free is in the index now.
@@ -341,10 +341,9 @@ impl Capture {
         Ok(Some(hold))
     }
 
-    fn release_writers(&mut self, hold: WriteHold) -> Result<(), CaptureError> {
+    fn release_writers(&mut self, hold: WriteHold) {
         self.stats.longest_write_hold = self.stats.longest_write_hold.max(hold.since.elapsed());
         hold.end();
-        Ok(())
     }
 
     fn attached_mut(&mut self) -> Result<&mut Attached, Error> {
