@@ -117,11 +117,10 @@ impl ReplicationBuilder {
 
     /// From how many frames on the WAL is made to start over: without disturbing anybody where that
     /// is possible, else by holding writers for the moment it takes to backfill the last frames.
-    /// 1,000 by default, as SQLite's own automatic checkpoints.
+    /// By default 1,000, as SQLite's own automatic checkpoints, and under a fast writer what it
+    /// writes in 0.3 s, up to 64 MiB.
     pub fn rotate_at_frames(mut self, frames: u32) -> Self {
-        self.policy = RotationPolicy {
-            rotate_at: frames.max(1),
-        };
+        self.policy = RotationPolicy::fixed(frames);
         self
     }
 

@@ -11,14 +11,19 @@ use std::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU8, Ordering},
     },
+    time::Duration,
 };
 
-use futures_util::StreamExt;
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask, Watches};
+use futures_util::{FutureExt, StreamExt};
+use inotify::{EventMask, EventOwned, Inotify, WatchDescriptor, WatchMask, Watches};
 use tokio::{runtime::Handle, sync::Notify};
 
 /// Bytes of notices read at once.
 const EVENT_BYTES: usize = 16 << 10;
+/// After so many events there is a pause, even if more are there.
+const EVENTS_AT_ONCE: u32 = 1_024;
+/// Notices that come sooner after others wait for so long.
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// What was noticed about one database since the last look.
 #[derive(Debug, Default)]
@@ -193,24 +198,33 @@ async fn read_events(inotify: Inotify, shared: Arc<Shared>) {
             return;
         }
     };
-    while let Some(event) = events.next().await {
-        let directories = shared
-            .directories
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Ok(event) if event.mask.contains(EventMask::Q_OVERFLOW) => {
-                notify_everybody(&directories);
-            }
-            Ok(event) => {
-                if let Some(directory) = directories.get(&event.wd) {
-                    directory.notify(event.name.as_deref(), event.mask);
-                }
-            }
-            Err(error) => {
+    while let Some(mut event) = events.next().await {
+        for _ in 0..EVENTS_AT_ONCE {
+            if let Err(error) = event.map(|event| shared.notify(&event)) {
                 tracing::warn!(%error, "cannot read notices; looking from time to time");
                 return;
             }
+            match events.next().now_or_never() {
+                Some(Some(next)) => event = next,
+                Some(None) => return,
+                None => break,
+            }
+        }
+        // Meanwhile the kernel merges what one writer does over and over.
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+impl Shared {
+    fn notify(&self, event: &EventOwned) {
+        let directories = self
+            .directories
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if event.mask.contains(EventMask::Q_OVERFLOW) {
+            notify_everybody(&directories);
+        } else if let Some(directory) = directories.get(&event.wd) {
+            directory.notify(event.name.as_deref(), event.mask);
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     error::describe,
     state::Position,
     wal::{
-        Cursor, Guard, IndexError, IndexHeader, Pin, Salts, WalFile, WalIndex,
+        Brake, Cursor, Guard, IndexError, IndexHeader, Pin, Salts, WalFile, WalIndex,
         descriptors::{self, Access, FileId},
         protocol::{Action, Held},
     },
@@ -29,9 +29,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// How long a checkpointer may take to notice that it cannot start.
 const CHECKPOINTER_ATTEMPTS: u32 = 20;
 
-const CHECKPOINT_PASSES: u32 = 4;
 /// So few frames are backfilled in the time of two syncs.
-pub(super) const SMALL_RESIDUE: u32 = 64;
+pub(super) const SMALL_RESIDUE: u32 = 256;
 
 /// An open database whose WAL is held.
 #[derive(Debug)]
@@ -46,6 +45,7 @@ pub(super) struct Attached {
     pub(super) wal: WalFile,
     pub(super) pin: Option<Pin>,
     pub(super) guard: Option<Guard>,
+    pub(super) brake: Option<Brake>,
     /// A reset was seen since the guard was taken, and no moment without a checkpointer since.
     pub(super) reset_seen: bool,
     /// The pin was held when the index was last read: since then there was no reset.
@@ -282,6 +282,7 @@ impl Attached {
             wal,
             pin: None,
             guard: None,
+            brake: None,
             reset_seen: false,
             pinned_at_read: false,
         };
@@ -341,6 +342,17 @@ impl Attached {
                 self.reset_seen = !self.await_checkpointer()?;
                 !self.reset_seen
             }
+            Action::TakeBrake => {
+                self.brake = self
+                    .index
+                    .brake(self.pin.as_ref())
+                    .map_err(self.shm_failed())?;
+                self.brake.is_some()
+            }
+            Action::ReleaseBrake => {
+                self.brake = None;
+                true
+            }
             Action::Capture | Action::Checkpoint | Action::Insist | Action::Rest => true,
         };
         Ok(done)
@@ -376,34 +388,40 @@ impl Attached {
         self.index.checkpoint_holds_writers().map_err(&failed)
     }
 
-    /// Whether a write transaction or a checkpoint is under way: what the notice was about may not
-    /// be in the wal-index yet.
-    pub(super) fn is_busy(&self) -> Result<bool, Error> {
+    /// Whether a checkpoint makes writers wait, and may itself wait for us.
+    pub(super) fn checkpoint_holds_writers(&self) -> Result<bool, Error> {
+        self.index
+            .checkpoint_holds_writers()
+            .map_err(self.shm_failed())
+    }
+
+    /// Whether a write transaction and whether a checkpoint is under way: what the notice was about
+    /// may not be in the wal-index yet.
+    pub(super) fn is_busy(&self) -> Result<(bool, bool), Error> {
         let failed = self.shm_failed();
-        Ok(self.index.writer().map_err(&failed)?.is_some()
-            || self.index.checkpointer().map_err(&failed)?.is_some())
+        let writer = self.index.writer().map_err(&failed)?;
+        let checkpointer = self.index.checkpointer().map_err(&failed)?;
+        Ok((writer.is_some(), checkpointer.is_some()))
     }
 
     /// Backfills what can be backfilled without waiting for anybody. A writer goes on meanwhile,
-    /// so it is done again while that leaves less and less.
-    pub(super) fn checkpoint(&self) -> Result<(), CaptureError> {
+    /// so it is done again while that leaves much less.
+    pub(super) fn checkpoint(&self) -> Result<IndexHeader, CaptureError> {
         let mut residue = u32::MAX;
-        for _ in 0..CHECKPOINT_PASSES {
+        loop {
             let done = self
                 .connection
                 .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-            if let Err(error) = done {
+            if let Err(error) = &done {
                 tracing::warn!(database = %self.path.display(), %error, "cannot checkpoint");
-                break;
             }
             let index = self.read_index()?;
             let left = index.committed.saturating_sub(index.backfilled);
-            if left <= SMALL_RESIDUE || left >= residue {
-                break;
+            if done.is_err() || left <= SMALL_RESIDUE || left > residue / 2 {
+                return Ok(index);
             }
             residue = left;
         }
-        Ok(())
     }
 
     pub(super) fn shm_failed(&self) -> impl Fn(io::Error) -> Error + use<> {

@@ -6,11 +6,12 @@
 
 mod attach;
 mod image;
+mod pace;
 mod segment;
 mod table;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -18,48 +19,72 @@ use std::{
 use evertide_ltx::{Header, Txid};
 use evertide_storage::{Clock, Disk};
 
-use self::attach::Attached;
 pub(crate) use self::{
     attach::AttachOutcome,
     image::Image,
     table::{DiskReader, Tail, changes_of},
 };
+use self::{attach::Attached, pace::Pace};
 use crate::{
     Error,
     state::{LocalState, Position},
     wal::{
-        Cursor, IndexHeader, ScanError,
+        Cursor, IndexHeader, ScanError, WriteHold,
         protocol::{Action, Facts, Tried, next},
     },
 };
 
 /// How often backfilling is tried while writers are held, half a millisecond apart.
 const CHECKPOINTS_IN_HOLD: u32 = 20;
+/// A checkpoint that waits for the brake does so for this long at most.
+const LONGEST_BRAKE: Duration = Duration::from_millis(5);
+/// How long the write lock is asked for without a pause.
+const PATIENCE: Duration = Duration::from_millis(2);
 
 /// When WALs are made to start over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct RotationPolicy {
     /// From this many frames on it is tried.
-    pub(crate) rotate_at: u32,
+    rotate_at: u32,
+    /// From more under a fast writer.
+    paced: bool,
 }
 
 impl Default for RotationPolicy {
     /// SQLite's own threshold for automatic checkpoints.
     fn default() -> Self {
-        Self { rotate_at: 1_000 }
+        Self {
+            rotate_at: 1_000,
+            paced: true,
+        }
     }
 }
 
 impl RotationPolicy {
+    /// At so many frames, whatever the writers do.
+    pub(crate) fn fixed(frames: u32) -> Self {
+        Self {
+            rotate_at: frames.max(1),
+            paced: false,
+        }
+    }
+
+    fn rotate_at(&self, pace: &Pace, index: &IndexHeader) -> u32 {
+        match self.paced {
+            true => pace.rotate_at(self.rotate_at, index),
+            false => self.rotate_at,
+        }
+    }
+
     /// From how many frames on writers may be held while the last frames are backfilled: the fewer
     /// those are, the sooner.
-    fn insist_at(&self, index: &IndexHeader) -> u32 {
+    fn insist_at(rotate_at: u32, index: &IndexHeader) -> u32 {
         let factor = match index.committed.saturating_sub(index.backfilled) {
             0..=attach::SMALL_RESIDUE => 1,
-            left if left <= self.rotate_at => 4,
+            left if left <= rotate_at => 4,
             _ => 32,
         };
-        self.rotate_at.saturating_mul(factor)
+        rotate_at.saturating_mul(factor)
     }
 }
 
@@ -90,10 +115,15 @@ pub(crate) enum Due {
 pub(crate) struct StepOutcome {
     /// Committed frames were left for later.
     pub(crate) pending: bool,
+    /// A transaction was under way, which may be the one that the notice was about.
+    pub(crate) writing: bool,
     /// Everything that was committed when the step began is captured.
     pub(crate) complete: bool,
-    /// A transaction or checkpoint was under way, or a lock could not be had: look again soon.
+    /// A checkpoint was under way, or a lock could not be had: look again soon.
     pub(crate) busy: bool,
+    /// Look again after this time, whether or not something is noticed: the WAL will be so full that
+    /// it is wanted to start over, or somebody may wait for the brake.
+    pub(crate) look_in: Option<Duration>,
 }
 
 /// Counts for the status.
@@ -122,6 +152,8 @@ pub(crate) struct Capture {
     floor: Txid,
     /// Transactions of the images being read: staged files after them are still needed.
     images: Vec<Txid>,
+    /// How fast the WAL grows, and who checkpoints it.
+    pace: Pace,
     /// Milliseconds since the epoch; timestamps never run backwards, even if the clock does.
     last_timestamp: i64,
     pub(crate) stats: CaptureStats,
@@ -145,6 +177,7 @@ impl Capture {
             attached: None,
             floor: Txid::ZERO,
             images: Vec::new(),
+            pace: Pace::default(),
             last_timestamp: 0,
             stats: CaptureStats::default(),
         };
@@ -207,13 +240,14 @@ impl Capture {
     /// Captures and moves the locks as the protocol says, until there is nothing to do.
     pub(crate) fn step(&mut self, due: Due) -> Result<StepOutcome, CaptureError> {
         let wanted = self.attached_mut()?.read_index()?;
-        let mut tried = Tried::Nothing;
-        let mut hold: Option<WriteHold> = None;
-        let mut unfinished = false;
+        self.pace.look(Instant::now(), &wanted);
         let rotate_at = match due {
             Due::NowAndCheckpoint => 1,
-            Due::Now | Due::Later => self.policy.rotate_at,
+            Due::Now | Due::Later => self.policy.rotate_at(&self.pace, &wanted),
         };
+        let mut tried = Tried::Nothing;
+        let mut hold: Option<WriteHold> = None;
+        let (mut caught_up, mut unfinished) = (false, false);
         loop {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
@@ -224,30 +258,41 @@ impl Capture {
                 }
                 break;
             }
+            let brake = self.pace.brake(self.policy.rotate_at);
+            let captured = self.captured_frames();
             let attached = self.attached_mut()?;
             let facts = Facts {
                 held: attached.held(),
-                captured: self.captured_frames(),
+                captured,
                 committed: index.committed,
                 backfilled: index.backfilled,
-                stale_checkpointer: self.attached_mut()?.reset_seen,
+                stale_checkpointer: attached.reset_seen,
                 due: due != Due::Later,
+                caught_up,
+                braked: attached.brake.is_some(),
+                brake: brake && !attached.checkpoint_holds_writers()?,
                 rotate_at,
-                insist_at: self.policy.insist_at(&index),
+                insist_at: RotationPolicy::insist_at(rotate_at, &index),
                 tried,
             };
             let action = next(&facts);
             match action {
-                Action::Capture => self.capture_segment(&index)?,
+                Action::Capture => {
+                    self.capture_segment(&index)?;
+                    caught_up = true;
+                }
                 Action::Checkpoint => {
-                    self.attached_mut()?.checkpoint()?;
+                    self.checkpoint()?;
                     tried = Tried::Checkpoint;
                 }
                 Action::Insist => {
                     hold = self.hold_writers()?;
+                    unfinished |= hold.is_none();
                     tried = Tried::Insisting;
                 }
                 Action::Rest => break,
+                // Without it the application is slower, and nothing else.
+                Action::TakeBrake if !self.attached_mut()?.change_lock(action)? => break,
                 lock => {
                     unfinished = !self.attached_mut()?.change_lock(lock)?;
                     if unfinished {
@@ -260,8 +305,9 @@ impl Capture {
             self.release_writers(hold);
         }
         let attached = self.attached_mut()?;
+        let braked = attached.brake.as_ref().map(|_| LONGEST_BRAKE);
         // The order matters: a commit that came before the lock was seen free is in the index now.
-        let busy = attached.is_busy()?;
+        let (writing, checkpointing) = attached.is_busy()?;
         let index = attached.read_index()?;
         let pending = self.state.position.is_some_and(|position| {
             index.salts != position.salts || position.frames < index.committed
@@ -274,8 +320,13 @@ impl Capture {
         });
         Ok(StepOutcome {
             pending,
+            writing,
             complete,
-            busy: busy || unfinished,
+            busy: checkpointing || unfinished,
+            look_in: braked
+                .into_iter()
+                .chain(self.pace.time_until(rotate_at))
+                .min(),
         })
     }
 
@@ -317,33 +368,37 @@ impl Capture {
         Ok(index)
     }
 
-    /// Holds writers, captures the rest and backfills it.
+    /// Backfills what can be backfilled without waiting for anybody.
+    fn checkpoint(&mut self) -> Result<IndexHeader, CaptureError> {
+        let index = self.attached_mut()?.checkpoint()?;
+        self.pace.checkpointed(&index);
+        Ok(index)
+    }
+
+    /// Holds writers and backfills the rest, unless they cannot be held for now.
     fn hold_writers(&mut self) -> Result<Option<WriteHold>, CaptureError> {
-        let Some(hold) = WriteHold::begin(&self.path) else {
+        let attached = self.attached_mut()?;
+        let hold = attached.index.hold_writers(PATIENCE);
+        let Some(hold) = hold.map_err(attached.shm_failed())? else {
             return Ok(None);
         };
-        let index = self.follow_generation()?;
-        if self.captured_frames() < index.committed {
-            self.capture_segment(&index)?;
-        }
+        let before = attached.read_index()?;
         // The application may be in the middle of a checkpoint of its own, which ends by itself.
         for _ in 0..CHECKPOINTS_IN_HOLD {
-            let attached = self.attached_mut()?;
-            attached.checkpoint()?;
-            let now = attached.read_index()?;
-            if now.backfilled == now.committed {
+            let index = self.checkpoint()?;
+            if index.backfilled == index.committed {
                 break;
             }
             std::thread::sleep(Duration::from_micros(500));
         }
-        let frames = index.committed.saturating_sub(index.backfilled);
+        let frames = before.committed.saturating_sub(before.backfilled);
         self.stats.most_frames_in_write_hold = self.stats.most_frames_in_write_hold.max(frames);
         Ok(Some(hold))
     }
 
     fn release_writers(&mut self, hold: WriteHold) {
         self.stats.longest_write_hold = self.stats.longest_write_hold.max(hold.since.elapsed());
-        hold.end();
+        drop(hold);
     }
 
     fn attached_mut(&mut self) -> Result<&mut Attached, Error> {
@@ -414,34 +469,4 @@ impl Capture {
 /// When a file's last transaction was captured, from its header.
 pub(crate) fn created(header: &Header) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(header.timestamp_ms.max(0) as u64)
-}
-
-/// The write lock of a database, held on a connection of our own that writes nothing.
-struct WriteHold {
-    connection: rusqlite::Connection,
-    since: Instant,
-}
-
-impl WriteHold {
-    /// Asks for the write lock for some milliseconds: whoever has it may wait for our locks.
-    fn begin(path: &Path) -> Option<Self> {
-        let connection = attach::connect(path).ok()?;
-        connection.busy_timeout(Duration::ZERO).ok()?;
-        for _ in 0..20 {
-            if connection.execute_batch("BEGIN IMMEDIATE").is_ok() {
-                return Some(Self {
-                    connection,
-                    since: Instant::now(),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        None
-    }
-
-    fn end(self) {
-        if let Err(error) = self.connection.execute_batch("ROLLBACK") {
-            tracing::error!(%error, "cannot end an empty transaction; closing its connection");
-        }
-    }
 }

@@ -20,7 +20,7 @@ use self::images::{ImageJob, ImageResult, PendingSnapshots};
 pub(crate) use self::messages::{Captured, Command, Snapshot, request_snapshot, tail_matches};
 use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicationOptions,
-    capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
+    capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy, StepOutcome},
     error::describe,
     runtime::{Claim, Engine, blocking, transfer},
     watch::{FILES, Notices, Watch},
@@ -169,6 +169,26 @@ impl Schedule {
             failures: 0,
             unfinished_since: None,
         }
+    }
+}
+
+impl Schedule {
+    /// Decides when to look again without another notice.
+    fn plan(&mut self, outcome: &StepOutcome, due: Due, sync_interval: Duration) {
+        let now = Instant::now();
+        let left = outcome.pending || outcome.writing;
+        let at_interval = self.last_capture.map(|last| last + sync_interval);
+        // What a capture that just was did not see waits for the interval, as what a notice tells.
+        let waits = due == Due::Later || at_interval.is_some_and(|at| at > now);
+        self.next_look = if outcome.busy || left && !waits {
+            let pause = FIRST_LOOK.saturating_mul(1 << self.looks.min(10));
+            self.looks += 1;
+            Some(now + pause.min(LONGEST_LOOK))
+        } else {
+            at_interval.filter(|_| left)
+        };
+        let look_in = outcome.look_in.map(|after| now + after.max(FIRST_LOOK));
+        self.next_look = self.next_look.into_iter().chain(look_in).min();
     }
 }
 
@@ -376,20 +396,7 @@ impl Database {
         self.schedule.failures = 0;
         self.publish();
         self.limit_stage().await;
-        let now = Instant::now();
-        let waiting = outcome.pending && due == Due::Later;
-        let at_interval = self
-            .schedule
-            .last_capture
-            .map(|last| last + self.sync_interval());
-        self.schedule.next_look = match outcome.busy || outcome.pending && !waiting {
-            true => {
-                let pause = FIRST_LOOK.saturating_mul(1 << self.schedule.looks.min(10));
-                self.schedule.looks += 1;
-                Some(now + pause.min(LONGEST_LOOK))
-            }
-            false => at_interval.filter(|_| waiting),
-        };
+        self.schedule.plan(&outcome, due, self.sync_interval());
         match outcome.complete {
             true => Looked::Complete,
             false => Looked::Behind,

@@ -12,7 +12,13 @@
 //! Integers are in the machine's byte order, the salts as in the WAL. Source:
 //! <https://www.sqlite.org/walformat.html#the_wal_index_file_format>.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{
+    fs::File,
+    io,
+    os::unix::fs::FileExt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use evertide_ltx::PageSize;
 
@@ -22,15 +28,18 @@ use super::{
 };
 
 const VERSION: u32 = 3_007_000;
+const BACKFILLED: u64 = 96;
 const READ_MARKS: u64 = 100;
 const READ_MARK_NOT_USED: u32 = 0xffff_ffff;
 const WRITE: u64 = 120;
 const CKPT: u64 = 121;
 const READ_0: u64 = 123;
 /// Slot 1 last: it is where SQLite keeps a mark for readers that cannot write the file.
-const PIN_SLOTS: [u64; 4] = [4, 3, 2, 1];
+const SLOTS: [u64; 4] = [4, 3, 2, 1];
 /// A header that a writer is replacing settles within microseconds; this many reads is a crash.
 const READS_OF_A_CHANGING_HEADER: u32 = 1_000;
+/// After so many the clock and the holder are asked for again.
+const LOCK_ATTEMPTS_AT_ONCE: u32 = 64;
 
 /// What the wal-index says at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -107,59 +116,101 @@ impl WalIndex {
 
     /// Takes the pin: no reset from now on. `None` while no slot can be had.
     pub(crate) fn pin(&self) -> io::Result<Option<Pin>> {
+        Ok(self.hold_slot(READ_MARK_NOT_USED, None)?.map(Pin))
+    }
+
+    /// Takes the brake: while it is held, checkpoints end at once, with nothing done. `None` while no
+    /// slot can be had.
+    pub(crate) fn brake(&self, pin: Option<&Pin>) -> io::Result<Option<Brake>> {
+        let backfilled = self.read_u32(BACKFILLED)?;
+        Ok(self.hold_slot(backfilled, pin)?.map(Brake))
+    }
+
+    /// Holds a slot with this mark, rather one that nobody has used. Not the one of the pin: our own
+    /// lock would not be in the way, and gone with this one.
+    fn hold_slot(&self, mark: u32, pin: Option<&Pin>) -> io::Result<Option<HeldByte>> {
+        let pinned = pin.map(|Pin(held)| held.byte);
         let mut used = Vec::new();
-        for slot in PIN_SLOTS {
+        for slot in SLOTS
+            .into_iter()
+            .filter(|slot| Some(READ_0 + slot) != pinned)
+        {
             if self.read_mark(slot)? != READ_MARK_NOT_USED {
                 used.push(slot);
-            } else if self.pin_slot(slot)? {
-                return Ok(Some(Pin(self.hold(READ_0 + slot))));
+            } else if self.try_slot(slot, mark)? {
+                return Ok(Some(self.hold(READ_0 + slot)));
             }
         }
         for slot in used {
-            if self.pin_slot(slot)? {
-                return Ok(Some(Pin(self.hold(READ_0 + slot))));
+            if self.try_slot(slot, mark)? {
+                return Ok(Some(self.hold(READ_0 + slot)));
             }
         }
         Ok(None)
     }
 
-    fn pin_slot(&self, slot: u64) -> io::Result<bool> {
+    fn try_slot(&self, slot: u64, mark: u32) -> io::Result<bool> {
         if !locks::try_lock(&self.file, READ_0 + slot, Lock::Exclusive)? {
             return Ok(false);
         }
-        let pinned = self.mark_and_share(slot);
-        if !matches!(pinned, Ok(true)) {
+        let shared = self.mark_and_share(slot, mark);
+        if !matches!(shared, Ok(true)) {
             locks::unlock(&self.file, READ_0 + slot)?;
         }
-        pinned
+        shared
     }
 
-    /// With the slot locked exclusively, makes it a pin.
-    fn mark_and_share(&self, slot: u64) -> io::Result<bool> {
-        // A checkpoint that waits for a slot goes by the mark it read there: pinning that slot,
-        // even with a new mark, would make it wait for us, with the write lock in hand.
-        if self.read_mark(slot)? != READ_MARK_NOT_USED {
-            if self.checkpoint_holds_writers()? {
-                return Ok(false);
-            }
-            // A slot that keeps an old mark would hold back every checkpoint; SQLite writes this
-            // value under the same lock when it restarts a WAL.
-            let mark = READ_MARK_NOT_USED.to_ne_bytes();
-            self.file.write_all_at(&mark, READ_MARKS + 4 * slot)?;
+    /// With the slot locked exclusively, sets its mark and shares it.
+    fn mark_and_share(&self, slot: u64, mark: u32) -> io::Result<bool> {
+        let before = self.read_mark(slot)?;
+        // A checkpoint that waits for a slot goes by the mark it read there: taking that slot, even
+        // with another mark, would make it wait for us, with the write lock in hand.
+        if before != READ_MARK_NOT_USED && self.checkpoint_holds_writers()? {
+            return Ok(false);
+        }
+        if before != mark {
+            // SQLite sets marks under the same lock. One that stayed would hold back checkpoints.
+            let bytes = mark.to_ne_bytes();
+            self.file.write_all_at(&bytes, READ_MARKS + 4 * slot)?;
         }
         locks::try_lock(&self.file, READ_0 + slot, Lock::Shared)
     }
 
     fn read_mark(&self, slot: u64) -> io::Result<u32> {
-        let mut mark = [0; 4];
-        self.file.read_exact_at(&mut mark, READ_MARKS + 4 * slot)?;
-        Ok(u32::from_ne_bytes(mark))
+        self.read_u32(READ_MARKS + 4 * slot)
+    }
+
+    fn read_u32(&self, at: u64) -> io::Result<u32> {
+        let mut bytes = [0; 4];
+        self.file.read_exact_at(&mut bytes, at)?;
+        Ok(u32::from_ne_bytes(bytes))
     }
 
     /// Takes the guard: no backfill from now on. `None` while a checkpoint is writing.
     pub(crate) fn guard(&self) -> io::Result<Option<Guard>> {
         let locked = locks::try_lock(&self.file, READ_0, Lock::Shared)?;
         Ok(locked.then(|| Guard(self.hold(READ_0))))
+    }
+
+    /// Keeps writers out until dropped, without a transaction; `None` where the lock was never free
+    /// for `patience`. Asks without a pause: a writer that never rests leaves it free for microseconds.
+    pub(crate) fn hold_writers(&self, patience: Duration) -> io::Result<Option<WriteHold>> {
+        let since = Instant::now();
+        while since.elapsed() < patience {
+            for _ in 0..LOCK_ATTEMPTS_AT_ONCE {
+                if locks::try_lock(&self.file, WRITE, Lock::Exclusive)? {
+                    return Ok(Some(WriteHold {
+                        since: Instant::now(),
+                        _lock: self.hold(WRITE),
+                    }));
+                }
+            }
+            // Whoever holds both waits for a lock of ours.
+            if self.checkpoint_holds_writers()? {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// The process that is checkpointing at this moment. Only asks: a checkpoint that found the
@@ -246,11 +297,23 @@ impl Drop for HeldByte {
 
 /// The pin, held until dropped: no reset.
 #[derive(Debug)]
-pub(crate) struct Pin(#[expect(dead_code, reason = "held for its Drop")] HeldByte);
+pub(crate) struct Pin(HeldByte);
+
+/// The brake, held until dropped: checkpoints end at once, with nothing done.
+#[derive(Debug)]
+pub(crate) struct Brake(#[expect(dead_code, reason = "held for its Drop")] HeldByte);
 
 /// The guard, held until dropped: no backfill.
 #[derive(Debug)]
 pub(crate) struct Guard(#[expect(dead_code, reason = "held for its Drop")] HeldByte);
+
+/// The write lock, held until dropped: no commit.
+#[derive(Debug)]
+pub(crate) struct WriteHold {
+    /// When it was had.
+    pub(crate) since: Instant,
+    _lock: HeldByte,
+}
 
 fn is_intact(header: &[u8]) -> bool {
     let native = if cfg!(target_endian = "big") {

@@ -11,6 +11,6 @@ pub(crate) mod protocol;
 pub(crate) use self::{
     file::{Cursor, Scan, ScanError, WalFile},
     format::{FRAME_HEADER_LEN, Salts, WalChecksum, frame_offset},
-    index::{Guard, IndexError, IndexHeader, Pin, WalIndex},
+    index::{Brake, Guard, IndexError, IndexHeader, Pin, WalIndex, WriteHold},
     locks::{try_lock_file, unlock_file},
 };

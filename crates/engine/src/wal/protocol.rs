@@ -36,6 +36,14 @@ pub(crate) struct Facts {
     /// Whether capture may run now, or waits for the sync interval to pass. A WAL that is large
     /// or backfilled to its end is captured at once, so that a checkpointer is never kept waiting.
     pub due: bool,
+    /// Whether frames were captured for this notice already. Under a writer that never pauses there
+    /// are always new ones; they wait for the next notice unless they are in the way of a reset.
+    pub caught_up: bool,
+    /// The brake is held, beside the pin.
+    pub braked: bool,
+    /// Checkpoints of the application are not wanted before the WAL is large: each of its commits
+    /// would run one. Never while one waits, in which it holds writers.
+    pub brake: bool,
     /// Frames from which the WAL is wanted to start over.
     pub rotate_at: u32,
     /// Frames from which writers may be held for a moment to make that happen.
@@ -70,6 +78,10 @@ pub(crate) enum Action {
     ReleasePin,
     /// Let go of the guard; the pin stays.
     ReleaseGuard,
+    /// Take the brake. No free slot: rest without it.
+    TakeBrake,
+    /// Let go of the brake.
+    ReleaseBrake,
     /// Run a passive checkpoint on a connection of our own. Blocks nobody.
     Checkpoint,
     /// The same with the write lock held, for the few frames a steady writer always leaves.
@@ -86,6 +98,11 @@ pub(crate) fn next(facts: &Facts) -> Action {
     // More than committed is no finished backfill, but two numbers of different moments.
     let backfilled = facts.backfilled == facts.committed;
     let large = facts.committed >= facts.rotate_at;
+    // A large WAL is captured before the application may checkpoint it, which takes its time.
+    let brake = facts.brake && !(large && (captured || facts.caught_up)) && facts.held == Held::Pin;
+    if facts.braked && !brake {
+        return Action::ReleaseBrake;
+    }
     match facts.held {
         Held::Guard if backfilled && captured => Action::Rest,
         Held::Guard => Action::TakePin,
@@ -93,13 +110,14 @@ pub(crate) fn next(facts: &Facts) -> Action {
         Held::Both if backfilled => Action::Capture,
         Held::Both if facts.stale_checkpointer => Action::AwaitCheckpointer,
         Held::Both => Action::ReleaseGuard,
-        Held::Pin if !captured && (facts.due || backfilled || large) => Action::Capture,
-        Held::Pin if !captured => Action::Rest,
+        Held::Pin if !captured && backfilled => Action::Capture,
+        Held::Pin if !captured && !facts.caught_up && (facts.due || large) => Action::Capture,
         Held::Pin if backfilled => Action::TakeGuard,
         Held::Pin if large && facts.tried < Tried::Checkpoint => Action::Checkpoint,
         Held::Pin if facts.committed >= facts.insist_at && facts.tried < Tried::Insisting => {
             Action::Insist
         }
+        Held::Pin if brake && !facts.braked => Action::TakeBrake,
         Held::Pin => Action::Rest,
     }
 }
@@ -116,6 +134,9 @@ mod tests {
             backfilled,
             stale_checkpointer: false,
             due: true,
+            caught_up: false,
+            braked: false,
+            brake: false,
             rotate_at: 1_000,
             insist_at: 4_000,
             tried: Tried::Nothing,
@@ -140,6 +161,17 @@ mod tests {
         assert_eq!(next(&early(5, 3)), Action::Rest);
         assert_eq!(next(&early(5, 5)), Action::Capture);
         assert_eq!(next(&early(1_000, 3)), Action::Capture);
+    }
+
+    #[test]
+    fn a_writer_that_never_pauses_does_not_keep_capture_from_anything_else() {
+        let caught_up = |committed, backfilled| Facts {
+            caught_up: true,
+            ..facts(Held::Pin, 4, committed, backfilled)
+        };
+        assert_eq!(next(&caught_up(5, 3)), Action::Rest);
+        assert_eq!(next(&caught_up(1_000, 3)), Action::Checkpoint);
+        assert_eq!(next(&caught_up(5, 5)), Action::Capture);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub(crate) enum Mutation {
     ImpatientWithCheckpointer,
     /// After the pin is let go it is still believed to have held until the next look.
     PinBelieved,
+    /// The brake is put on whatever slot is free for us, and so may be the one of the pin.
+    BrakeOnPin,
+    /// The brake is kept although a checkpoint waits for it and makes writers wait.
+    BrakeKept,
     /// Equal salts are taken for the same WAL, without a look at the checksums.
     NoChecksum,
 }
@@ -67,6 +71,8 @@ impl Engine<'_> {
             CaptureAt::Do(action) => self.perform(action),
             CaptureAt::PinMark => self.pin_mark(),
             CaptureAt::PinShare => self.pin_share(),
+            CaptureAt::BrakeMark => self.brake_mark(),
+            CaptureAt::BrakeShare => self.brake_share(),
             CaptureAt::OwnCheckpoint => self.own_checkpoint_done(),
         }
     }
@@ -167,6 +173,10 @@ impl Engine<'_> {
             backfilled: backfilled.into(),
             stale_checkpointer: me.stale,
             due: true, // not due is the same as not looking yet
+            caught_up: me.caught_up,
+            braked: me.brake != 0,
+            brake: me.busy
+                && (self.mutation == Mutation::BrakeKept || !self.checkpoint_holds_writers()),
             rotate_at: self.rotate_at,
             insist_at: self.insist_at,
             tried: me.tried.unwrap_or(Tried::Nothing),
@@ -196,6 +206,8 @@ impl Engine<'_> {
             Action::ReleasePin => self.release_pin(),
             Action::ReleaseGuard => self.release_guard(),
             Action::Checkpoint => self.start_checkpoint(Tried::Checkpoint),
+            Action::TakeBrake => self.take_brake(),
+            Action::ReleaseBrake => self.release_brake(),
             Action::Insist => self.insist(),
             Action::Rest => self.rest(),
         }
@@ -217,6 +229,7 @@ impl Engine<'_> {
         me.captured |= wal.commits(from.frames, me.seen.frames);
         let Header { salt, frames, last } = me.seen;
         me.position = Position { salt, frames, last };
+        me.caught_up = true;
         self.go(CaptureAt::Header)
     }
 
@@ -264,6 +277,45 @@ impl Engine<'_> {
         } else {
             CaptureAt::AttachGuard
         })
+    }
+
+    fn take_brake(&mut self) -> bool {
+        let pin = match self.mutation {
+            Mutation::BrakeOnPin => 0,
+            _ => usize::from(self.me().pin),
+        };
+        let free = |slot: &usize| *slot != pin && self.s.locks.read[*slot].is_free_for(CAPTURE);
+        let order = |&slot: &usize| self.s.index.marks[slot];
+        let Some(slot) = (1..SLOTS).filter(free).max_by_key(order) else {
+            return self.rest();
+        };
+        self.s.locks.read[slot].try_exclusive(CAPTURE);
+        self.me().brake = slot as u8;
+        self.go(CaptureAt::BrakeMark)
+    }
+
+    fn brake_mark(&mut self) -> bool {
+        let slot = usize::from(self.me().brake);
+        if self.s.index.marks[slot] != UNUSED && self.checkpoint_holds_writers() {
+            self.s.locks.read[slot].release(CAPTURE);
+            self.me().brake = 0;
+            return self.rest();
+        }
+        self.s.index.marks[slot] = self.s.index.backfilled;
+        self.go(CaptureAt::BrakeShare)
+    }
+
+    fn brake_share(&mut self) -> bool {
+        let slot = usize::from(self.me().brake);
+        self.s.locks.read[slot].try_shared(CAPTURE);
+        self.go(CaptureAt::Header)
+    }
+
+    fn release_brake(&mut self) -> bool {
+        let slot = usize::from(self.me().brake);
+        self.s.locks.read[slot].release(CAPTURE);
+        self.me().brake = 0;
+        self.go(CaptureAt::Header)
     }
 
     fn take_guard(&mut self) -> bool {
@@ -352,7 +404,15 @@ impl Engine<'_> {
         self.s.locks.write.release(CAPTURE);
         let me = self.me();
         (me.tried, me.seen, me.backfilled) = (None, Header::default(), None);
+        me.caught_up = false;
         self.go(CaptureAt::Idle)
+    }
+
+    /// Between two looks commits begin to come fast, or end to.
+    pub(crate) fn change_pace(&mut self) -> bool {
+        let me = self.me();
+        me.busy = !me.busy;
+        me.at == CaptureAt::Idle
     }
 
     /// Stops waiting for a checkpointer.

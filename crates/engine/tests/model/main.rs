@@ -170,6 +170,21 @@ fn no_frame_is_lost_while_we_rotate() {
 }
 
 #[test]
+fn no_frame_is_lost_while_we_brake() {
+    for version in both() {
+        let bounds = bounds(budget(3, 1), budget(4, 2));
+        holds("braking", World::new(version, bounds).braking());
+    }
+    for version in mostly(Version::Before3513) {
+        let bounds = bounds(budget(2, 1), budget(3, 1))
+            .crashes(1)
+            .capture_crashes(1);
+        let world = World::new(version, bounds).modes(&SOME_MODES).braking();
+        holds("all die, braking", world);
+    }
+}
+
+#[test]
 fn no_frame_is_lost_when_the_application_dies() {
     for version in mostly(Version::Before3513) {
         let bounds = bounds(budget(2, 2).crashes(1), budget(3, 2).crashes(2));
@@ -223,6 +238,10 @@ fn every_checkpoint_and_transaction_ends_and_the_wal_starts_over() {
         holds(
             "progress, rotating",
             world(version, budget(2, 0)).rotating(),
+        );
+        holds(
+            "progress, braking",
+            world(version, bounds(budget(2, 1), budget(3, 2))).braking(),
         );
     }
     for version in mostly(Version::Fixed) {
@@ -298,6 +317,18 @@ fn pinning_the_slot_a_checkpoint_waits_for_is_caught() {
         PROGRESS,
         world.modes(&[Mode::Full]).with(Role::Reader),
     );
+}
+
+#[test]
+fn putting_the_brake_on_the_slot_of_the_pin_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::BrakeOnPin).braking();
+    is_caught("brake on the pin", NOTHING_LOST, world);
+}
+
+#[test]
+fn keeping_the_brake_while_a_checkpoint_makes_writers_wait_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::BrakeKept).braking();
+    is_caught("brake kept", PROGRESS, world.modes(&[Mode::Full]));
 }
 
 #[test]
@@ -377,6 +408,11 @@ const UNDONE: &[Situation] = &[("recovery undoes a reset we followed", |_, s| {
     s.capture.attached && !s.index.torn && now < known
 })];
 
+const BRAKED: &[Situation] = &[("a checkpoint waits for the brake", |_, s| {
+    let checkpointer = s.connections[1];
+    checkpointer.at == At::CkptAwaitMark && s.capture.brake != 0 && s.capture.at == CaptureAt::Idle
+})];
+
 #[test]
 fn the_model_reaches_the_situations_the_protocol_is_about() {
     let world = |bounds| World::new(Version::Before3513, bounds).modes(&SOME_MODES);
@@ -385,6 +421,7 @@ fn the_model_reaches_the_situations_the_protocol_is_about() {
         SITUATIONS,
     );
     reaches(world(budget(2, 2).crashes(2)), UNDONE);
+    reaches(world(budget(2, 2)).braking().modes(&[Mode::Full]), BRAKED);
 }
 
 fn reaches(world: World, situations: &'static [Situation]) {

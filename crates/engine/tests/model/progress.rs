@@ -69,8 +69,9 @@ fn truncates(world: &World, mut s: State) -> bool {
 /// while we still hold the guard after a reset, and does nothing then.
 fn rotates(world: &World, mut s: State) -> bool {
     let before = s.index.header.salt;
+    s.capture.busy = false;
     for _ in 0..2 {
-        let ours = world.rotate_at != u32::MAX;
+        let ours = u32::from(s.index.header.frames) >= world.rotate_at;
         let begun = ours
             || world
                 .sqlite(&mut s, CHECKPOINTER)

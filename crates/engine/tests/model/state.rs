@@ -272,6 +272,10 @@ pub(crate) enum CaptureAt {
     PinMark,
     /// The mark is written: convert to shared.
     PinShare,
+    /// With the slot of the brake locked, its mark is to be set.
+    BrakeMark,
+    /// The lock on the slot of the brake is to be shared.
+    BrakeShare,
     /// Our own checkpoint runs.
     OwnCheckpoint,
 }
@@ -283,11 +287,17 @@ pub(crate) struct Capture {
     /// The slot of the pin; 0 without.
     pub(crate) pin: u8,
     pub(crate) guard: bool,
+    /// The slot of the brake; 0 without.
+    pub(crate) brake: u8,
+    /// Commits come so fast that checkpoints of the application are not wanted.
+    pub(crate) busy: bool,
     pub(crate) attached: bool,
     pub(crate) stale: bool,
     /// A header was read under this pin, so the salts cannot change any more.
     pub(crate) read_under_pin: bool,
     pub(crate) tried: Option<Tried>,
+    /// Frames were captured since the last rest.
+    pub(crate) caught_up: bool,
     /// The header last read.
     pub(crate) seen: Header,
     /// `nBackfill`, where it was read before the header.

@@ -24,6 +24,8 @@ pub(crate) enum Event {
     Crash(usize, bool),
     /// Our next step.
     Capture,
+    /// Commits come faster than before, or slower.
+    CapturePace,
     /// We stop waiting for a checkpointer.
     CaptureGivesUp,
     /// We die.
@@ -46,6 +48,8 @@ pub(crate) struct World {
     pub(crate) rotate_at: u32,
     pub(crate) insist_at: u32,
     pub(crate) backfilled_first: bool,
+    /// We take the brake when commits come fast.
+    pub(crate) brakes: bool,
     pub(crate) check: Check,
 }
 
@@ -83,6 +87,7 @@ impl World {
             rotate_at: u32::MAX,
             insist_at: u32::MAX,
             backfilled_first: false,
+            brakes: false,
             check: Check::Safety,
         }
     }
@@ -95,6 +100,12 @@ impl World {
 
     pub(crate) fn rotating(mut self) -> Self {
         (self.rotate_at, self.insist_at) = (1, 1);
+        self
+    }
+
+    /// Rotates at two frames, and brakes below.
+    pub(crate) fn braking(mut self) -> Self {
+        (self.rotate_at, self.insist_at, self.brakes) = (2, 2, true);
         self
     }
 
@@ -253,6 +264,9 @@ impl Model for World {
         }
         if self.capture {
             events.extend([Event::Capture, Event::CaptureGivesUp]);
+            if self.brakes {
+                events.push(Event::CapturePace);
+            }
             if s.budget.capture_crashes > 0 {
                 events.push(Event::CaptureCrash);
             }
@@ -273,6 +287,7 @@ impl Model for World {
             Event::Checkpoint(who, mode) => self.checkpoint(s, who, mode),
             Event::Crash(who, halfway) => self.crash(s, who, halfway),
             Event::Capture => self.engine(s).step(),
+            Event::CapturePace => self.engine(s).change_pace(),
             Event::CaptureGivesUp => self.engine(s).give_up(),
             Event::CaptureCrash => self.capture_crash(s),
             Event::AllCrash => self.all_crash(s),
