@@ -35,6 +35,9 @@ pub struct DatabaseStatus {
     pub longest_write_hold: Duration,
     /// The most frames that were written while writers were held.
     pub most_frames_in_write_hold: u32,
+    /// How often checkpoints of the application were held off for a moment, since it writes fast and
+    /// would run one in each commit. With `wal_autocheckpoint = 0` it is never needed.
+    pub brakes: u64,
     /// What is wrong, while something is.
     pub error: Option<String>,
     /// Each replica, in the order of the settings.
@@ -56,6 +59,7 @@ impl DatabaseStatus {
             last_rebase: None,
             longest_write_hold: Duration::ZERO,
             most_frames_in_write_hold: 0,
+            brakes: 0,
             error: None,
             replicas: Vec::new(),
         }

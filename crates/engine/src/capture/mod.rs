@@ -136,6 +136,7 @@ pub(crate) struct CaptureStats {
     pub(crate) last_rebase: Option<String>,
     pub(crate) longest_write_hold: Duration,
     pub(crate) most_frames_in_write_hold: u32,
+    pub(crate) brakes: u64,
     pub(crate) captured: Option<SystemTime>,
 }
 
@@ -293,6 +294,7 @@ impl Capture {
                 Action::Rest => break,
                 // Without it the application is slower, and nothing else.
                 Action::TakeBrake if !self.attached_mut()?.change_lock(action)? => break,
+                Action::TakeBrake => self.stats.brakes += 1,
                 lock => {
                     unfinished = !self.attached_mut()?.change_lock(lock)?;
                     if unfinished {

@@ -533,6 +533,7 @@ impl Database {
             status.last_rebase = stats.last_rebase;
             status.longest_write_hold = stats.longest_write_hold;
             status.most_frames_in_write_hold = stats.most_frames_in_write_hold;
+            status.brakes = stats.brakes;
             *status != before
         });
     }

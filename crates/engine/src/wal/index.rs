@@ -339,3 +339,77 @@ fn native_u32(bytes: &[u8], at: usize) -> u32 {
         .and_then(|b| b.first_chunk())
         .map_or(0, |b| u32::from_ne_bytes(*b))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::wal::descriptors::{self, Access};
+
+    /// A database in WAL mode with one committed transaction.
+    fn database(dir: &Path) -> (Connection, WalIndex) {
+        let path = dir.join("app.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0; PRAGMA busy_timeout = 0;
+             CREATE TABLE t(a)",
+        )
+        .unwrap();
+        let shm = descriptors::open(&dir.join("app.db-shm"), Access::ReadWrite).unwrap();
+        let (database, _) = descriptors::open(&path, Access::Read).unwrap();
+        (conn, WalIndex::new(shm.0, database))
+    }
+
+    /// What a checkpoint says: whether somebody was in the way, and the frames backfilled.
+    fn checkpoint(conn: &Connection, mode: &str) -> (bool, u32) {
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        conn.query_row(&sql, [], |row| Ok((row.get(0)?, row.get(2)?)))
+            .unwrap()
+    }
+
+    #[test]
+    fn the_pin_forbids_resets_and_no_backfill() {
+        let dir = tempfile::tempdir().unwrap();
+        let (conn, index) = database(dir.path());
+        let pin = index.pin().unwrap().unwrap();
+        let committed = index.read().unwrap().committed;
+        assert_eq!(checkpoint(&conn, "FULL"), (false, committed));
+        assert!(checkpoint(&conn, "TRUNCATE").0);
+        drop(pin);
+        assert_eq!(checkpoint(&conn, "TRUNCATE"), (false, 0));
+    }
+
+    #[test]
+    fn under_the_brake_checkpoints_end_with_nothing_done_and_the_pin_outlives_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (conn, index) = database(dir.path());
+        let pin = index.pin().unwrap().unwrap();
+        let brake = index.brake(Some(&pin)).unwrap().unwrap();
+        assert_eq!(checkpoint(&conn, "PASSIVE"), (false, 0));
+        assert!(checkpoint(&conn, "FULL").0);
+        conn.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+        drop(brake);
+        let committed = index.read().unwrap().committed;
+        assert_eq!(checkpoint(&conn, "FULL"), (false, committed));
+        assert!(checkpoint(&conn, "TRUNCATE").0, "the pin is still held");
+        drop(pin);
+        assert_eq!(checkpoint(&conn, "TRUNCATE"), (false, 0));
+    }
+
+    #[test]
+    fn writers_are_kept_out_while_they_are_held_and_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let (conn, index) = database(dir.path());
+        let patience = Duration::from_millis(1);
+        let hold = index.hold_writers(patience).unwrap().unwrap();
+        assert!(conn.execute_batch("INSERT INTO t VALUES (1)").is_err());
+        assert_eq!(checkpoint(&conn, "PASSIVE"), (false, 2));
+        drop(hold);
+        conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert!(index.hold_writers(patience).unwrap().is_none());
+        conn.execute_batch("COMMIT").unwrap();
+    }
+}

@@ -181,6 +181,8 @@ fn no_frame_is_lost_while_we_brake() {
             .capture_crashes(1);
         let world = World::new(version, bounds).modes(&SOME_MODES).braking();
         holds("all die, braking", world);
+        let world = World::new(version, budget(2, 1).reads(1)).with(Role::Reader);
+        holds("a reader, braking", world.modes(&SOME_MODES).braking());
     }
 }
 

@@ -1,6 +1,6 @@
 //! What the application or an administrator may do to the database: each has a defined outcome.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use evertide::DatabaseState;
 use rusqlite::Connection;
@@ -59,6 +59,33 @@ async fn automatic_checkpoints_after_every_commit_are_no_problem() {
     insert(&conn, 300);
     backup.stop(DEADLINE).await.unwrap();
     assert_eq!(backup.status().rebases, 0);
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn an_application_that_would_checkpoint_in_each_commit_is_braked_and_still_gets_its_own() {
+    let (scene, conn) = Scene::with_rows(50);
+    // As fast as can be: only fast writers are braked.
+    conn.execute_batch("PRAGMA wal_autocheckpoint = 50; PRAGMA synchronous = OFF")
+        .unwrap();
+    let backup = scene.builder().build().unwrap();
+    backup.start().await.unwrap();
+    durable(&backup).await;
+    let writes = async {
+        while backup.status().brakes < 3 {
+            insert(&conn, 500);
+            // It fails at once where one of ours runs, as with any other connection, and never waits
+            // for the brake in vain.
+            let checkpoint = "PRAGMA wal_checkpoint(FULL)";
+            while conn.query_row(checkpoint, [], |row| row.get(0)).unwrap() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, writes).await.unwrap();
+    assert_eq!(backup.status().rebases, 0);
+    backup.stop(DEADLINE).await.unwrap();
     scene.assert_restores();
 }
 
