@@ -74,6 +74,7 @@ pub use self::{
         CONFIG_SCOPE, Durability, RECOMMENDED_PRAGMAS, ReplicaOptions, ReplicationOptions,
         recommended_pragmas,
     },
+    replica::{Maintained, Maintenance},
     replication::{Replication, ReplicationBuilder},
     restore::{
         ExistingOutput, IntegrityCheck, RestoreError, RestoreOptions, RestorePlan, RestoreProgress,

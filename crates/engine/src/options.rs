@@ -64,22 +64,32 @@ pub struct ReplicaOptions {
     pub destination: Destination,
     /// Least time between two uploads; the first commit after a quiet time goes out at once.
     pub sync_interval: Duration,
-    /// Time between two snapshots.
+    /// The windows of time of levels 1, 2 and so on, eight of them at most: what was captured in one
+    /// window becomes one file. Each should be a multiple of the one before.
+    pub levels: Vec<Duration>,
+    /// How long a file of level 0 stays at least, once level 1 has what it holds.
+    pub level_0_retention: Duration,
+    /// Time between two snapshots of a database that changes.
     pub snapshot_interval: Duration,
     /// How long to keep what a restore to a point in time needs; `None` for ever.
     pub retention: Option<Duration>,
-    /// Time between two looks for what retention may delete.
+    /// Least time between two looks for what retention may delete.
     pub retention_check_interval: Duration,
 }
 
 impl ReplicaOptions {
-    /// A replica with the default intervals.
+    /// A replica with the default intervals, those of Litestream: level 1 every 30 seconds, level 2
+    /// every 5 minutes, level 3 and snapshots every hour and day; level 0 stays for 5 minutes.
+    /// Everything else is kept for ever.
     pub fn new(name: impl Into<String>, destination: Destination) -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
         const HOUR: Duration = Duration::from_secs(3_600);
         Self {
             name: name.into(),
             destination,
             sync_interval: Duration::from_secs(1),
+            levels: vec![MINUTE / 2, 5 * MINUTE, HOUR],
+            level_0_retention: 5 * MINUTE,
             snapshot_interval: 24 * HOUR,
             retention: None,
             retention_check_interval: HOUR,

@@ -7,6 +7,8 @@ use std::{
 
 use evertide_ltx::Txid;
 
+use crate::Maintained;
+
 /// What replication of one database is doing.
 #[derive(Clone, PartialEq, Debug)]
 #[non_exhaustive]
@@ -100,6 +102,10 @@ pub struct ReplicaStatus {
     pub uploaded_bytes: u64,
     /// Whole databases among them.
     pub snapshots: u64,
+    /// What compaction, snapshots at intervals and retention have done since the start.
+    pub maintained: Maintained,
+    /// What is wrong with those, while something is. Uploads go on.
+    pub maintenance_error: Option<String>,
     /// What is wrong, while something is.
     pub error: Option<String>,
     /// Since when.
@@ -117,6 +123,8 @@ impl ReplicaStatus {
             uploads: 0,
             uploaded_bytes: 0,
             snapshots: 0,
+            maintained: Maintained::default(),
+            maintenance_error: None,
             error: None,
             failing_since: None,
         }

@@ -108,12 +108,6 @@ impl Database {
         options: ReplicaOptions,
         client: Arc<dyn evertide_storage::ReplicaClient>,
     ) {
-        if options.retention.is_some() {
-            tracing::warn!(
-                replica = options.name,
-                "`retention` is not carried out by this version: nothing is deleted"
-            );
-        }
         let cancel = CancellationToken::new();
         let context = ReplicaContext {
             options: options.clone(),

@@ -1,9 +1,18 @@
 //! Keeping one replica complete: one task for one destination of one database.
 //!
 //! It follows what is captured at its own pace and retries by itself; nothing else waits for it.
+//! Beside it, [`upkeep`] compacts, makes snapshots and deletes, and delays no upload.
 
+mod agenda;
 mod body;
+mod compact;
+mod files;
+mod maintain;
+mod merge;
 mod plan;
+mod retain;
+mod snapshot;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,7 +25,11 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::body::{ChunkWriter, chunks};
-use self::plan::{Remote, UploadPlan, plan_upload, restorable};
+pub use self::maintain::{Maintained, Maintenance};
+use self::{
+    plan::{Remote, UploadPlan, plan_upload, restorable},
+    upkeep::{News, Upkeep},
+};
 use crate::{
     DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, request_snapshot, tail_matches},
@@ -47,8 +60,12 @@ pub(crate) struct ReplicaContext {
 
 /// The task of one replica, until cancelled.
 pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
+    let (news, receiver) = mpsc::unbounded_channel();
+    let upkeep = Upkeep::new(&context, receiver);
     let mut replica = Replica {
         context,
+        news,
+        listing: None,
         remote: None,
         failures: 0,
         last_upload: None,
@@ -59,11 +76,16 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         biased;
         () = cancel.cancelled() => {}
         () = replica.follow() => {}
+        () = upkeep.run() => {}
     }
 }
 
 struct Replica {
     context: ReplicaContext,
+    /// Where upkeep hears what there is on the replica.
+    news: mpsc::UnboundedSender<News>,
+    /// What was found there, until it is known to be the history captured here.
+    listing: Option<Vec<LtxObject>>,
     /// The newest transaction on the replica; `None` until it was asked, and after an error that
     /// leaves it open.
     remote: Option<Remote>,
@@ -119,6 +141,9 @@ impl Replica {
                 Txid::ZERO
             };
             self.report(|status| status.txid = replicated);
+            if ours && let Some(listing) = self.listing.take() {
+                self.tell(News::Listed(listing));
+            }
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
                 UploadPlan::Files(first) => {
@@ -151,20 +176,16 @@ impl Replica {
 
     /// Asks the replica for its newest transaction, and whether that is part of our history.
     async fn look(&mut self) -> Result<Remote, Error> {
-        let mut newest: Option<LtxObject> = None;
-        let mut names = Vec::new();
+        let mut objects: Vec<LtxObject> = Vec::new();
         for level in Level::all() {
             let listed = self.context.client.list(level, None).await;
-            for object in listed.map_err(|source| self.replica_error(source))? {
-                names.push(object.name);
-                if newest
-                    .as_ref()
-                    .is_none_or(|newest| newest.name.max < object.name.max)
-                {
-                    newest = Some(object);
-                }
-            }
+            objects.extend(listed.map_err(|source| self.replica_error(source))?);
         }
+        // Of those that reach furthest the first one: it is of the lowest level, as it was captured.
+        let newest = objects.iter().rev().max_by_key(|object| object.name.max);
+        let newest = newest.cloned();
+        let names = objects.iter().map(|object| object.name).collect();
+        self.listing = Some(objects);
         let Some(newest) = newest else {
             return Ok(Remote::Other(Txid::ZERO));
         };
@@ -279,7 +300,11 @@ impl Replica {
         self.context.captured.changed().await
     }
 
-    fn arrived(&self, uploaded: &Uploaded, captured: &Captured) {
+    fn arrived(&mut self, uploaded: &Uploaded, captured: &Captured) {
+        match &mut self.listing {
+            Some(listing) => listing.push(uploaded.object.clone()),
+            None => self.tell(News::Arrived(uploaded.object.clone())),
+        }
         let now = self.context.clock.now();
         self.report(|status| {
             status.txid = uploaded.object.name.max;
@@ -314,16 +339,13 @@ impl Replica {
         });
     }
 
+    fn tell(&self, news: News) {
+        // Upkeep ends only together with this task.
+        let _ = self.news.send(news);
+    }
+
     fn report(&self, change: impl FnOnce(&mut ReplicaStatus)) {
-        let name = &self.context.options.name;
-        self.context.status.send_if_modified(|status| {
-            let Some(replica) = status.replicas.iter_mut().find(|r| r.name == *name) else {
-                return false;
-            };
-            let before = replica.clone();
-            change(replica);
-            *replica != before
-        });
+        report(&self.context.status, &self.context.options.name, change);
     }
 
     fn replica_error(&self, source: evertide_storage::Error) -> Error {
@@ -332,6 +354,22 @@ impl Replica {
             source,
         }
     }
+}
+
+/// Changes the status of a replica, if there still is one of that name.
+fn report(
+    status: &watch::Sender<DatabaseStatus>,
+    name: &str,
+    change: impl FnOnce(&mut ReplicaStatus),
+) {
+    status.send_if_modified(|status| {
+        let Some(replica) = status.replicas.iter_mut().find(|r| r.name == *name) else {
+            return false;
+        };
+        let before = replica.clone();
+        change(replica);
+        *replica != before
+    });
 }
 
 /// How long to wait after so many failures in a row: doubling, with jitter so that many replicas

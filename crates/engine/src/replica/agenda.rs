@@ -1,0 +1,159 @@
+//! What a replica needs next to stay as it should be. Pure.
+
+use std::time::{Duration, SystemTime};
+
+use evertide_ltx::Level;
+use evertide_storage::LtxObject;
+
+use super::{
+    compact::{Next, Windows, plan_compaction},
+    files::Files,
+    retain::plan_level_0,
+    snapshot::plan_snapshot,
+};
+use crate::ReplicaOptions;
+
+/// How a replica should be.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Rules {
+    /// Of levels 1 and up.
+    pub(super) levels: Vec<Windows>,
+    pub(super) snapshots: Windows,
+    /// How long files of level 0 stay after they are compacted, at least.
+    pub(super) grace: Duration,
+    pub(super) retention: Option<Duration>,
+    /// Between two looks for what retention may delete.
+    pub(super) check_interval: Duration,
+}
+
+impl Rules {
+    pub(super) fn new(options: &ReplicaOptions) -> Self {
+        let most = usize::from(Level::SNAPSHOT.get()) - 1;
+        let levels = options.levels.iter().take(most);
+        Self {
+            levels: levels.map(|interval| Windows::new(*interval)).collect(),
+            snapshots: Windows::new(options.snapshot_interval),
+            grace: options.level_0_retention,
+            retention: options.retention.filter(|retention| !retention.is_zero()),
+            check_interval: options.retention_check_interval,
+        }
+    }
+
+    /// The highest level below that of snapshots.
+    pub(super) fn top(&self) -> Level {
+        let top = u8::try_from(self.levels.len()).unwrap_or_default();
+        Level::new(top).unwrap_or(Level::SNAPSHOT)
+    }
+}
+
+/// Something to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Task {
+    /// Merge these files into one of this level.
+    Merge(Level, Vec<LtxObject>),
+    /// Delete these files of level 0.
+    DeleteLevel0(Vec<LtxObject>),
+    /// List everything, and delete what retention says.
+    Retention,
+}
+
+/// Decides what is next. Lower levels come first, since higher ones are made of them, and what
+/// deletes comes last.
+pub(super) fn plan(
+    files: &Files,
+    rules: &Rules,
+    retention_due: Option<SystemTime>,
+    now: SystemTime,
+) -> Next<Task> {
+    let mut next = Soonest::default();
+    for (windows, level) in rules.levels.iter().zip(Level::all().skip(1)) {
+        let below = Level::new(level.get() - 1).unwrap_or(Level::L0);
+        let below: Vec<&LtxObject> = files.at(below).collect();
+        let plan = plan_compaction(&below, files.reached(level), *windows, now);
+        if let Some(sources) = next.take(plan) {
+            return Next::Now(Task::Merge(level, sources));
+        }
+    }
+    if let Some(sources) = next.take(plan_snapshot(files, rules.snapshots, now)) {
+        return Next::Now(Task::Merge(Level::SNAPSHOT, sources));
+    }
+    if let Some(old) = next.take(plan_level_0(files, rules.grace, now)) {
+        return Next::Now(Task::DeleteLevel0(old));
+    }
+    let retention = match retention_due {
+        Some(due) if due <= now => Next::Now(()),
+        Some(due) => Next::At(due),
+        None => Next::Never,
+    };
+    match next.take(retention) {
+        Some(()) => Next::Now(Task::Retention),
+        None => next.0.map_or(Next::Never, Next::At),
+    }
+}
+
+/// The soonest of several times.
+#[derive(Default)]
+struct Soonest(Option<SystemTime>);
+
+impl Soonest {
+    /// Passes on what is to be done now, and notes when there may be something otherwise.
+    fn take<T>(&mut self, next: Next<T>) -> Option<T> {
+        match next {
+            Next::Now(task) => return Some(task),
+            Next::At(time) => self.0 = Some(self.0.map_or(time, |soonest| soonest.min(time))),
+            Next::Never => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::files::tests::{file, time},
+        *,
+    };
+
+    #[test]
+    fn a_replica_settles_into_rest_and_each_step_comes_at_its_time() {
+        let seconds = Duration::from_secs;
+        let rules = Rules {
+            levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
+            snapshots: Windows::new(seconds(3_600)),
+            grace: seconds(300),
+            retention: None,
+            check_interval: seconds(60),
+        };
+        let mut files: Files = [file(9, 1, 1, 0), file(0, 2, 2, 10), file(0, 3, 3, 20)]
+            .into_iter()
+            .collect();
+        let (mut now, mut done) = (20, Vec::new());
+        loop {
+            match plan(&files, &rules, None, time(now)) {
+                Next::Now(Task::Merge(level, sources)) => {
+                    let (first, last) = (sources[0].clone(), sources[sources.len() - 1].clone());
+                    let created = last.created.duration_since(time(0)).unwrap().as_secs();
+                    let (min, max) = (first.name.min.get(), last.name.max.get());
+                    files.add(file(level.get(), min, max, created));
+                    done.push((now, level.get(), min, max));
+                }
+                Next::Now(Task::DeleteLevel0(old)) => {
+                    for old in old {
+                        files.remove(old.level, old.name);
+                        done.push((now, 0, old.name.min.get(), old.name.max.get()));
+                    }
+                }
+                Next::Now(Task::Retention) => panic!("there is none"),
+                Next::At(at) => now = at.duration_since(time(0)).unwrap().as_secs(),
+                Next::Never => break,
+            }
+        }
+        let expected = [
+            (30, 1, 2, 3),
+            (300, 2, 2, 3),
+            (610, 0, 2, 2),
+            (3_600, 9, 1, 3),
+        ];
+        assert_eq!(done, expected);
+    }
+}

@@ -1,0 +1,365 @@
+//! Keeping the files of a replica as they should be: levels, snapshots, retention.
+
+use std::{fmt, sync::Arc, time::SystemTime};
+
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::{Clock, Disk, Error as StoreError, LtxObject, OsDisk, ReplicaClient};
+use futures_util::future::try_join_all;
+use tokio::sync::watch;
+
+use super::{
+    agenda::{Rules, Task, plan},
+    compact::Next,
+    files::Files,
+    merge::{Merger, Source},
+    retain::{plan_level_0, plan_retention},
+};
+use crate::{Error, ReplicaOptions, database::Captured};
+
+/// Files deleted with one request at most.
+const DELETED_AT_ONCE: usize = 1_000;
+
+/// What maintenance has done so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Maintained {
+    /// Files of levels 1 to 8 stored.
+    pub compactions: u64,
+    /// Snapshots stored.
+    pub snapshots: u64,
+    /// Files deleted.
+    pub deleted: u64,
+    /// Bytes stored.
+    pub bytes: u64,
+}
+
+/// Keeps the levels, snapshots and retention of one replica.
+///
+/// A running [`Replication`](crate::Replication) does this by itself. Use it directly for a replica
+/// that nobody replicates to any more, but whose retention should go on.
+///
+/// What it does, and when, depends only on the files that are there, their times and the settings,
+/// so it may be interrupted at any moment and goes on where it was.
+pub struct Maintenance {
+    merger: Merger,
+    rules: Rules,
+    clock: Arc<dyn Clock>,
+    /// `None` until it was asked, and after an error that leaves it open.
+    files: Option<Files>,
+    retention_due: Option<SystemTime>,
+    last_check: Option<SystemTime>,
+    done: Maintained,
+    /// What is captured here, and from which transaction on the replica has it from here.
+    local: Option<(watch::Receiver<Captured>, Option<Txid>)>,
+}
+
+impl fmt::Debug for Maintenance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maintenance")
+            .field("replica", &self.merger.replica)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Maintenance {
+    /// For the replica that this client reaches, with the intervals of these options. Their
+    /// destination is not looked at.
+    pub fn new(
+        client: Arc<dyn ReplicaClient>,
+        options: &ReplicaOptions,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            merger: Merger {
+                client,
+                disk: Arc::new(OsDisk),
+                replica: options.name.clone(),
+            },
+            rules: Rules::new(options),
+            clock,
+            files: None,
+            retention_due: None,
+            last_check: None,
+            done: Maintained::default(),
+            local: None,
+        }
+    }
+
+    /// Has it read captured files from local disk where they still are.
+    pub(super) fn with_local(
+        mut self,
+        disk: Arc<dyn Disk>,
+        captured: watch::Receiver<Captured>,
+    ) -> Self {
+        self.merger.disk = disk;
+        self.local = Some((captured, None));
+        self
+    }
+
+    /// What has been done so far.
+    pub fn done(&self) -> Maintained {
+        self.done
+    }
+
+    /// Does everything that is due now; when something will be due next, if nothing arrives until
+    /// then. With `None` there is nothing left to do, and no request is made again.
+    ///
+    /// Works in any tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Where the replica cannot be read or written, a file that is to be merged is damaged, or a
+    /// file that was deleted is still there. Nothing is lost then: try again later.
+    pub async fn run(&mut self) -> Result<Option<SystemTime>, Error> {
+        let result = self.run_due().await;
+        if result.is_err() {
+            self.files = None;
+        }
+        result
+    }
+
+    /// A file was stored by somebody else: what is known is brought up to date without a request.
+    pub fn arrived(&mut self, object: LtxObject) {
+        self.expire_later(&object);
+        if let Some((_, from @ None)) = &mut self.local {
+            *from = Some(object.name.min);
+        }
+        if let Some(files) = &mut self.files {
+            files.add(object);
+        }
+    }
+
+    /// These are all the files there are. Nothing of what was uploaded before is known to be from
+    /// here.
+    pub(super) fn listed(&mut self, objects: Vec<LtxObject>) {
+        if let Some((_, from)) = &mut self.local {
+            *from = None;
+        }
+        self.know(objects.into_iter().collect());
+    }
+
+    /// The newest transaction, as far as it is known.
+    pub(super) fn newest(&self) -> Txid {
+        self.files.as_ref().map_or(Txid::ZERO, Files::newest)
+    }
+
+    /// When a file that just arrived gives something to do at the earliest.
+    pub(super) fn due_with(&self, object: &LtxObject) -> SystemTime {
+        let compaction = self.rules.levels.first();
+        let windows = compaction.unwrap_or(&self.rules.snapshots);
+        windows.end(object.created)
+    }
+
+    /// When something will be due: at once where that is not known.
+    pub(super) fn next_due(&self) -> Option<SystemTime> {
+        let now = self.clock.now();
+        let Some(files) = &self.files else {
+            return Some(now);
+        };
+        match plan(files, &self.rules, self.retention_due, now) {
+            Next::Now(_) => Some(now),
+            Next::At(time) => Some(time),
+            Next::Never => None,
+        }
+    }
+
+    async fn run_due(&mut self) -> Result<Option<SystemTime>, Error> {
+        loop {
+            if self.files.is_none() {
+                let files = self.list_all().await?;
+                self.know(files);
+            }
+            let Some(files) = &self.files else { continue };
+            match plan(files, &self.rules, self.retention_due, self.clock.now()) {
+                Next::Now(Task::Merge(level, sources)) => self.merge(level, sources).await?,
+                Next::Now(Task::DeleteLevel0(old)) => self.delete_level_0(&old).await?,
+                Next::Now(Task::Retention) => self.enforce_retention().await?,
+                Next::At(time) => return Ok(Some(time)),
+                Next::Never => return Ok(None),
+            }
+        }
+    }
+
+    /// Takes a full listing for what is there.
+    fn know(&mut self, mut files: Files) {
+        let now = self.clock.now();
+        self.retention_due = self.rules.retention.and_then(|retention| {
+            let plan = plan_retention(&files, retention, now);
+            match plan.delete.is_empty() {
+                true => plan.next,
+                false => Some(now),
+            }
+        });
+        files.forget_settled(self.rules.top());
+        self.files = Some(files);
+    }
+
+    async fn list_all(&self) -> Result<Files, Error> {
+        let client = &self.merger.client;
+        let levels = try_join_all(Level::all().map(|level| client.list(level, None))).await;
+        let levels = levels.map_err(|source| self.failed(source))?;
+        Ok(levels.into_iter().flatten().collect())
+    }
+
+    async fn merge(&mut self, level: Level, sources: Vec<LtxObject>) -> Result<(), Error> {
+        let count = sources.len();
+        let source = |object| Source {
+            copies: self.copies_of(&object),
+            object,
+        };
+        let sources = sources.into_iter().map(source).collect();
+        let object = match self.merger.merge(sources, level).await {
+            Ok(object) => object,
+            Err(Error::Replica { source, .. }) if source.is_already_exists() => {
+                return self.recognise(level, source).await;
+            }
+            Err(error) => return Err(error),
+        };
+        tracing::debug!(
+            replica = self.merger.replica, %level, file = %object.name, files = count,
+            bytes = object.size, "compacted"
+        );
+        self.done.bytes += object.size;
+        match level {
+            Level::SNAPSHOT => self.done.snapshots += 1,
+            _ => self.done.compactions += 1,
+        }
+        self.expire_later(&object);
+        if let Some(files) = &mut self.files {
+            files.add(object);
+            files.forget_settled(self.rules.top());
+        }
+        Ok(())
+    }
+
+    /// A file that is new, or that makes others superfluous, gives retention something to do.
+    fn expire_later(&mut self, object: &LtxObject) {
+        let Some(retention) = self.rules.retention else {
+            return;
+        };
+        let old = object.created.checked_add(retention);
+        let next_check = self
+            .last_check
+            .and_then(|last| last.checked_add(self.rules.check_interval));
+        self.retention_due = self.retention_due.or(old.max(next_check));
+    }
+
+    /// The object is there already: an answer of the store was lost, or a process died before it
+    /// came. What is listed now leads on from it.
+    async fn recognise(&mut self, level: Level, source: StoreError) -> Result<(), Error> {
+        let before = self.files.as_ref().map(|files| files.reached(level));
+        let files = self.list_all().await?;
+        if Some(files.reached(level)) == before {
+            return Err(self.failed(source));
+        }
+        self.know(files);
+        Ok(())
+    }
+
+    /// The captured files that an object of level 0 was made of, if this process uploaded it and
+    /// they are still there.
+    fn copies_of(&self, object: &LtxObject) -> Vec<std::path::PathBuf> {
+        let Some((captured, Some(from))) = &self.local else {
+            return Vec::new();
+        };
+        if object.level != Level::L0 || object.name.min < *from {
+            return Vec::new();
+        }
+        let captured = captured.borrow();
+        let within = |name: LtxName| object.name.min <= name.min && name.max <= object.name.max;
+        let names: Vec<LtxName> = captured
+            .staged
+            .iter()
+            .map(|staged| staged.name)
+            .filter(|name| within(*name))
+            .collect();
+        let ends = (names.first().map(|n| n.min), names.last().map(|n| n.max));
+        if ends != (Some(object.name.min), Some(object.name.max)) {
+            return Vec::new();
+        }
+        let path = |name: LtxName| captured.dir.join(name.to_string());
+        names.into_iter().map(path).collect()
+    }
+
+    /// Deletes files of level 0, after another look that those of level 1 are there which hold
+    /// them.
+    async fn delete_level_0(&mut self, old: &[LtxObject]) -> Result<(), Error> {
+        let level_1 = self.rules.levels.first().and(Level::new(1));
+        let (Some(files), Some(level_1)) = (&self.files, level_1) else {
+            return Ok(());
+        };
+        let covers = old.iter().filter_map(|f| files.covering(level_1, f.name));
+        let after = covers.map(|cover| cover.name.min.previous()).min();
+        let listed = self.merger.client.list(level_1, after).await;
+        let listed = listed.map_err(|source| self.failed(source))?;
+        let known = files.at(Level::L0).cloned().chain(listed).collect();
+        match plan_level_0(&known, self.rules.grace, self.clock.now()) {
+            Next::Now(still) if old.iter().all(|old| still.contains(old)) => {
+                self.delete(Level::L0, old).await
+            }
+            _ => {
+                tracing::error!(
+                    replica = self.merger.replica,
+                    "files of level 1 that were stored are gone; keeping those of level 0"
+                );
+                let files = self.list_all().await?;
+                self.know(files);
+                Ok(())
+            }
+        }
+    }
+
+    async fn enforce_retention(&mut self) -> Result<(), Error> {
+        let Some(retention) = self.rules.retention else {
+            self.retention_due = None;
+            return Ok(());
+        };
+        let now = self.clock.now();
+        let files = self.list_all().await?;
+        let plan = plan_retention(&files, retention, now);
+        self.know(files);
+        // Until it has worked it stays due.
+        self.retention_due = Some(now);
+        for level in Level::all() {
+            let of_level = plan.delete.iter().filter(|file| file.level == level);
+            let of_level: Vec<LtxObject> = of_level.cloned().collect();
+            self.delete(level, &of_level).await?;
+        }
+        self.last_check = Some(now);
+        let earliest = now.checked_add(self.rules.check_interval);
+        self.retention_due = plan.next.max(earliest).filter(|_| plan.next.is_some());
+        Ok(())
+    }
+
+    /// Deletes files, and looks whether they are gone.
+    async fn delete(&mut self, level: Level, old: &[LtxObject]) -> Result<(), Error> {
+        let client = Arc::clone(&self.merger.client);
+        for some in old.chunks(DELETED_AT_ONCE) {
+            let names: Vec<LtxName> = some.iter().map(|object| object.name).collect();
+            let deleted = client.delete(level, &names).await;
+            deleted.map_err(|source| self.failed(source))?;
+            let after = names.iter().map(|name| name.min.previous()).min();
+            let left = client.list(level, after).await;
+            let left = left.map_err(|source| self.failed(source))?;
+            if let Some(left) = left.iter().find(|left| names.contains(&left.name)) {
+                return Err(self.failed(StoreError::NotDeleted {
+                    location: client.location(),
+                    object: format!("{} of level {level}", left.name),
+                }));
+            }
+            self.done.deleted += names.len() as u64;
+            if let Some(files) = &mut self.files {
+                names.iter().for_each(|name| files.remove(level, *name));
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, source: StoreError) -> Error {
+        Error::Replica {
+            name: self.merger.replica.clone(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,374 @@
+//! Merging files of a replica into one, in bounded memory: from the copies on local disk where they
+//! are still there, else by ranges from the replica.
+
+use std::{
+    io::{self, Read, Write},
+    ops::Range,
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use evertide_ltx::{Header, Level, LtxName, Merge, Summary};
+use evertide_storage::{
+    ByteStream, Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream, collect,
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{ChunkWriter, chunks};
+use crate::{
+    Error, capture,
+    capture::DiskReader,
+    runtime::{blocking, transfer},
+};
+
+/// What is merged in memory, in bytes of sources together.
+const IN_MEMORY: u64 = 4 << 20;
+/// What is read ahead of all sources together, in bytes, if there are not too many for that.
+const READ_AHEAD: u64 = 16 << 20;
+/// The sizes that one range may have, in bytes.
+const PART: (u64, u64) = (64 << 10, 2 << 20);
+/// Requests at a time, for sources that fit in memory.
+const AT_ONCE: usize = 8;
+/// Failures in a row after which a range is given up.
+const FAILURES: u32 = 4;
+
+/// A file to be merged.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Source {
+    pub(super) object: LtxObject,
+    /// Local files that hold the same transactions, oldest first; none where there are none.
+    pub(super) copies: Vec<PathBuf>,
+}
+
+/// What merges read from and write to.
+#[derive(Clone, Debug)]
+pub(super) struct Merger {
+    pub(super) client: Arc<dyn ReplicaClient>,
+    pub(super) disk: Arc<dyn Disk>,
+    /// The name of the replica in the settings.
+    pub(super) replica: String,
+}
+
+impl Merger {
+    /// Stores the merge of these files, oldest first, on this level. All of them are verified to
+    /// their ends, and the result for holding every page it must, before the object becomes
+    /// visible.
+    pub(super) async fn merge(
+        &self,
+        sources: Vec<Source>,
+        level: Level,
+    ) -> Result<LtxObject, Error> {
+        let name = merged_name(&sources);
+        let total: u64 = sources.iter().map(|source| source.object.size).sum();
+        let result = if total <= IN_MEMORY {
+            self.in_memory(sources, level).await
+        } else {
+            self.streamed(sources, level).await
+        };
+        result.map_err(|failure| match failure {
+            Failure::Store(source) => Error::Replica {
+                name: self.replica.clone(),
+                source,
+            },
+            Failure::Ltx(source) => Error::Ltx {
+                path: PathBuf::from(format!(
+                    "{}: files to be merged into {name} on level {level}",
+                    self.client.location()
+                )),
+                source,
+            },
+        })
+    }
+
+    async fn in_memory(&self, sources: Vec<Source>, level: Level) -> Result<LtxObject, Failure> {
+        let name = merged_name(&sources);
+        let inputs = stream::iter(sources)
+            .map(|source| self.fetch_whole(source))
+            .buffered(AT_ONCE)
+            .try_collect::<Vec<Vec<Input>>>()
+            .await?;
+        let merged = blocking(move || {
+            let merge = Merge::new(inputs.into_iter().flatten())?;
+            let (bytes, summary) = merge.write_to(Vec::new())?;
+            Ok::<_, evertide_ltx::Error>((Bytes::from(bytes), summary))
+        });
+        let (bytes, summary) = merged.await?;
+        check_name(&summary.header, name)?;
+        let created = capture::created(&summary.header);
+        let body = bytes_stream(bytes);
+        let object = self.client.put(level, name, created, body).await?;
+        check_size(&object, &summary)?;
+        Ok(object)
+    }
+
+    async fn fetch_whole(&self, source: Source) -> Result<Vec<Input>, Failure> {
+        if let Some(local) = self.open_copies(source.copies).await {
+            return Ok(local);
+        }
+        let LtxObject {
+            name, level, size, ..
+        } = source.object;
+        let bytes = fetch(&*self.client, level, name, 0..size).await;
+        let bytes = bytes.map_err(evertide_ltx::Error::from)?;
+        Ok(vec![Input::Memory(bytes.reader())])
+    }
+
+    /// The copies, all of them or none: they may have been removed meanwhile.
+    async fn open_copies(&self, copies: Vec<PathBuf>) -> Option<Vec<Input>> {
+        if copies.is_empty() {
+            return None;
+        }
+        let disk = Arc::clone(&self.disk);
+        blocking(move || {
+            let open = |path: &PathBuf| disk.open_read(path).ok().map(DiskReader::new);
+            copies
+                .iter()
+                .map(|path| open(path).map(Input::Disk))
+                .collect()
+        })
+        .await
+    }
+
+    async fn streamed(&self, sources: Vec<Source>, level: Level) -> Result<LtxObject, Failure> {
+        let name = merged_name(&sources);
+        let (requests, asked) = mpsc::channel(1);
+        let part = (READ_AHEAD / sources.len().max(1) as u64).clamp(PART.0, PART.1);
+        let mut inputs = Vec::with_capacity(sources.len());
+        for source in sources {
+            match self.open_copies(source.copies).await {
+                Some(local) => inputs.extend(local),
+                None => inputs.push(Input::Remote(Ranges {
+                    object: source.object,
+                    requests: requests.clone(),
+                    part,
+                    offset: 0,
+                    current: Bytes::new(),
+                })),
+            }
+        }
+        drop(requests);
+        let (sender, body) = chunks();
+        let (opened, header) = oneshot::channel();
+        let (done, finished) = oneshot::channel();
+        let permit = transfer().await;
+        tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            let merge = Merge::new(inputs).and_then(|merge| {
+                // Nobody to tell: nobody waits for the result either.
+                let _ = opened.send(merge.header().clone());
+                let (mut output, summary) =
+                    merge.write_to(Output(ChunkWriter::new(vec![sender])))?;
+                output.0.finish();
+                Ok(summary)
+            });
+            let _ = done.send(merge);
+        });
+        let put = async {
+            let Ok(header) = header.await else {
+                return Ok(None); // the thread's own result says why
+            };
+            check_name(&header, name)?;
+            let created = capture::created(&header);
+            let put = self.client.put(level, name, created, body).await;
+            put.map(Some).map_err(Failure::from)
+        };
+        // Whatever ends one side makes the other end, too.
+        let (put, ()) = tokio::join!(put, serve(&*self.client, asked));
+        match (finished.await, put) {
+            // What could not be read is also why it could not be put.
+            (Ok(Err(error)), Ok(_) | Err(Failure::Store(StoreError::Body { .. }))) => {
+                Err(error.into())
+            }
+            (_, Err(failure)) => Err(failure),
+            (Ok(Ok(summary)), Ok(Some(object))) => {
+                check_size(&object, &summary)?;
+                Ok(object)
+            }
+            _ => Err(unexpected("the merge ended unexpectedly".to_owned())),
+        }
+    }
+}
+
+/// The name of what these files become.
+fn merged_name(sources: &[Source]) -> LtxName {
+    let (first, last) = (sources.first(), sources.last());
+    let min = first.map(|source| source.object.name.min);
+    let max = last.map(|source| source.object.name.max);
+    LtxName::new(min.unwrap_or_default(), max.unwrap_or_default())
+}
+
+enum Failure {
+    Store(StoreError),
+    Ltx(evertide_ltx::Error),
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<evertide_ltx::Error> for Failure {
+    fn from(error: evertide_ltx::Error) -> Self {
+        Self::Ltx(error)
+    }
+}
+
+fn unexpected(text: String) -> Failure {
+    Failure::Ltx(io::Error::other(text).into())
+}
+
+/// The content of a file decides, not the name it is stored under.
+fn check_name(header: &Header, name: LtxName) -> Result<(), Failure> {
+    if header.name() == name {
+        return Ok(());
+    }
+    Err(unexpected(format!(
+        "their headers say that they make up {}",
+        header.name()
+    )))
+}
+
+fn check_size(object: &LtxObject, summary: &Summary) -> Result<(), Failure> {
+    if object.size == summary.size {
+        return Ok(());
+    }
+    Err(unexpected(format!(
+        "{} bytes were written, and the replica says it has {}",
+        summary.size, object.size
+    )))
+}
+
+/// Where one of the files comes from.
+#[derive(Debug)]
+enum Input {
+    Memory(bytes::buf::Reader<Bytes>),
+    Disk(DiskReader),
+    Remote(Ranges),
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Memory(bytes) => bytes.read(buffer),
+            Self::Disk(file) => file.read(buffer),
+            Self::Remote(ranges) => ranges.read(buffer),
+        }
+    }
+}
+
+/// A part of a file that the merging thread waits for.
+#[derive(Debug)]
+struct Request {
+    level: Level,
+    name: LtxName,
+    range: Range<u64>,
+    reply: oneshot::Sender<io::Result<Bytes>>,
+}
+
+/// A file that is read range by range, each when it is needed: no connection stays open, and what
+/// breaks off goes on where it was.
+#[derive(Debug)]
+struct Ranges {
+    object: LtxObject,
+    requests: mpsc::Sender<Request>,
+    part: u64,
+    offset: u64,
+    current: Bytes,
+}
+
+impl Read for Ranges {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.current.is_empty() && self.offset < self.object.size {
+            let end = self.object.size.min(self.offset + self.part);
+            let (reply, answer) = oneshot::channel();
+            let request = Request {
+                level: self.object.level,
+                name: self.object.name,
+                range: self.offset..end,
+                reply,
+            };
+            let given_up = || io::Error::other("the merge was given up");
+            let sent = self.requests.blocking_send(request);
+            sent.map_err(|_| given_up())?;
+            let answer = answer.blocking_recv().map_err(|_| given_up())?;
+            self.current = answer?;
+            self.offset = end;
+        }
+        let taken = self.current.len().min(buffer.len());
+        self.current
+            .split_to(taken)
+            .copy_to_slice(buffer.get_mut(..taken).unwrap_or_default());
+        Ok(taken)
+    }
+}
+
+/// Answers the merging thread until it ends.
+async fn serve(client: &dyn ReplicaClient, mut asked: mpsc::Receiver<Request>) {
+    while let Some(request) = asked.recv().await {
+        // Nobody waits for the answer when the thread has ended.
+        let _ = request
+            .reply
+            .send(fetch(client, request.level, request.name, request.range).await);
+    }
+}
+
+/// Reads a range whole, and tries again where that may help.
+async fn fetch(
+    client: &dyn ReplicaClient,
+    level: Level,
+    name: LtxName,
+    range: Range<u64>,
+) -> io::Result<Bytes> {
+    let mut failures = 0;
+    loop {
+        let error = match client.get(level, name, Some(range.clone())).await {
+            Ok(body) => match read_whole(body, &range).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => {
+                    let location = client.location();
+                    io::Error::other(format!(
+                        "{location}: reading {name} of level {level}: {error}"
+                    ))
+                }
+            },
+            Err(error @ (StoreError::NotFound { .. } | StoreError::OutOfRange { .. })) => {
+                return Err(io::Error::other(error));
+            }
+            Err(error) => io::Error::other(error),
+        };
+        failures += 1;
+        if failures == FAILURES {
+            return Err(error);
+        }
+        tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(failures)).await;
+    }
+}
+
+async fn read_whole(body: ByteStream, range: &Range<u64>) -> io::Result<Bytes> {
+    let length = range.end - range.start;
+    let bytes = collect(body, usize::try_from(length).unwrap_or(usize::MAX)).await?;
+    if bytes.len() as u64 == length {
+        return Ok(bytes);
+    }
+    Err(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// Ends the merge when nobody takes its result any more.
+struct Output(ChunkWriter);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.0.has_receivers() {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}

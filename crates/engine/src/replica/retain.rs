@@ -1,0 +1,256 @@
+//! Which files of a replica may be deleted, and when to look again. Pure.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, SystemTime},
+};
+
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::LtxObject;
+
+use super::{
+    compact::Next,
+    files::{Files, chain, end_of},
+};
+
+/// What retention comes to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Retention {
+    /// What nobody needs any more.
+    pub(super) delete: Vec<LtxObject>,
+    /// When there may be more of that, if no file arrives until then.
+    pub(super) next: Option<SystemTime>,
+}
+
+/// Plans retention: every state that is younger than `retention` can be restored afterwards as it
+/// can now, and so can the one that was current at its beginning.
+///
+/// The files that lead to that one are kept, and everything newer. Whatever else there is leads
+/// only to older states, or there by another way.
+pub(super) fn plan_retention(files: &Files, retention: Duration, now: SystemTime) -> Retention {
+    let beginning = now.checked_sub(retention).unwrap_or(SystemTime::UNIX_EPOCH);
+    let base = chain(files.all().filter(|file| file.created <= beginning));
+    let reached = end_of(&base);
+    let kept: BTreeSet<(Level, LtxName)> =
+        base.iter().map(|file| (file.level, file.name)).collect();
+    let newest = newest_of_level_0(files);
+    let unneeded = |file: &&LtxObject| {
+        file.name.max <= reached
+            && !kept.contains(&(file.level, file.name))
+            && (file.level != Level::L0 || file.name.max < newest)
+    };
+    let later = files.all().map(|file| file.created);
+    let next = later.filter(|created| *created > beginning).min();
+    Retention {
+        delete: files.all().filter(unneeded).cloned().collect(),
+        next: next.and_then(|created| created.checked_add(retention)),
+    }
+}
+
+/// Plans which files of level 0 go because level 1 has them: those older than `grace`, which leaves
+/// those who follow the replica closely the time to read them. They wait for each other up to
+/// `grace` longer, so that one request deletes many.
+pub(super) fn plan_level_0(
+    files: &Files,
+    grace: Duration,
+    now: SystemTime,
+) -> Next<Vec<LtxObject>> {
+    let Some(level_1) = Level::new(1) else {
+        return Next::Never;
+    };
+    let newest = newest_of_level_0(files);
+    let compacted =
+        |file: &&LtxObject| file.name.max < newest && files.covering(level_1, file.name).is_some();
+    let compacted: Vec<&LtxObject> = files.at(Level::L0).filter(compacted).collect();
+    let oldest = compacted.iter().map(|file| file.created).min();
+    let Some(due) = oldest.and_then(|oldest| oldest.checked_add(grace.saturating_mul(2))) else {
+        return Next::Never;
+    };
+    if now < due {
+        return Next::At(due);
+    }
+    let old = |file: &&&LtxObject| {
+        now.duration_since(file.created)
+            .is_ok_and(|age| age >= grace)
+    };
+    Next::Now(compacted.iter().filter(old).copied().cloned().collect())
+}
+
+/// The newest file of level 0 always stays: both Evertide and Litestream recognise their history by
+/// it.
+fn newest_of_level_0(files: &Files) -> Txid {
+    files.reached(Level::L0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::files::tests::{file, random, reachable, time},
+        *,
+    };
+
+    fn names(files: &[LtxObject]) -> Vec<(u8, u64, u64)> {
+        let name = |file: &LtxObject| (file.level.get(), file.name.min.get(), file.name.max.get());
+        files.iter().map(name).collect()
+    }
+
+    #[test]
+    fn what_leads_to_the_beginning_of_retention_stays_and_what_is_older_goes() {
+        let files: Files = [
+            file(9, 1, 1, 10),
+            file(1, 2, 5, 20),
+            file(9, 1, 5, 20),
+            file(1, 6, 7, 30),
+            file(1, 8, 9, 40),
+            file(2, 6, 9, 40),
+            file(1, 10, 11, 50),
+            file(0, 11, 11, 50),
+        ]
+        .into_iter()
+        .collect();
+        let at = |now| plan_retention(&files, Duration::from_secs(10), time(now));
+        let deleted = |now| names(&at(now).delete);
+        // At the beginning of retention, second 19, the database was as the first snapshot has it.
+        assert_eq!(deleted(29), []);
+        assert_eq!(deleted(30), [(1, 2, 5), (9, 1, 1)]);
+        // The state of second 30 needs the file of level 1, although level 2 has it all.
+        assert_eq!(deleted(49), [(1, 2, 5), (9, 1, 1)]);
+        assert_eq!(deleted(50), [(1, 2, 5), (1, 6, 7), (1, 8, 9), (9, 1, 1)]);
+        assert_eq!(at(30).next, Some(time(40)));
+        assert_eq!(at(60).next, None, "an idle database needs no more looks");
+    }
+
+    #[test]
+    fn a_replica_younger_than_retention_or_without_a_snapshot_loses_nothing() {
+        let young: Files = [file(9, 1, 1, 100), file(0, 2, 2, 110)]
+            .into_iter()
+            .collect();
+        let plan = plan_retention(&young, Duration::from_secs(1_000), time(500));
+        assert_eq!(plan.delete, []);
+        let lost: Files = [file(0, 2, 2, 1), file(0, 3, 3, 2)].into_iter().collect();
+        let plan = plan_retention(&lost, Duration::from_secs(1), time(500));
+        assert_eq!((plan.delete, plan.next), (vec![], None));
+    }
+
+    #[test]
+    fn level_0_goes_once_it_is_compacted_and_old_and_never_the_newest_file() {
+        let grace = Duration::from_secs(300);
+        let mut files: Files = [
+            file(0, 2, 2, 0),
+            file(0, 3, 3, 100),
+            file(0, 4, 4, 400),
+            file(0, 5, 5, 401),
+        ]
+        .into_iter()
+        .collect();
+        assert_eq!(plan_level_0(&files, grace, time(9_000)), Next::Never);
+        files.add(file(1, 2, 3, 100));
+        assert_eq!(plan_level_0(&files, grace, time(599)), Next::At(time(600)));
+        files.add(file(1, 4, 5, 401));
+        let deleted = |now| match plan_level_0(&files, grace, time(now)) {
+            Next::Now(delete) => names(&delete),
+            _ => Vec::new(),
+        };
+        assert_eq!(deleted(600), [(0, 2, 2), (0, 3, 3)]);
+        assert_eq!(deleted(9_000), [(0, 2, 2), (0, 3, 3), (0, 4, 4)]);
+    }
+
+    /// A replica as years of syncs, compactions, snapshots and mishaps may leave it.
+    fn any_replica(random: &mut fastrand::Rng) -> Files {
+        let (mut txid, mut second) = (0, 1_000);
+        let mut files = Files::default();
+        let (mut starts, mut merged) = (vec![(1, second)], 0);
+        for _ in 0..random.usize(1..20) {
+            let min = txid + 1 + u64::from(random.u8(..15) == 0);
+            txid = min + random.u64(..2);
+            second += random.u64(..20);
+            second -= if random.u8(..15) == 0 { 15 } else { 0 };
+            match random.u8(..6) {
+                0 => files.add(file(9, 1, txid, second)),
+                _ => files.add(file(0, min, txid, second)),
+            }
+            starts.push((min, second));
+            for level in 1..3 {
+                let from = starts.len().saturating_sub(1 + 2 * usize::from(level));
+                if random.u8(..3) == 0 {
+                    let latest = starts[from..].iter().map(|(_, at)| *at).max().unwrap();
+                    files.add(file(level, starts[from].0, txid, latest));
+                    merged += 1;
+                }
+            }
+        }
+        // Files of some are gone already.
+        let all: Vec<LtxObject> = files.all().cloned().collect();
+        for gone in all.iter().filter(|_| random.u8(..8) == 0) {
+            files.remove(gone.level, gone.name);
+        }
+        assert!(merged <= 40);
+        files
+    }
+
+    #[test]
+    fn retention_changes_no_state_that_it_promises_and_leaves_nothing_over() {
+        let mut random = random();
+        let (mut deleted, mut kept) = (0, 0);
+        for _ in 0..1_500 {
+            let before = any_replica(&mut random);
+            let (retention, now) = (random.u64(..150), 1_000 + random.u64(..400));
+            let plan = plan_retention(&before, Duration::from_secs(retention), time(now));
+            let mut after = before.clone();
+            for gone in &plan.delete {
+                after.remove(gone.level, gone.name);
+            }
+            deleted += plan.delete.len();
+            // Each point in time from the beginning of retention on gives what it gave.
+            let state = |files: &Files, at: u64| {
+                let then = files.all().filter(|file| file.created <= time(at));
+                reachable(then).last().copied().unwrap_or_default()
+            };
+            let times = before.all().map(|file| file.created);
+            let times: BTreeSet<u64> = times
+                .map(|time| {
+                    time.duration_since(SystemTime::UNIX_EPOCH)
+                        .unwrap()
+                        .as_secs()
+                })
+                .chain([now - retention])
+                .filter(|at| *at >= now - retention)
+                .collect();
+            for at in times {
+                assert_eq!(state(&before, at), state(&after, at), "{before:?} {plan:?}");
+            }
+            // Each newer transaction that could be restored exactly can be.
+            let base = state(&before, now - retention);
+            let newer: BTreeSet<Txid> = before.all().map(|file| file.name.max).collect();
+            for txid in newer.range(base..).copied() {
+                let exactly = |files: &Files| {
+                    let admitted = files.all().filter(|file| file.name.max <= txid);
+                    reachable(admitted).contains(&txid)
+                };
+                assert_eq!(exactly(&before), exactly(&after), "{before:?} {txid}");
+            }
+            // Nothing older is left that could go as well, but the newest file of level 0.
+            let newest = after.at(Level::L0).last().cloned();
+            let mut needed = after.clone();
+            if let Some(newest) = &newest {
+                needed.remove(newest.level, newest.name);
+                if state(&needed, now - retention) != base {
+                    needed = after.clone();
+                }
+            }
+            for file in needed.all().filter(|file| file.name.max <= base) {
+                let mut less = needed.clone();
+                less.remove(file.level, file.name);
+                assert_ne!(state(&less, now - retention), base, "{file:?} {before:?}");
+                kept += 1;
+            }
+            // Nothing is left for later that the next look would not be made for.
+            let later = plan_retention(&after, Duration::from_secs(retention), time(9_999));
+            assert!(later.delete.is_empty() || plan.next.is_some());
+        }
+        assert!(
+            deleted > 500 && kept > 500,
+            "{deleted} deleted, {kept} kept"
+        );
+    }
+}

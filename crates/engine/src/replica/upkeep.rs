@@ -1,0 +1,168 @@
+//! When the maintenance of a replica runs that is being replicated to: one timer, which is set only
+//! while there is something left to do.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use evertide_ltx::Txid;
+use evertide_storage::{Clock, LtxObject};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{Maintenance, ReplicaContext, pause, report};
+use crate::{DatabaseStatus, Error, database::Captured, error::describe};
+
+/// How long what was captured in a window is waited for when the window is over.
+const SETTLE: Duration = Duration::from_secs(10);
+/// Times that the pause after a failure is longer than that of uploads.
+const PATIENCE: u32 = 10;
+
+/// What upkeep hears of the replica.
+#[derive(Debug)]
+pub(super) enum News {
+    /// These are all the files it has, and its history is the one captured here.
+    Listed(Vec<LtxObject>),
+    /// A file was uploaded.
+    Arrived(LtxObject),
+}
+
+/// Maintains a replica beside its uploads.
+pub(super) struct Upkeep {
+    maintenance: Maintenance,
+    news: mpsc::UnboundedReceiver<News>,
+    captured: watch::Receiver<Captured>,
+    clock: Arc<dyn Clock>,
+    status: watch::Sender<DatabaseStatus>,
+    replica: String,
+    /// Nothing is done to a replica before its history is known to be ours.
+    known: bool,
+    due: Option<Instant>,
+    failures: u32,
+}
+
+impl Upkeep {
+    pub(super) fn new(context: &ReplicaContext, news: mpsc::UnboundedReceiver<News>) -> Self {
+        let maintenance = Maintenance::new(
+            Arc::clone(&context.client),
+            &context.options,
+            Arc::clone(&context.clock),
+        );
+        let captured = context.captured.clone();
+        Self {
+            maintenance: maintenance.with_local(Arc::clone(&context.disk), captured.clone()),
+            news,
+            captured,
+            clock: Arc::clone(&context.clock),
+            status: context.status.clone(),
+            replica: context.options.name.clone(),
+            known: false,
+            due: None,
+            failures: 0,
+        }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let due = async {
+                match self.due {
+                    Some(due) => sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                news = self.news.recv() => match news {
+                    Some(news) => self.hear(news),
+                    None => return,
+                },
+                () = due => self.maintain().await,
+            }
+        }
+    }
+
+    fn hear(&mut self, news: News) {
+        let arrived = match &news {
+            News::Arrived(object) => Some(self.maintenance.due_with(object)),
+            News::Listed(_) => None,
+        };
+        self.note(news);
+        if !self.known || self.failures > 0 {
+            return;
+        }
+        match arrived {
+            Some(due) => {
+                let due = self.instant(due);
+                self.due = Some(self.due.map_or(due, |sooner| sooner.min(due)));
+            }
+            None => self.set_timer(),
+        }
+    }
+
+    fn note(&mut self, news: News) {
+        match news {
+            News::Listed(objects) => {
+                self.known = true;
+                self.maintenance.listed(objects);
+            }
+            News::Arrived(object) => self.maintenance.arrived(object),
+        }
+    }
+
+    fn set_timer(&mut self) {
+        let due = self.maintenance.next_due();
+        self.due = due.map(|due| self.instant(due));
+    }
+
+    fn instant(&self, time: SystemTime) -> Instant {
+        let now = self.clock.now();
+        Instant::now() + time.duration_since(now).unwrap_or_default()
+    }
+
+    async fn maintain(&mut self) {
+        // What was captured in a window that is over belongs to its file. Where uploads do not get
+        // through it comes later, in one of its own.
+        let goal = self.captured.borrow().txid;
+        let _ = timeout(SETTLE, self.hear_until(goal)).await;
+        let result = self.maintenance.run().await;
+        let done = self.maintenance.done();
+        let error = match &result {
+            Ok(_) => {
+                self.failures = 0;
+                self.set_timer();
+                None
+            }
+            Err(error) => Some(self.failed(error)),
+        };
+        report(&self.status, &self.replica, |status| {
+            status.maintained = done;
+            status.maintenance_error = error;
+        });
+    }
+
+    async fn hear_until(&mut self, goal: Txid) {
+        while self.maintenance.newest() < goal
+            && let Some(news) = self.news.recv().await
+        {
+            self.note(news);
+        }
+    }
+
+    fn failed(&mut self, error: &Error) -> String {
+        self.failures = self.failures.saturating_add(1);
+        self.due = Some(Instant::now() + pause(self.failures) * PATIENCE);
+        let text = describe(error);
+        let database = self.status.borrow().path.display().to_string();
+        tracing::error!(
+            database,
+            replica = self.replica,
+            error = text,
+            failures = self.failures,
+            "cannot maintain the replica; uploads go on, and it is tried again"
+        );
+        text
+    }
+}
