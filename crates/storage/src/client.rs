@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 
-use crate::{ByteStream, Error};
+use crate::{ByteStream, Error, V3Key, V3Object};
 
 /// One LTX file on a replica.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -138,4 +138,25 @@ pub trait ReplicaClient: Debug + Send + Sync {
 
     /// Deletes a small object. One that is not there is no error.
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error>;
+
+    /// The files that Litestream 0.3 left at this place, sorted by generation, snapshots before
+    /// segments, then by index and offset. Files with other names are left out.
+    ///
+    /// Without an implementation a store has none; one that passes calls on to another store has
+    /// to pass this on too.
+    async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// The content of such a file, or of a range of its bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`ReplicaClient::get`].
+    async fn get_v3(&self, key: &V3Key, _range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        Err(Error::NotFound {
+            location: self.location(),
+            object: key.to_string(),
+        })
+    }
 }

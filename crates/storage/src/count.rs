@@ -13,7 +13,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 
-use crate::{ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey};
+use crate::{
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, V3Key,
+    V3Object,
+};
 
 /// Requests made so far, by kind, whether they succeeded or not.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -146,5 +149,15 @@ impl ReplicaClient for CountingClient {
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
         count(&self.delete);
         self.inner.delete_small(key).await
+    }
+
+    async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
+        count(&self.list);
+        self.inner.list_v3().await
+    }
+
+    async fn get_v3(&self, key: &V3Key, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        count(&self.get);
+        self.inner.get_v3(key, range).await
     }
 }

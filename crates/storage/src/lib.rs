@@ -41,6 +41,7 @@ mod file;
 #[cfg(feature = "testing")]
 mod memory;
 mod stream;
+mod v3;
 
 pub use self::{
     client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey},
@@ -51,6 +52,7 @@ pub use self::{
     error::Error,
     file::FileClient,
     stream::{ByteStream, bytes_stream, collect, file_stream},
+    v3::{V3Key, V3Object, V3Part},
 };
 #[cfg(feature = "testing")]
 pub use self::{

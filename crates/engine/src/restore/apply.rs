@@ -45,6 +45,18 @@ pub(super) struct Applied {
     pub(super) meter: Meter,
 }
 
+impl Applied {
+    /// What was restored of a replica that Litestream 0.3 wrote, which knows no transaction IDs.
+    pub(super) fn of_v3(page_size: PageSize, pages: u32, meter: Meter) -> Self {
+        Self {
+            txid: Txid::ZERO,
+            page_size,
+            pages,
+            meter,
+        }
+    }
+}
+
 impl Apply {
     /// Applies all files, makes the result durable, has it checked and gives it its name.
     pub(super) fn run(self) -> Result<Applied, RestoreError> {
@@ -61,7 +73,7 @@ impl Apply {
         let file = output.create()?;
         let path = output.temporary()?;
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let mut applied = thread::scope(|scope| {
+        let applied = thread::scope(|scope| {
             let workers = Workers::start(scope, cores.clamp(1, THREADS), &*file);
             let database = Database {
                 file: &*file,
@@ -76,17 +88,28 @@ impl Apply {
             };
             database.apply_all(self.files)
         })?;
-        applied.meter.stage(RestoreStage::Syncing);
-        file.sync_all().map_err(RestoreError::io("sync", &path))?;
-        if how != IntegrityCheck::None {
-            applied.meter.stage(RestoreStage::Checking);
-            check(&output, how)?;
-        }
-        output.publish()?;
-        // Until here its lock has told that it is in use.
-        drop(file);
-        Ok(applied)
+        complete(&output, file, how, applied)
     }
+}
+
+/// Makes a written database durable, has it checked and gives it its name.
+pub(super) fn complete(
+    output: &Output,
+    file: Box<dyn DiskFile>,
+    how: IntegrityCheck,
+    mut applied: Applied,
+) -> Result<Applied, RestoreError> {
+    applied.meter.stage(RestoreStage::Syncing);
+    let path = output.temporary()?;
+    file.sync_all().map_err(RestoreError::io("sync", &path))?;
+    if how != IntegrityCheck::None {
+        applied.meter.stage(RestoreStage::Checking);
+        check(output, how)?;
+    }
+    output.publish()?;
+    // Until here its lock has told that it is in use.
+    drop(file);
+    Ok(applied)
 }
 
 /// The database that is being put together.
@@ -120,11 +143,7 @@ impl Database<'_> {
         object: &LtxObject,
         files: &mut mpsc::Receiver<Message>,
     ) -> Result<(), RestoreError> {
-        let mut feed = Feed {
-            files,
-            chunk: Bytes::new(),
-            end: End::NotYet,
-        };
+        let mut feed = Feed::new(files);
         let result = self.write(object, &mut feed);
         // Nothing of this file may be written any more when the next one is.
         self.workers.wait(&mut Done::default());
@@ -141,7 +160,7 @@ impl Database<'_> {
     }
 
     /// Writes the pages of one file, and verifies it.
-    fn write(&mut self, object: &LtxObject, feed: &mut Feed<'_>) -> Result<(), Problem> {
+    fn write(&mut self, object: &LtxObject, feed: &mut Feed<'_, LtxObject>) -> Result<(), Problem> {
         let mut reader = BatchReader::new(feed)?;
         let header = reader.header().clone();
         self.prepare(&header, object)?;
@@ -251,27 +270,42 @@ impl Database<'_> {
 }
 
 /// The length of a database in bytes.
-fn length(pages: u32, page_size: PageSize) -> u64 {
+pub(super) fn length(pages: u32, page_size: PageSize) -> u64 {
     u64::from(pages) * u64::from(page_size.get())
 }
 
 /// The bytes of one file, as they arrive.
-struct Feed<'a> {
-    files: &'a mut mpsc::Receiver<Message>,
+pub(super) struct Feed<'a, F> {
+    files: &'a mut mpsc::Receiver<Message<F>>,
     chunk: Bytes,
     end: End,
 }
 
 /// How the bytes of a file ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     NotYet,
     Complete,
     Abandoned,
     SenderGone,
 }
 
-impl Read for Feed<'_> {
+impl<'a, F> Feed<'a, F> {
+    pub(super) fn new(files: &'a mut mpsc::Receiver<Message<F>>) -> Self {
+        Self {
+            files,
+            chunk: Bytes::new(),
+            end: End::NotYet,
+        }
+    }
+
+    /// How the file that was read has ended.
+    pub(super) fn end(&self) -> End {
+        self.end
+    }
+}
+
+impl<F> Read for Feed<'_, F> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.chunk.is_empty() && self.end == End::NotYet {
             match self.files.blocking_recv() {

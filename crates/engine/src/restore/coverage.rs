@@ -9,8 +9,8 @@ use evertide_ltx::{PageSize, Pgno};
 /// Empty all the time, unless a file that makes the database grow lacks pages that it adds. Then
 /// another one must bring them, or cut them off, before the end: an older content of theirs has
 /// been truncated.
-#[derive(Debug, Default)]
-pub(super) struct Missing {
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Missing {
     /// Ranges by their first page, with their last one.
     ranges: BTreeMap<u32, u32>,
     /// The size of the database, in pages.
@@ -19,18 +19,18 @@ pub(super) struct Missing {
 
 impl Missing {
     /// The size of the database, in pages.
-    pub(super) fn size(&self) -> u32 {
+    pub(crate) fn size(&self) -> u32 {
         self.size
     }
 
     /// The database gets this size and all its pages, from a snapshot.
-    pub(super) fn replace(&mut self, size: u32) {
+    pub(crate) fn replace(&mut self, size: u32) {
         self.size = size;
         self.ranges.clear();
     }
 
     /// The database gets this size.
-    pub(super) fn resize(&mut self, size: u32, page_size: PageSize) {
+    pub(crate) fn resize(&mut self, size: u32, page_size: PageSize) {
         let grown = (self.size + 1..=size).next().map(|first| (first, size));
         self.size = size;
         self.ranges.retain(|first, last| {
@@ -42,7 +42,7 @@ impl Missing {
     }
 
     /// A page is written.
-    pub(super) fn fill(&mut self, pgno: Pgno) {
+    pub(crate) fn fill(&mut self, pgno: Pgno) {
         let page = pgno.get();
         let Some((&first, &last)) = self.ranges.range(..=page).next_back() else {
             return;
@@ -60,7 +60,7 @@ impl Missing {
     }
 
     /// The first page that is missing.
-    pub(super) fn first(&self) -> Option<Pgno> {
+    pub(crate) fn first(&self) -> Option<Pgno> {
         self.ranges.keys().next().copied().and_then(Pgno::new)
     }
 }

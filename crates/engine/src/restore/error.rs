@@ -8,7 +8,7 @@ use std::{
 
 use evertide_ltx::{LtxName, Pgno, Txid};
 
-use super::plan::Obstacle;
+use super::{plan::Obstacle, v3};
 
 /// What can go wrong with a restore. Whatever it is: nothing is left behind, and a database that
 /// was there before is as it was.
@@ -73,12 +73,12 @@ pub enum RestoreError {
     #[error("cannot read the replica: {0}")]
     Replica(#[from] evertide_storage::Error),
     /// Reading a file of the replica breaks off, again and again.
-    #[error("cannot read {name} of {location} beyond byte {offset}: {source}")]
+    #[error("cannot read {file} of {location} beyond byte {offset}: {source}")]
     Interrupted {
         /// The replica.
         location: String,
         /// The file.
-        name: LtxName,
+        file: String,
         /// How far it was read, in bytes.
         offset: u64,
         /// The last failure.
@@ -119,13 +119,62 @@ pub enum RestoreError {
     },
     /// The files of the plan were deleted time and again while they were read.
     #[error(
-        "{location} keeps deleting files while they are restored, last {name}; check the retention"
+        "{location} keeps deleting files while they are restored, last {file}; check the retention"
     )]
     Vanished {
         /// The replica.
         location: String,
         /// The file.
-        name: LtxName,
+        file: String,
+    },
+    /// A replica that Litestream 0.3 wrote has no snapshot that is old enough, or none at all.
+    #[error(
+        "{location}: generation {generation} has no snapshot to start from{}",
+        first_v3_snapshot(first)
+    )]
+    V3NoSnapshot {
+        /// The replica.
+        location: String,
+        /// The generation, in hex digits.
+        generation: String,
+        /// When its oldest snapshot was taken.
+        first: Option<SystemTime>,
+    },
+    /// A segment is missing in a replica that Litestream 0.3 wrote.
+    #[error(
+        "{location} has a gap: {missing} is missing, and later files need it. Restore with \
+         `--timestamp` to have a state before the gap{}",
+        before_gap(before)
+    )]
+    V3Gap {
+        /// The replica.
+        location: String,
+        /// The file.
+        missing: String,
+        /// When the file before it was stored.
+        before: Option<SystemTime>,
+    },
+    /// A file that Litestream 0.3 wrote is damaged, or does not fit to those before it.
+    #[error(
+        "{file} of {location} cannot be used: {reason}. Restore with `--timestamp` to have a state \
+         before it"
+    )]
+    V3Damaged {
+        /// The replica.
+        location: String,
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A transaction was asked for, and all there is was written by Litestream 0.3.
+    #[error(
+        "{location} was written by Litestream 0.3, which has no transaction IDs; choose a state \
+         with `--timestamp`"
+    )]
+    V3HasNoTxids {
+        /// The replica.
+        location: String,
     },
     /// A file operation failed.
     #[error("cannot {action} {}: {source}", path.display())]
@@ -166,6 +215,26 @@ impl RestoreError {
             path,
             action,
             source,
+        }
+    }
+
+    pub(super) fn v3_obstacle(location: String, obstacle: v3::Obstacle) -> Self {
+        match obstacle {
+            v3::Obstacle::NoSnapshot { generation, first } => Self::V3NoSnapshot {
+                location,
+                generation: format!("{generation:016x}"),
+                first,
+            },
+            v3::Obstacle::Gap { missing, after } => Self::V3Gap {
+                location,
+                missing,
+                before: Some(after.created),
+            },
+            v3::Obstacle::Twice { file, other } => Self::V3Damaged {
+                location,
+                reason: format!("{other} has the same place in the history"),
+                file,
+            },
         }
     }
 
@@ -212,4 +281,24 @@ fn nearest(have: &Txid, next: &Option<LtxName>) -> String {
         ),
         None => format!("the newest one is {have}"),
     }
+}
+
+fn first_v3_snapshot(first: &Option<SystemTime>) -> String {
+    match first {
+        Some(first) => format!(
+            " at the time that is wanted; its oldest one is of {}, choose that time or a later one",
+            time(*first)
+        ),
+        None => ": the beginning of its history is lost".into(),
+    }
+}
+
+fn before_gap(before: &Option<SystemTime>) -> String {
+    before.map_or(String::new(), |before| {
+        format!(", such as {}", time(before))
+    })
+}
+
+fn time(time: SystemTime) -> impl std::fmt::Display {
+    humantime::format_rfc3339_millis(time)
 }

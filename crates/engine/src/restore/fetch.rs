@@ -8,7 +8,7 @@ use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evertide_ltx::{Level, Txid};
-use evertide_storage::{Error as StoreError, LtxObject, ReplicaClient};
+use evertide_storage::{ByteStream, Error as StoreError, LtxObject, ReplicaClient, V3Object};
 use futures_util::{StreamExt, future::try_join_all};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,6 +17,58 @@ use super::{
     RestoreError, RestorePlan, RestoreTarget,
     plan::{extend, plan},
 };
+
+/// A file of a replica that is read in parts.
+pub(crate) trait Remote: Clone + Send + Sync + 'static {
+    /// Size in bytes.
+    fn size(&self) -> u64;
+
+    /// Its name, for errors.
+    fn title(&self) -> String;
+
+    /// Its content, or a range of it.
+    fn open(
+        &self,
+        client: &dyn ReplicaClient,
+        range: Option<Range<u64>>,
+    ) -> impl Future<Output = Result<ByteStream, StoreError>> + Send;
+}
+
+impl Remote for LtxObject {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn title(&self) -> String {
+        self.name.to_string()
+    }
+
+    async fn open(
+        &self,
+        client: &dyn ReplicaClient,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, StoreError> {
+        client.get(self.level, self.name, range).await
+    }
+}
+
+impl Remote for V3Object {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn title(&self) -> String {
+        self.key.to_string()
+    }
+
+    async fn open(
+        &self,
+        client: &dyn ReplicaClient,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, StoreError> {
+        client.get_v3(&self.key, range).await
+    }
+}
 
 /// The most that parts under way hold together, in bytes.
 const IN_FLIGHT: u64 = 48 << 20;
@@ -29,9 +81,9 @@ const PLANS: u32 = 3;
 
 /// What the thread that applies the files receives.
 #[derive(Debug)]
-pub(super) enum Message {
+pub(super) enum Message<F = LtxObject> {
     /// A file begins.
-    Begin(LtxObject),
+    Begin(F),
     /// Some bytes of it.
     Data(Bytes),
     /// That was all of it.
@@ -43,7 +95,7 @@ pub(super) enum Message {
 }
 
 /// Why the files cannot be handed on.
-pub(super) enum Stopped {
+pub(crate) enum Stopped {
     /// Reading them failed.
     Failed(RestoreError),
     /// The receiver has gone, and knows why.
@@ -57,18 +109,9 @@ impl From<RestoreError> for Stopped {
 }
 
 /// All LTX files of a replica, level by level.
-pub(super) async fn listing(client: &dyn ReplicaClient) -> Result<Vec<LtxObject>, RestoreError> {
+pub(crate) async fn listing(client: &dyn ReplicaClient) -> Result<Vec<LtxObject>, RestoreError> {
     let levels = try_join_all(Level::all().map(|level| client.list(level, None))).await?;
     Ok(levels.into_iter().flatten().collect())
-}
-
-/// Plans the restore of a replica as it is now.
-pub(super) async fn plan_now(
-    client: &dyn ReplicaClient,
-    target: RestoreTarget,
-) -> Result<RestorePlan, RestoreError> {
-    let files = listing(client).await?;
-    plan(&files, target).map_err(|obstacle| RestoreError::obstacle(client.location(), obstacle))
 }
 
 /// Reads the files of a plan and sends them. Makes a new plan where files vanish meanwhile, since
@@ -86,22 +129,33 @@ impl Fetcher {
         let mut files = plan.files().to_vec();
         let (mut position, mut plans) = (Txid::ZERO, 0);
         loop {
-            let before = position;
-            let gone = match self.send_all(&files, &mut position).await {
+            let (before, mut sent) = (position, 0);
+            let done = send_all(
+                &self.client,
+                self.parallelism,
+                &self.sender,
+                &files,
+                &mut sent,
+            );
+            let done = done.await;
+            if let Some(last) = sent.checked_sub(1).and_then(|last| files.get(last)) {
+                position = last.name.max;
+            }
+            let gone = match done {
                 Ok(()) => break,
                 Err(Trouble::Gone(gone)) => gone,
                 Err(Trouble::Stopped(stopped)) => return Err(stopped),
             };
             plans = if position > before { 1 } else { plans + 1 };
             if plans > PLANS {
-                let (location, name) = (self.client.location(), gone.name);
-                return Err(RestoreError::Vanished { location, name }.into());
+                let (location, file) = (self.client.location(), gone.title());
+                return Err(RestoreError::Vanished { location, file }.into());
             }
             let wanted = files.last().map_or(Txid::ZERO, |file| file.name.max);
             files = self.replan(position, wanted, &gone).await?;
             tracing::info!(file = %gone.name, "a file was deleted while it was restored; going on");
         }
-        self.send(Message::Finish).await?;
+        send(&self.sender, Message::Finish).await?;
         Ok(position)
     }
 
@@ -127,65 +181,72 @@ impl Fetcher {
             extend(&listing, self.target, position).map_err(obstacle)?
         };
         if files.last().is_none_or(|file| file.name.max < wanted) {
-            let (location, name) = (self.client.location(), gone.name);
-            return Err(RestoreError::Vanished { location, name });
+            let (location, file) = (self.client.location(), gone.title());
+            return Err(RestoreError::Vanished { location, file });
         }
         Ok(files)
     }
+}
 
-    async fn send(&self, message: Message) -> Result<(), Stopped> {
-        self.sender
-            .send(message)
-            .await
-            .map_err(|_| Stopped::Receiver)
-    }
-
-    /// Sends files in order, and keeps `position` at the last one sent whole.
-    async fn send_all(&self, files: &[LtxObject], position: &mut Txid) -> Result<(), Trouble> {
-        let size = (IN_FLIGHT / self.parallelism.max(1) as u64).clamp(PART.0, PART.1);
-        let mut parts = files.iter().flat_map(|file| parts(file, size));
-        let mut under_way = VecDeque::new();
-        loop {
-            while under_way.len() < self.parallelism.max(1)
-                && let Some(part) = parts.next()
-            {
-                let fetch = fetch(Arc::clone(&self.client), part.clone());
-                under_way.push_back((part, AbortOnDropHandle::new(tokio::spawn(fetch))));
-            }
-            let Some((part, fetched)) = under_way.pop_front() else {
-                return Ok(());
-            };
-            let fetched = match fetched.await {
-                Ok(fetched) => fetched,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => return Err(Stopped::Failed(RestoreError::Cancelled).into()),
-            };
-            if matches!(fetched, Err(Trouble::Gone(_))) && part.range.start > 0 {
-                self.send(Message::Abandon).await?;
-            }
-            let chunks = fetched?;
-            if part.range.start == 0 {
-                self.send(Message::Begin(part.file.clone())).await?;
-            }
-            for chunk in chunks {
-                self.send(Message::Data(chunk)).await?;
-            }
-            if part.range.end >= part.file.size {
-                self.send(Message::End).await?;
-                *position = part.file.name.max;
-            }
+/// Sends files in order, and counts in `sent` those that were sent whole.
+pub(super) async fn send_all<F: Remote>(
+    client: &Arc<dyn ReplicaClient>,
+    parallelism: usize,
+    sender: &mpsc::Sender<Message<F>>,
+    files: &[F],
+    sent: &mut usize,
+) -> Result<(), Trouble<F>> {
+    let parallelism = parallelism.max(1);
+    let size = (IN_FLIGHT / parallelism as u64).clamp(PART.0, PART.1);
+    let mut parts = files.iter().flat_map(|file| parts(file, size));
+    let mut under_way = VecDeque::new();
+    loop {
+        while under_way.len() < parallelism
+            && let Some(part) = parts.next()
+        {
+            let fetch = fetch(Arc::clone(client), part.clone());
+            under_way.push_back((part, AbortOnDropHandle::new(tokio::spawn(fetch))));
+        }
+        let Some((part, fetched)) = under_way.pop_front() else {
+            return Ok(());
+        };
+        let fetched = match fetched.await {
+            Ok(fetched) => fetched,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => return Err(Stopped::Failed(RestoreError::Cancelled).into()),
+        };
+        if matches!(fetched, Err(Trouble::Gone(_))) && part.range.start > 0 {
+            send(sender, Message::Abandon).await?;
+        }
+        let chunks = fetched?;
+        if part.range.start == 0 {
+            send(sender, Message::Begin(part.file.clone())).await?;
+        }
+        for chunk in chunks {
+            send(sender, Message::Data(chunk)).await?;
+        }
+        if part.range.end >= part.file.size() {
+            send(sender, Message::End).await?;
+            *sent += 1;
         }
     }
 }
 
+pub(super) async fn send<F>(
+    sender: &mpsc::Sender<Message<F>>,
+    message: Message<F>,
+) -> Result<(), Stopped> {
+    sender.send(message).await.map_err(|_| Stopped::Receiver)
+}
+
 /// Why a part cannot be had.
-enum Trouble {
+pub(crate) enum Trouble<F = LtxObject> {
     /// Its file has been deleted.
-    Gone(Box<LtxObject>),
+    Gone(Box<F>),
     Stopped(Stopped),
 }
 
-impl From<Stopped> for Trouble {
+impl<F> From<Stopped> for Trouble<F> {
     fn from(stopped: Stopped) -> Self {
         Self::Stopped(stopped)
     }
@@ -193,16 +254,16 @@ impl From<Stopped> for Trouble {
 
 /// Some bytes of a file.
 #[derive(Clone, Debug)]
-struct Part {
-    file: LtxObject,
-    range: Range<u64>,
+pub(crate) struct Part<F = LtxObject> {
+    pub(crate) file: F,
+    pub(crate) range: Range<u64>,
 }
 
 /// The parts of a file, one at least.
-fn parts(file: &LtxObject, size: u64) -> impl Iterator<Item = Part> {
-    let count = file.size.div_ceil(size).max(1);
+pub(crate) fn parts<F: Remote>(file: &F, size: u64) -> impl Iterator<Item = Part<F>> {
+    let count = file.size().div_ceil(size).max(1);
     (0..count).map(move |n| {
-        let range = n * size..file.size.min((n + 1) * size);
+        let range = n * size..file.size().min((n + 1) * size);
         Part {
             file: file.clone(),
             range,
@@ -211,7 +272,10 @@ fn parts(file: &LtxObject, size: u64) -> impl Iterator<Item = Part> {
 }
 
 /// Reads a part into memory, and goes on where it broke off.
-async fn fetch(client: Arc<dyn ReplicaClient>, part: Part) -> Result<Vec<Bytes>, Trouble> {
+pub(crate) async fn fetch<F: Remote>(
+    client: Arc<dyn ReplicaClient>,
+    part: Part<F>,
+) -> Result<Vec<Bytes>, Trouble<F>> {
     let (mut chunks, mut offset, mut failures) = (Vec::new(), part.range.start, 0);
     loop {
         let before = offset;
@@ -228,10 +292,10 @@ async fn fetch(client: Arc<dyn ReplicaClient>, part: Part) -> Result<Vec<Bytes>,
         };
         failures = if offset > before { 1 } else { failures + 1 };
         if failures >= FAILURES {
-            let (location, name) = (client.location(), part.file.name);
+            let (location, file) = (client.location(), part.file.title());
             let error = RestoreError::Interrupted {
                 location,
-                name,
+                file,
                 offset,
                 source,
             };
@@ -247,15 +311,15 @@ enum Failure {
 }
 
 /// Reads what is left of a part.
-async fn attempt(
+async fn attempt<F: Remote>(
     client: &dyn ReplicaClient,
-    part: &Part,
+    part: &Part<F>,
     chunks: &mut Vec<Bytes>,
     offset: &mut u64,
 ) -> Result<(), Failure> {
-    let whole = *offset == 0 && part.range.end >= part.file.size;
+    let whole = *offset == 0 && part.range.end >= part.file.size();
     let range = (!whole).then_some(*offset..part.range.end);
-    let opened = client.get(part.file.level, part.file.name, range).await;
+    let opened = part.file.open(client, range).await;
     let mut stream = opened.map_err(Failure::Store)?;
     // More than was promised is passed on for the decoder to refuse, but not without end.
     while *offset <= part.range.end

@@ -2,16 +2,18 @@
 //!
 //! [`plan`] decides which files it takes, [`fetch`] reads them, [`apply`] decodes them with
 //! [`workers`] into a temporary file, [`check`] lets SQLite look at it, and [`output`] gives it its
-//! name.
+//! name. [`v3`] does the same for what Litestream 0.3 wrote, where [`choose`] finds that.
 
 mod apply;
 mod check;
+mod choose;
 mod coverage;
 mod error;
 mod fetch;
 mod output;
 mod plan;
 mod progress;
+mod v3;
 mod workers;
 
 use std::{
@@ -28,9 +30,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     apply::{Applied, Apply},
-    fetch::{Fetcher, Message, Stopped, plan_now},
+    choose::plan_now,
+    fetch::{Fetcher, Message},
     output::Output,
     progress::{Meter, Observer},
+};
+/// For those who read a replica without restoring it.
+pub(crate) use self::{
+    coverage::Missing,
+    fetch::{Part, Stopped, Trouble, fetch, listing, parts},
+    plan::plan,
 };
 pub use self::{
     error::RestoreError,
@@ -145,7 +154,8 @@ impl fmt::Debug for RestoreOptions {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RestoreReport {
-    /// The transaction whose state it is.
+    /// The transaction whose state it is; zero where Litestream 0.3 wrote the replica, which has no
+    /// transaction IDs.
     pub txid: Txid,
     /// When that state was captured.
     pub created: Option<SystemTime>,
@@ -224,34 +234,55 @@ async fn run(options: RestoreOptions, output: Arc<Output>) -> Result<RestoreRepo
     let plan = plan_now(&*options.replica, options.target).await?;
     tracing::debug!(
         replica = options.replica.location(),
-        files = plan.files().len(),
+        files = plan.file_count(),
         bytes = plan.bytes(),
         txid = %plan.txid(),
         "planned a restore"
     );
+    let meter = Meter::new(&plan, options.observer.clone());
+    let applied = if plan.v3_files().is_empty() {
+        restore_ltx(&options, output, &plan, meter).await
+    } else {
+        let restore = v3::Restore {
+            client: Arc::clone(&options.replica),
+            output,
+            integrity_check: options.integrity_check,
+            parallelism: options.parallelism,
+            meter,
+        };
+        restore.run(&plan).await
+    };
+    Ok(report_of(&applied?, &plan, started))
+}
+
+async fn restore_ltx(
+    options: &RestoreOptions,
+    output: Arc<Output>,
+    plan: &RestorePlan,
+    meter: Meter,
+) -> Result<Applied, RestoreError> {
     let (sender, files) = mpsc::channel(CHUNKS);
     let apply = Apply {
         output,
         location: options.replica.location(),
         integrity_check: options.integrity_check,
         files,
-        meter: Meter::new(&plan, options.observer),
+        meter,
     };
     let (report, applied) = oneshot::channel();
     std::thread::Builder::new()
         .name("evertide-restore".into())
         .spawn(move || drop(report.send(apply.run())))
         .map_err(RestoreError::Start)?;
-    let applied = feed(
-        &plan,
-        options.replica,
+    feed(
+        plan,
+        Arc::clone(&options.replica),
         options.target,
         options.parallelism,
         sender,
         applied,
-    );
-    let applied = applied.await?;
-    Ok(report_of(&applied, &plan, started))
+    )
+    .await
 }
 
 /// Hands the files to the thread that applies them, and waits for it.

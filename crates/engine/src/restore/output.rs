@@ -125,6 +125,16 @@ impl Output {
         Ok(file)
     }
 
+    /// A file for what does not fit in memory. It has no name, so nothing of it can stay behind.
+    pub(super) fn scratch(&self) -> Result<Box<dyn DiskFile>, RestoreError> {
+        let path = self.sibling(TEMPORARY);
+        let created = self.disk.create_new(&path, 0o600);
+        let file = created.map_err(RestoreError::io("create", &path))?;
+        let removed = self.disk.remove_file(&path);
+        removed.map_err(RestoreError::io("remove", &path))?;
+        Ok(file)
+    }
+
     /// Removes the temporary files of restores to this output that were killed. One that still runs
     /// holds a lock on its file.
     fn sweep(&self) {

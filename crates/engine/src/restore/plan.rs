@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use evertide_ltx::{LtxName, Txid};
-use evertide_storage::LtxObject;
+use evertide_storage::{LtxObject, V3Object};
 
 /// The state of a database that is wanted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -20,7 +20,7 @@ pub enum RestoreTarget {
 
 impl RestoreTarget {
     /// Whether a file holds nothing that is newer than the target.
-    fn admits(self, file: &LtxObject) -> bool {
+    pub(super) fn admits(self, file: &LtxObject) -> bool {
         match self {
             Self::Latest => true,
             Self::Txid(txid) => file.name.max <= txid,
@@ -29,37 +29,59 @@ impl RestoreTarget {
     }
 }
 
-/// The files to apply, in order: a snapshot first.
+/// The files to apply, in order: a snapshot first. Either all are LTX files, or all were written by
+/// Litestream 0.3.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RestorePlan {
     files: Vec<LtxObject>,
+    v3_files: Vec<V3Object>,
 }
 
 impl RestorePlan {
-    /// The files in the order in which they are applied.
+    pub(super) fn of_v3(v3_files: Vec<V3Object>) -> Self {
+        Self {
+            files: Vec::new(),
+            v3_files,
+        }
+    }
+
+    /// The LTX files in the order in which they are applied.
     pub fn files(&self) -> &[LtxObject] {
         &self.files
     }
 
-    /// The transaction whose state they make up.
+    /// The files of Litestream 0.3 in the order in which they are applied.
+    pub fn v3_files(&self) -> &[V3Object] {
+        &self.v3_files
+    }
+
+    /// How many files it has.
+    pub fn file_count(&self) -> u64 {
+        (self.files.len() + self.v3_files.len()) as u64
+    }
+
+    /// The transaction whose state they make up; zero for files of Litestream 0.3, which has no
+    /// transaction IDs.
     pub fn txid(&self) -> Txid {
         self.files.last().map_or(Txid::ZERO, |file| file.name.max)
     }
 
     /// When that state was captured.
     pub fn created(&self) -> Option<SystemTime> {
-        self.files.last().map(|file| file.created)
+        let v3 = self.v3_files.iter().map(|file| file.created).max();
+        self.files.last().map(|file| file.created).or(v3)
     }
 
     /// How many bytes they are together.
     pub fn bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.size).sum()
+        let v3 = self.v3_files.iter().map(|file| file.size);
+        self.files.iter().map(|file| file.size).chain(v3).sum()
     }
 }
 
 /// Why there is no plan.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Obstacle {
+pub(crate) enum Obstacle {
     /// The replica has no file at all.
     Empty,
     /// No file that the target admits starts at the first transaction.
@@ -82,7 +104,7 @@ pub(super) enum Obstacle {
 /// Starts from the snapshot that reaches furthest, of any level, and always adds the file that
 /// reaches furthest among those that leave no gap. Reaching furthest is always best: whatever
 /// extends a history extends a longer one just as well.
-pub(super) fn plan(listing: &[LtxObject], target: RestoreTarget) -> Result<RestorePlan, Obstacle> {
+pub(crate) fn plan(listing: &[LtxObject], target: RestoreTarget) -> Result<RestorePlan, Obstacle> {
     if listing.is_empty() {
         return Err(Obstacle::Empty);
     }
@@ -96,7 +118,8 @@ pub(super) fn plan(listing: &[LtxObject], target: RestoreTarget) -> Result<Resto
     };
     let mut files = vec![snapshot.clone()];
     files.extend(extend(listing, target, snapshot.name.max)?);
-    Ok(RestorePlan { files })
+    let v3_files = Vec::new();
+    Ok(RestorePlan { files, v3_files })
 }
 
 /// Plans how to go on from the state after `position`.

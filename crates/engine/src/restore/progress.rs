@@ -57,7 +57,7 @@ impl Meter {
         let now = RestoreProgress {
             stage: RestoreStage::Applying,
             files: 0,
-            total_files: plan.files().len() as u64,
+            total_files: plan.file_count(),
             bytes: 0,
             total_bytes: plan.bytes(),
             pages: 0,

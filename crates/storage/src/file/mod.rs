@@ -3,6 +3,7 @@
 mod layout;
 mod publish;
 mod source;
+mod v3;
 
 use std::{
     io,
@@ -25,7 +26,7 @@ use self::{
 };
 use crate::{
     ByteStream, Capabilities, Disk, Error, FileKind, FileOptions, LtxObject, Precondition,
-    ReplicaClient, SmallKey, bytes_stream, file_stream,
+    ReplicaClient, SmallKey, V3Key, V3Object, bytes_stream, file_stream,
     stream::{CHUNK, read_chunk},
 };
 
@@ -327,25 +328,23 @@ impl Inner {
 
     fn get(
         &self,
-        level: Level,
-        name: LtxName,
+        path: &Path,
+        object: &dyn Fn() -> String,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        let path = layout::level_dir(&self.options.path, level).join(name.to_string());
-        let object = || layout::ltx_key(level, name);
         let file = self
             .disk
-            .open_read(&path)
+            .open_read(path)
             .map_err(|error| match error.kind() {
                 io::ErrorKind::NotFound => Error::NotFound {
                     location: self.location(),
                     object: object(),
                 },
-                _ => self.io(failure("open", &path)(error)),
+                _ => self.io(failure("open", path)(error)),
             })?;
         let size = file
             .len()
-            .map_err(|error| self.io(failure("look at", &path)(error)))?;
+            .map_err(|error| self.io(failure("look at", path)(error)))?;
         let range = range.unwrap_or(0..size);
         if range.start > range.end || range.end > size {
             return Err(Error::OutOfRange {
@@ -359,7 +358,7 @@ impl Inner {
         if range.end - range.start <= CHUNK {
             let chunk = read_chunk(&*file, range);
             return Ok(bytes_stream(
-                chunk.map_err(|error| self.io(failure("read", &path)(error)))?,
+                chunk.map_err(|error| self.io(failure("read", path)(error)))?,
             ));
         }
         Ok(file_stream(file.into(), range))
@@ -446,8 +445,11 @@ impl ReplicaClient for FileClient {
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        self.blocking(move |inner| inner.get(level, name, range))
-            .await
+        self.blocking(move |inner| {
+            let path = layout::level_dir(&inner.options.path, level).join(name.to_string());
+            inner.get(&path, &|| layout::ltx_key(level, name), range)
+        })
+        .await
     }
 
     async fn put(
@@ -518,6 +520,19 @@ impl ReplicaClient for FileClient {
         let path = layout::small_path(&self.inner.options.path, key);
         self.blocking(move |inner| {
             inner.delete(path.parent().unwrap_or(&path), std::slice::from_ref(&path))
+        })
+        .await
+    }
+
+    async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
+        self.blocking(Inner::list_v3).await
+    }
+
+    async fn get_v3(&self, key: &V3Key, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        let key = key.clone();
+        self.blocking(move |inner| {
+            let path = inner.options.path.join(key.as_str());
+            inner.get(&path, &|| key.to_string(), range)
         })
         .await
     }

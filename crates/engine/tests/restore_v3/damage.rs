@@ -1,0 +1,157 @@
+//! Whatever is wrong with the files of Litestream 0.3 is an error that names the file, and never an
+//! older database in silence.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use evertide::{RestoreError, RestoreTarget};
+use tempfile::TempDir;
+
+use crate::{
+    golden::folder,
+    scene::{copy, files, restore},
+};
+
+/// A copy of the golden replica, and its files: those of the last generation, snapshot first.
+fn copied() -> (TempDir, Vec<PathBuf>) {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = dir.path().join("replica");
+    copy(&folder().join("replica"), &replica);
+    crate::golden::set_times(&replica);
+    let generation = crate::golden::last_generation();
+    let mut files = files(&replica.join("generations").join(generation));
+    // With its first snapshot alone, every file is needed.
+    files.retain(|file| {
+        let later = name(file).ends_with(".snapshot.lz4") && !name(file).starts_with("00000000");
+        if later {
+            fs::remove_file(file).unwrap();
+        }
+        !later
+    });
+    (dir, files)
+}
+
+async fn refused(dir: &Path, what: &str) -> RestoreError {
+    let output = dir.join("out.db");
+    let done = restore(&dir.join("replica"), &output, RestoreTarget::Latest).await;
+    assert!(!output.exists(), "{what}: there is a database");
+    let error = done.map(|_| ()).expect_err(what);
+    let others = fs::read_dir(dir).unwrap().count();
+    assert_eq!(others, 1, "{what}: something stays behind");
+    error
+}
+
+/// The snapshot, the first segment, the last one, and some between.
+fn some<'f>(files: &'f [PathBuf], random: &mut fastrand::Rng) -> Vec<&'f PathBuf> {
+    let mut some = vec![&files[0], &files[1], &files[files.len() - 1]];
+    some.extend((0..4).map(|_| &files[random.usize(2..files.len() - 1)]));
+    some
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap().to_string_lossy().into_owned()
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_any_file_is_never_restored_and_the_file_is_named() {
+    let seed = fastrand::u64(..);
+    eprintln!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (dir, files) = copied();
+    let expected = fs::read(folder().join("restored.db")).unwrap();
+    for file in some(&files, &mut random) {
+        let good = fs::read(file).unwrap();
+        // Magic number, flags, sizes; the end mark and the checksum; content.
+        let fixed = [0, 4, 5, 6, 7, 11];
+        let from_end = [1, 4, 5, 8].map(|n| good.len() - n);
+        let anywhere = [(); 3].map(|()| random.usize(..good.len()));
+        for place in fixed.into_iter().chain(from_end).chain(anywhere) {
+            let bit = 1 << random.u8(..8);
+            let mut bad = good.clone();
+            bad[place] ^= bit;
+            fs::write(file, bad).unwrap();
+            crate::golden::set_times(&dir.path().join("replica"));
+            let what = format!("bit {bit:#x} of byte {place} of {}", name(file));
+            let output = dir.path().join("out.db");
+            let replica = dir.path().join("replica");
+            match restore(&replica, &output, RestoreTarget::Latest).await {
+                // LZ4 has bits that mean nothing.
+                Ok(_) => {
+                    assert!(fs::read(&output).unwrap() == expected, "{what}");
+                    fs::remove_file(&output).unwrap();
+                }
+                Err(error) => {
+                    assert!(!output.exists(), "{what}");
+                    assert!(error.to_string().contains(&name(file)), "{what}: {error}");
+                }
+            }
+        }
+        fs::write(file, good).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_missing_segment_is_a_gap_that_is_named() {
+    let (dir, files) = copied();
+    crate::golden::set_times(&dir.path().join("replica"));
+    let mut named = 0;
+    for (number, file) in files.iter().enumerate().step_by(2) {
+        let good = fs::read(file).unwrap();
+        fs::remove_file(file).unwrap();
+        let is_last = number + 1 == files.len();
+        // The last segment of a WAL file that another one follows, when it ended with a commit.
+        let index = |path: &Path| name(path)[..8].to_owned();
+        let ends_index = files
+            .get(number + 1)
+            .is_some_and(|next| index(next) != index(file));
+        if !is_last && !ends_index {
+            let error = refused(dir.path(), &name(file)).await;
+            let text = error.to_string();
+            assert!(
+                text.contains(&name(file)) || text.contains("snapshot"),
+                "{text}"
+            );
+            named += 1;
+        }
+        fs::write(file, good).unwrap();
+        crate::golden::set_times(&dir.path().join("replica"));
+    }
+    assert!(named > 3, "{named}");
+}
+
+#[tokio::test]
+async fn a_file_cut_anywhere_is_refused() {
+    let (dir, files) = copied();
+    for file in some(&files, &mut fastrand::Rng::new()) {
+        let good = fs::read(file).unwrap();
+        for len in [0, 7, good.len() / 2, good.len() - 8, good.len() - 1] {
+            fs::write(file, &good[..len]).unwrap();
+            crate::golden::set_times(&dir.path().join("replica"));
+            let error = refused(dir.path(), &format!("{len} bytes of {}", name(file))).await;
+            assert!(error.to_string().contains(&name(file)), "{error}");
+        }
+        fs::write(file, good).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_wal_file_of_another_generation_does_not_fit() {
+    let (dir, files_of_last) = copied();
+    let replica = dir.path().join("replica");
+    let all = files(&replica);
+    let foreign = all
+        .iter()
+        .find(|file| !files_of_last.contains(file) && name(file).starts_with("00000001_00000000"))
+        .expect("the golden replica has two generations with two WAL files");
+    let own = files_of_last
+        .iter()
+        .find(|file| name(file).starts_with("00000001_00000000"))
+        .expect("a second WAL file");
+    fs::copy(foreign, own).unwrap();
+    crate::golden::set_times(&replica);
+    let error = refused(dir.path(), "another generation").await;
+    assert!(error.to_string().contains("salt"), "{error}");
+    assert!(error.to_string().contains("00000001_00000000"), "{error}");
+}
