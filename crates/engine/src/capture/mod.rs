@@ -78,13 +78,13 @@ impl RotationPolicy {
 
     /// From how many frames on writers may be held while the last frames are backfilled: the fewer
     /// those are, the sooner.
-    fn insist_at(rotate_at: u32, index: &IndexHeader) -> u32 {
+    fn insist_at(&self, rotate_at: u32, index: &IndexHeader) -> u32 {
         let factor = match index.committed.saturating_sub(index.backfilled) {
             0..=attach::SMALL_RESIDUE => 1,
-            left if left <= rotate_at => 4,
-            _ => 32,
+            left if left <= self.rotate_at => 4,
+            _ => 16,
         };
-        rotate_at.saturating_mul(factor)
+        self.rotate_at.saturating_mul(factor).max(rotate_at)
     }
 }
 
@@ -253,13 +253,16 @@ impl Capture {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
                 // Both locks stay while an image is read; frames are captured all the same.
-                if self.captured_frames() < index.committed && due != Due::Later {
+                let behind = self.captured_frames() < index.committed;
+                if behind && due != Due::Later && !caught_up {
                     self.capture_segment(&index)?;
+                    caught_up = true;
                     continue;
                 }
                 break;
             }
-            let brake = self.pace.brake(self.policy.rotate_at);
+            let policy = self.policy;
+            let brake = self.pace.brake(policy.rotate_at);
             let captured = self.captured_frames();
             let attached = self.attached_mut()?;
             let facts = Facts {
@@ -273,7 +276,7 @@ impl Capture {
                 braked: attached.brake.is_some(),
                 brake: brake && !attached.checkpoint_holds_writers()?,
                 rotate_at,
-                insist_at: RotationPolicy::insist_at(rotate_at, &index),
+                insist_at: policy.insist_at(rotate_at, &index),
                 tried,
             };
             let action = next(&facts);
