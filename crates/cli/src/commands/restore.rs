@@ -8,7 +8,7 @@ use evertide::{
     restore_plan,
 };
 use evertide_ltx::Txid;
-use evertide_storage::{LtxObject, ReplicaClient};
+use evertide_storage::{LtxObject, ReplicaClient, V3Object};
 use serde::Serialize;
 
 use super::source::{Source, sources};
@@ -67,7 +67,7 @@ async fn run(args: &RestoreArgs, sources: Vec<Source>) -> anyhow::Result<()> {
     let done = evertide::restore(options.on_progress(move |progress| watched.update(progress)));
     let done = done.await;
     bar.end();
-    print_report(args, &source, &done?)
+    print_report(args, &source, &plan, &done?)
 }
 
 /// One restore gives one database.
@@ -104,7 +104,7 @@ async fn newest(
             Ok(plan)
                 if best
                     .as_ref()
-                    .is_none_or(|(_, best)| best.txid() < plan.txid()) =>
+                    .is_none_or(|(_, best)| reaches_further(&plan, best)) =>
             {
                 best = Some((source, plan));
             }
@@ -130,6 +130,15 @@ async fn newest(
                 None => bail!("the settings have no replica to restore from: add one"),
             }
         }
+    }
+}
+
+/// Files of Litestream 0.3 have no transaction IDs to compare: there, time decides.
+fn reaches_further(plan: &RestorePlan, best: &RestorePlan) -> bool {
+    if plan.v3_files().is_empty() && best.v3_files().is_empty() {
+        plan.txid() > best.txid()
+    } else {
+        plan.created() > best.created()
     }
 }
 
@@ -221,7 +230,11 @@ struct Restored<'a> {
     db_path: String,
     restored: bool,
     replica: String,
-    txid: String,
+    /// Litestream 0.3 has none.
+    txid: Option<String>,
+    /// The last file of Litestream 0.3 that was used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    v3_file: Option<&'a str>,
     timestamp: Option<String>,
     files: u64,
     bytes: u64,
@@ -230,14 +243,21 @@ struct Restored<'a> {
     integrity_check: &'a str,
 }
 
-fn print_report(args: &RestoreArgs, source: &Source, report: &RestoreReport) -> anyhow::Result<()> {
+fn print_report(
+    args: &RestoreArgs,
+    source: &Source,
+    plan: &RestorePlan,
+    report: &RestoreReport,
+) -> anyhow::Result<()> {
     let created = report.created.map(output::time);
+    let v3_file = plan.v3_files().last().map(|file| file.key.as_str());
     if args.json {
         return output::json(&Restored {
             db_path: args.output.display().to_string(),
             restored: true,
             replica: source.client.location(),
-            txid: report.txid.to_string(),
+            txid: v3_file.is_none().then(|| report.txid.to_string()),
+            v3_file,
             timestamp: created,
             files: report.files,
             bytes: report.bytes,
@@ -251,11 +271,10 @@ fn print_report(args: &RestoreArgs, source: &Source, report: &RestoreReport) -> 
         check => format!(", {} integrity check passed", check.name()),
     };
     output::line(format!(
-        "restored {} from {}: transaction {} of {}, {} with {} read, a database of {}, in \
-         {}{checked}",
+        "restored {} from {}: {} of {}, {} with {} read, a database of {}, in {}{checked}",
         args.output.display(),
         source.label(),
-        report.txid,
+        state(plan, report.txid),
         created.as_deref().unwrap_or("unknown time"),
         output::count(report.files, "file"),
         output::bytes(report.bytes),
@@ -264,14 +283,23 @@ fn print_report(args: &RestoreArgs, source: &Source, report: &RestoreReport) -> 
     ))
 }
 
+/// How messages call the state that is restored.
+fn state(plan: &RestorePlan, txid: Txid) -> String {
+    match plan.v3_files().last() {
+        Some(last) => format!("the state after {} (Litestream 0.3)", last.key),
+        None => format!("transaction {txid}"),
+    }
+}
+
 /// What `--dry-run --json` prints: Litestream's names.
 #[derive(Serialize)]
 struct Plan {
     source: String,
     target_path: String,
     replica: Option<String>,
-    min_txid: String,
-    max_txid: String,
+    /// Litestream 0.3 has none.
+    min_txid: Option<String>,
+    max_txid: Option<String>,
     timestamp: Option<String>,
     bytes: u64,
     files: Vec<PlanFile>,
@@ -279,10 +307,10 @@ struct Plan {
 
 #[derive(Serialize)]
 struct PlanFile {
-    level: u8,
+    level: Option<u8>,
     name: String,
-    min_txid: String,
-    max_txid: String,
+    min_txid: Option<String>,
+    max_txid: Option<String>,
     size: u64,
     timestamp: String,
 }
@@ -290,10 +318,23 @@ struct PlanFile {
 impl From<&LtxObject> for PlanFile {
     fn from(object: &LtxObject) -> Self {
         Self {
-            level: object.level.get(),
+            level: Some(object.level.get()),
             name: object.name.to_string(),
-            min_txid: object.name.min.to_string(),
-            max_txid: object.name.max.to_string(),
+            min_txid: Some(object.name.min.to_string()),
+            max_txid: Some(object.name.max.to_string()),
+            size: object.size,
+            timestamp: output::time(object.created),
+        }
+    }
+}
+
+impl From<&V3Object> for PlanFile {
+    fn from(object: &V3Object) -> Self {
+        Self {
+            level: None,
+            name: object.key.to_string(),
+            min_txid: None,
+            max_txid: None,
             size: object.size,
             timestamp: output::time(object.created),
         }
@@ -301,22 +342,25 @@ impl From<&LtxObject> for PlanFile {
 }
 
 fn print_plan(args: &RestoreArgs, source: &Source, plan: &RestorePlan) -> anyhow::Result<()> {
+    let v3 = plan.v3_files().iter().map(PlanFile::from);
+    let files = plan.files().iter().map(PlanFile::from).chain(v3);
+    let txid = |txid: Txid| plan.v3_files().is_empty().then(|| txid.to_string());
     if args.json {
         return output::json(&Plan {
             source: source.client.location(),
             target_path: args.output.display().to_string(),
             replica: source.name.clone(),
-            min_txid: Txid::FIRST.to_string(),
-            max_txid: plan.txid().to_string(),
+            min_txid: txid(Txid::FIRST),
+            max_txid: txid(plan.txid()),
             timestamp: plan.created().map(output::time),
             bytes: plan.bytes(),
-            files: plan.files().iter().map(PlanFile::from).collect(),
+            files: files.collect(),
         });
     }
     let mut table = output::table(["LEVEL", "FILE", "SIZE", "CREATED"], &[0, 2]);
-    for file in plan.files().iter().map(PlanFile::from) {
+    for file in files {
         table.add_row([
-            file.level.to_string(),
+            file.level.map_or("-".to_owned(), |level| level.to_string()),
             file.name,
             file.size.to_string(),
             file.timestamp,
@@ -324,11 +368,11 @@ fn print_plan(args: &RestoreArgs, source: &Source, plan: &RestorePlan) -> anyhow
     }
     output::print_table(&table)?;
     output::line(format!(
-        "would restore {} from {} to transaction {}: {}, {}",
+        "would restore {} from {} to {}: {}, {}",
         args.output.display(),
         source.label(),
-        plan.txid(),
-        output::count(plan.files().len() as u64, "file"),
+        state(plan, plan.txid()),
+        output::count(plan.file_count(), "file"),
         output::bytes(plan.bytes()),
     ))
 }

@@ -196,3 +196,146 @@ pub(super) fn read_full(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<
     }
     Ok(filled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME: usize = FRAME_HEADER_LEN + 512;
+
+    /// What is committed, in order: the pages, and then the size.
+    #[derive(Default, PartialEq, Eq, Debug)]
+    struct Seen {
+        open: Vec<u32>,
+        commits: Vec<(Vec<u32>, u32)>,
+    }
+
+    impl Pages for Seen {
+        fn page(&mut self, pgno: Pgno, page: &[u8]) -> io::Result<()> {
+            assert_eq!(page.len(), 512);
+            self.open.push(pgno.get());
+            Ok(())
+        }
+
+        fn commit(&mut self, size: u32) -> io::Result<()> {
+            self.commits.push((std::mem::take(&mut self.open), size));
+            Ok(())
+        }
+    }
+
+    /// Two WAL files as SQLite writes them one after the other.
+    fn wals() -> [Vec<u8>; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = rusqlite::Connection::open(dir.path().join("t.db")).unwrap();
+        conn.execute_batch(
+            "pragma page_size=512; pragma journal_mode=wal; pragma wal_autocheckpoint=0;
+             create table t(a); insert into t values (zeroblob(3000));
+             insert into t values (zeroblob(600));",
+        )
+        .unwrap();
+        let read = || {
+            #[expect(clippy::disallowed_methods, reason = "the -wal file carries no locks")]
+            std::fs::read(dir.path().join("t.db-wal")).unwrap()
+        };
+        let first = read();
+        conn.execute_batch("pragma wal_checkpoint(truncate); insert into t values (1);")
+            .unwrap();
+        [first, read()]
+    }
+
+    fn read(mut bytes: &[u8], before: Option<&Wal>) -> Result<(Wal, Seen), Problem> {
+        let mut seen = Seen::default();
+        let mut wal = Wal::begin(&mut bytes, before, None)?;
+        wal.read(&mut bytes, &mut seen)?;
+        Ok((wal, seen))
+    }
+
+    #[test]
+    fn segments_cut_at_any_frame_give_the_transactions_of_the_whole_file() {
+        let [first, second] = wals();
+        let (before, whole) = read(&first, None).unwrap();
+        assert!(whole.commits.len() >= 3 && whole.open.is_empty());
+        for cut in (WAL_HEADER_LEN..first.len()).step_by(FRAME) {
+            let (mut start, mut rest) = first.split_at(cut);
+            let mut seen = Seen::default();
+            let mut wal = Wal::begin(&mut start, None, None).unwrap();
+            wal.read(&mut start, &mut seen).unwrap();
+            assert_eq!(wal.is_open(), !seen.open.is_empty());
+            wal.expect(cut as u64).unwrap();
+            wal.read(&mut rest, &mut seen).unwrap();
+            assert_eq!(seen, whole);
+        }
+        read(&second, Some(&before)).unwrap();
+    }
+
+    #[test]
+    fn a_flipped_bit_in_any_byte_of_a_wal_is_refused() {
+        let [first, _] = wals();
+        for place in 0..first.len() {
+            let mut bad = first.clone();
+            bad[place] ^= 1 << (place % 8);
+            assert!(read(&bad, None).is_err(), "byte {place}");
+        }
+        assert!(read(&first[..first.len() - 1], None).is_err());
+        assert!(read(&first[..20], None).is_err());
+    }
+
+    #[test]
+    fn only_the_wal_file_right_after_the_one_before_is_taken() {
+        let [first, second] = wals();
+        let (mut before, _) = read(&first, None).unwrap();
+        let twice = read(&first, Some(&before)).unwrap_err().to_string();
+        assert!(twice.contains("started over"), "{twice}");
+        before.header.salts.0[3] ^= 1;
+        assert!(read(&second, Some(&before)).is_err());
+        let other = PageSize::new(1024).ok();
+        let begun = Wal::begin(&mut &second[..], None, other);
+        assert!(begun.unwrap_err().to_string().contains("1024"));
+    }
+
+    #[test]
+    fn a_wal_that_ends_within_a_transaction_is_not_followed_by_another() {
+        let [first, second] = wals();
+        // The second transaction takes several frames: leave out its last one.
+        let mut cut = 0;
+        for end in (WAL_HEADER_LEN + FRAME..first.len()).step_by(FRAME) {
+            let (wal, _) = read(&first[..end], None).unwrap();
+            if wal.is_open() {
+                cut += 1;
+                let error = read(&second, Some(&wal)).unwrap_err().to_string();
+                assert!(error.contains("middle of a transaction"), "{error}");
+            }
+        }
+        assert!(cut > 2);
+    }
+
+    #[test]
+    fn offsets_over_4_gib_are_counted_without_wrapping() {
+        let [first, _] = wals();
+        let (mut start, mut rest) = first.split_at(WAL_HEADER_LEN + FRAME);
+        let mut seen = Seen::default();
+        let mut wal = Wal::begin(&mut start, None, None).unwrap();
+        wal.read(&mut start, &mut seen).unwrap();
+        // As if eight million frames had come before.
+        let far = WAL_HEADER_LEN as u64 + 8_100_000 * FRAME as u64;
+        assert!(far > u64::from(u32::MAX));
+        wal.position = far;
+        wal.expect(far).unwrap();
+        assert!(matches!(
+            wal.expect(far + FRAME as u64),
+            Err(Problem::Gap { have, .. }) if have == far
+        ));
+        let wrapped = wal.expect(far & u64::from(u32::MAX));
+        assert!(matches!(wrapped, Err(Problem::Damaged(_))));
+        let frames = (rest.len() / FRAME) as u64;
+        wal.read(&mut rest, &mut seen).unwrap();
+        wal.expect(far + frames * FRAME as u64).unwrap();
+        let name = super::super::plan::segment_name(1, 2, wal.position);
+        let key = evertide_storage::V3Key::parse(&name).unwrap();
+        let (index, offset) = (2, wal.position);
+        assert_eq!(
+            key.part(),
+            evertide_storage::V3Part::Segment { index, offset }
+        );
+    }
+}
