@@ -62,6 +62,7 @@ mod restore;
 mod runtime;
 mod state;
 mod status;
+mod verify;
 mod wal;
 mod watch;
 
@@ -81,4 +82,8 @@ pub use self::{
         RestoreReport, RestoreStage, RestoreTarget, restore, restore_plan,
     },
     status::{DatabaseState, DatabaseStatus, ReplicaStatus},
+    verify::{
+        Finding, FindingKind, Severity, VerifyError, VerifyOptions, VerifyProgress, VerifyReport,
+        VerifyStage, verify,
+    },
 };

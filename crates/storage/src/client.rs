@@ -21,6 +21,25 @@ pub struct LtxObject {
     pub created: SystemTime,
 }
 
+/// Something on a replica that is neither an LTX file nor a small object of Evertide's own.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Stray {
+    /// Its key below the replica's root; that of a directory ends with `/`.
+    pub key: String,
+    /// What it looks like.
+    pub kind: StrayKind,
+}
+
+/// What a [`Stray`] looks like.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum StrayKind {
+    /// An object that is being written, or that a killed process left behind.
+    Temporary,
+    /// Something that neither Evertide nor Litestream 0.5 puts there.
+    Foreign,
+}
+
 /// What a store promises beyond the minimum.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
@@ -158,5 +177,11 @@ pub trait ReplicaClient: Debug + Send + Sync {
             location: self.location(),
             object: key.to_string(),
         })
+    }
+
+    /// What lies on the replica and is not part of it, sorted. Stores that cannot tell say that there
+    /// is nothing.
+    async fn list_strays(&self) -> Result<Vec<Stray>, Error> {
+        Ok(Vec::new())
     }
 }

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 
 use crate::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, V3Key,
-    V3Object,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, Stray,
+    V3Key, V3Object,
 };
 
 /// Requests made so far, by kind, whether they succeeded or not.
@@ -149,6 +149,11 @@ impl ReplicaClient for CountingClient {
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
         count(&self.delete);
         self.inner.delete_small(key).await
+    }
+
+    async fn list_strays(&self) -> Result<Vec<Stray>, Error> {
+        count(&self.list);
+        self.inner.list_strays().await
     }
 
     async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {

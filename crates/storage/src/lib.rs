@@ -44,7 +44,7 @@ mod stream;
 mod v3;
 
 pub use self::{
-    client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey},
+    client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey, Stray, StrayKind},
     clock::{Clock, SystemClock},
     count::{CountingClient, Requests},
     destination::{Destination, FileOptions},

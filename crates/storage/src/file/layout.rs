@@ -45,6 +45,12 @@ pub(super) fn small_path(root: &Path, key: &SmallKey) -> PathBuf {
     small_dir(root).join(key.as_str())
 }
 
+/// Whether this is the name of a file that is being written, or was when its process ended: ours, or
+/// Litestream's.
+pub(super) fn is_temporary(name: &str) -> bool {
+    name.ends_with(TEMPORARY) || name.ends_with(".tmp")
+}
+
 /// Marks the temporary files of one client, so that those of a process that died can be told from
 /// those being written.
 #[derive(Debug)]

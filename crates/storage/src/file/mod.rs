@@ -3,6 +3,7 @@
 mod layout;
 mod publish;
 mod source;
+mod strays;
 mod v3;
 
 use std::{
@@ -26,7 +27,7 @@ use self::{
 };
 use crate::{
     ByteStream, Capabilities, Disk, Error, FileKind, FileOptions, LtxObject, Precondition,
-    ReplicaClient, SmallKey, V3Key, V3Object, bytes_stream, file_stream,
+    ReplicaClient, SmallKey, Stray, V3Key, V3Object, bytes_stream, file_stream,
     stream::{CHUNK, read_chunk},
 };
 
@@ -533,6 +534,14 @@ impl ReplicaClient for FileClient {
         self.blocking(move |inner| {
             let path = inner.options.path.join(key.as_str());
             inner.get(&path, &|| key.to_string(), range)
+        })
+        .await
+    }
+
+    async fn list_strays(&self) -> Result<Vec<Stray>, Error> {
+        self.blocking(|inner| {
+            let strays = strays::find(&*inner.disk, &inner.options.path);
+            strays.map_err(|failure| inner.io(failure))
         })
         .await
     }
