@@ -49,6 +49,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Replicate(args) => commands::replicate(&args),
         Command::Restore(args) => commands::restore(&args),
         Command::Ltx(args) => commands::ltx(&args),
+        Command::Verify(args) => commands::verify(&args),
         Command::Completions(args) => commands::completions(&args),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, stderr};
 
-use evertide::{RestoreProgress, RestoreStage};
+use evertide::{RestoreProgress, RestoreStage, VerifyProgress, VerifyStage};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Whether progress is wanted.
@@ -13,7 +13,7 @@ pub(crate) enum Show {
     Never,
 }
 
-/// A bar for a restore.
+/// A bar for a restore or a verification.
 #[derive(Clone, Debug)]
 pub(crate) struct RestoreBar(ProgressBar);
 
@@ -42,6 +42,18 @@ impl RestoreBar {
             RestoreStage::Applying => "restoring",
             RestoreStage::Syncing => "syncing",
             RestoreStage::Checking => "checking",
+            _ => "",
+        });
+    }
+
+    /// The same for a verification.
+    pub(crate) fn verifying(&self, progress: &VerifyProgress) {
+        self.0.set_length(progress.total_bytes);
+        self.0.set_position(progress.bytes);
+        self.0.set_message(match progress.stage {
+            VerifyStage::Reading => "verifying",
+            VerifyStage::Restoring => "restoring",
+            VerifyStage::Checking => "checking",
             _ => "",
         });
     }

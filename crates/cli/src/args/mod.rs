@@ -4,6 +4,7 @@ mod config;
 mod replicate;
 mod restore;
 mod source;
+mod verify;
 
 use std::path::PathBuf;
 
@@ -15,6 +16,7 @@ pub(crate) use self::{
     replicate::{LogArgs, LogFormat, LogLevel, ReplicateArgs, ReplicateFrom},
     restore::{IntegrityCheck, RestoreArgs},
     source::{SettingsArgs, SettingsFrom, SourceArgs, SourceFrom},
+    verify::VerifyArgs,
 };
 
 /// Continuous backup of SQLite databases.
@@ -68,6 +70,8 @@ pub(crate) enum Command {
     Restore(RestoreArgs),
     /// List the LTX files of a replica
     Ltx(LtxArgs),
+    /// Prove that a replica can be restored
+    Verify(VerifyArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

@@ -10,6 +10,7 @@ mod ltx;
 mod replicate;
 mod restore;
 mod source;
+mod verify;
 
 pub(crate) use self::{
     blueprint::blueprint,
@@ -21,6 +22,7 @@ pub(crate) use self::{
     ltx::ltx,
     replicate::replicate,
     restore::restore,
+    verify::verify,
 };
 
 use std::{io, path::Path};

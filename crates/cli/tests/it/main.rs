@@ -10,3 +10,4 @@ mod settings;
 mod signals;
 mod support;
 mod usage;
+mod verify;

@@ -271,7 +271,7 @@ fn what_the_official_litestream_wrote_is_restored() {
 }
 
 /// What a restore writes to a terminal on standard error.
-fn on_a_terminal(place: &Workplace, arguments: &[&str]) -> String {
+pub(crate) fn on_a_terminal(place: &Workplace, arguments: &[&str]) -> String {
     let pty = nix::pty::openpty(None, None).unwrap();
     let mut terminal = fs::File::from(pty.master);
     let mut command = place.command(arguments);

@@ -7,7 +7,7 @@ use std::{
 
 use super::support::Workplace;
 
-const COMMANDS: [&str; 9] = [
+const COMMANDS: [&str; 10] = [
     "demo",
     "keygen",
     "generate-blueprint-config",
@@ -16,6 +16,7 @@ const COMMANDS: [&str; 9] = [
     "replicate",
     "restore",
     "ltx",
+    "verify",
     "completions",
 ];
 
@@ -198,7 +199,6 @@ fn what_a_later_version_may_do_is_not_accepted_and_ignored() {
             "--follow-interval",
             &["restore", "--follow-interval", "1s", "-o", "out.db", "r"],
         ),
-        ("verify", &["verify", "r"]),
         ("status", &["status"]),
         ("databases", &["databases"]),
         ("sync", &["sync", "app.db"]),

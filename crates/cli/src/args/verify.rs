@@ -1,0 +1,36 @@
+//! Arguments of `verify`.
+
+use clap::Args;
+
+use super::SourceArgs;
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "\
+evertide verify [OPTIONS] REPLICA_URL
+       evertide verify [OPTIONS] --age-key KEY --db DB [--replica NAME]
+       evertide verify [OPTIONS] --config FILE [DB]",
+    after_long_help = "\
+Examples:
+  evertide verify file:///backup/app
+  evertide verify --age-key age.key --db app.db --json
+  evertide verify --config litestream.yml /srv/app.db
+
+Reads every file of the replica once and restores nothing: every checksum, the page index of every
+file, that the files lead from a snapshot to the newest transaction without a gap and hold every page
+of the database, and that files of different levels agree where they hold the same transactions.
+Needs 12 bytes for each page of the database in the directory for temporary files (TMPDIR).
+
+Exit status 0 if every replica is sound, 1 if one is not. Problems and notes name the object, what is
+wrong with it, and which states cannot be restored because of it. With --json: sound, and for each
+of replicas its replica, database, sound, error, txid, timestamp, states, files, bytes, page_size,
+pages, database_checksum, duration_ms and findings, each with severity, kind, object, problem and
+meaning."
+)]
+pub(crate) struct VerifyArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+    /// Print one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
