@@ -83,7 +83,7 @@ pub use self::{
     },
     status::{DatabaseState, DatabaseStatus, ReplicaStatus},
     verify::{
-        Finding, FindingKind, Severity, VerifyError, VerifyOptions, VerifyProgress, VerifyReport,
-        VerifyStage, verify,
+        Finding, FindingKind, ProvenRestore, Severity, VerifyDepth, VerifyError, VerifyOptions,
+        VerifyProgress, VerifyReport, VerifyStage, verify,
     },
 };

@@ -1,7 +1,7 @@
 //! `evertide verify`
 
 use anyhow::bail;
-use evertide::{Finding, Severity, VerifyOptions, VerifyReport};
+use evertide::{Finding, ProvenRestore, Severity, VerifyDepth, VerifyOptions, VerifyReport};
 use serde::Serialize;
 
 use super::source::{Source, sources};
@@ -26,9 +26,14 @@ impl Verified {
 pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
     logs::start_quiet();
     let sources = sources(&args.source)?;
+    let depth = if args.deep {
+        VerifyDepth::Restore
+    } else {
+        VerifyDepth::Files
+    };
     let verified = super::block_on(async {
         tokio::select! {
-            done = verify_all(sources) => Ok(done),
+            done = verify_all(sources, depth) => Ok(done),
             signal = super::ended_by_signal() => Err(signal?),
         }
     })?;
@@ -46,12 +51,13 @@ pub(crate) fn verify(args: &VerifyArgs) -> anyhow::Result<()> {
 }
 
 /// One after the other: each uses all the connections it is allowed.
-async fn verify_all(sources: Vec<Source>) -> Vec<Verified> {
+async fn verify_all(sources: Vec<Source>, depth: VerifyDepth) -> Vec<Verified> {
     let mut all = Vec::with_capacity(sources.len());
     for source in sources {
         let bar = RestoreBar::new(Show::OnTerminal);
         let watched = bar.clone();
-        let options = VerifyOptions::new(source.client.clone());
+        let mut options = VerifyOptions::new(source.client.clone());
+        options.depth = depth;
         let options = options.on_progress(move |progress| watched.verifying(progress));
         let outcome = evertide::verify(options).await.map_err(anyhow::Error::from);
         bar.end();
@@ -93,7 +99,14 @@ fn print(verified: &Verified) -> anyhow::Result<()> {
         ),
         None => "nothing can be restored".to_owned(),
     };
-    output::line(format!("{label} {verdict}: {read}; {restorable}"))
+    let restored = report.restored.as_ref().map_or_else(String::new, |restored| {
+        format!(
+            "; transaction {} was restored, a database of {}, and SQLite found nothing wrong with it",
+            restored.txid,
+            output::bytes(restored.database_bytes)
+        )
+    });
+    output::line(format!("{label} {verdict}: {read}; {restorable}{restored}"))
 }
 
 fn severity(finding: &Finding) -> &'static str {
@@ -130,8 +143,17 @@ struct Report<'a> {
     page_size: Option<u32>,
     pages: u32,
     database_checksum: Option<String>,
+    restored: Option<Restored>,
     duration_ms: u128,
     findings: Vec<Found<'a>>,
+}
+
+#[derive(Serialize)]
+struct Restored {
+    txid: String,
+    database_bytes: u64,
+    database_checksum: String,
+    duration_ms: u128,
 }
 
 #[derive(Serialize)]
@@ -189,8 +211,20 @@ impl<'a> Report<'a> {
             page_size: report.page_size.map(|size| size.get()),
             pages: report.pages,
             database_checksum: report.database_checksum.map(|sum| format!("{sum:016x}")),
+            restored: report.restored.as_ref().map(Restored::new),
             duration_ms: report.duration.as_millis(),
             findings: report.findings.iter().map(found).collect(),
+        }
+    }
+}
+
+impl Restored {
+    fn new(restored: &ProvenRestore) -> Self {
+        Self {
+            txid: restored.txid.to_string(),
+            database_bytes: restored.database_bytes,
+            database_checksum: format!("{:016x}", restored.database_checksum),
+            duration_ms: restored.duration.as_millis(),
         }
     }
 }

@@ -170,6 +170,51 @@ fn what_the_official_litestream_wrote_is_verified() {
 }
 
 #[test]
+fn a_deep_verification_restores_and_leaves_nothing_behind() {
+    let place = Workplace::new();
+    replica(&place, "replica");
+    std::fs::create_dir(place.path("tmp")).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        let output = command.env("TMPDIR", place.path("tmp")).output().unwrap();
+        assert_eq!(std::fs::read_dir(place.path("tmp")).unwrap().count(), 0);
+        Run {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    };
+    let said = run(&["verify", "replica", "--deep"]);
+    assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
+    assert!(
+        said.out
+            .contains("transaction 0000000000000003 was restored"),
+        "{said:?}"
+    );
+    let said = run(&["verify", "replica", "--deep", "--json"]);
+    let document: Value = serde_json::from_str(&said.out).unwrap();
+    let one = &document["replicas"][0];
+    assert_eq!(one["restored"]["txid"], one["txid"]);
+    assert_eq!(
+        one["restored"]["database_checksum"],
+        one["database_checksum"]
+    );
+    damage(&place, "replica/ltx/9");
+    let document = unsound(&run(&["verify", "replica", "--deep", "--json"]));
+    assert_eq!(document["replicas"][0]["findings"][0]["kind"], "restore");
+    assert_eq!(document["replicas"][0]["restored"], Value::Null);
+    std::fs::remove_dir(place.path("tmp")).unwrap();
+    let document = {
+        let mut command = place.command(&["verify", "replica", "--deep", "--json"]);
+        let output = command.env("TMPDIR", place.path("tmp")).output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    let error = document["replicas"][0]["error"].as_str().unwrap();
+    assert!(error.contains("TMPDIR") && error.contains("tmp"), "{error}");
+}
+
+#[test]
 fn progress_of_a_verification_is_shown_on_a_terminal() {
     let place = Workplace::new();
     replica(&place, "replica");

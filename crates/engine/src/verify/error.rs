@@ -35,6 +35,21 @@ pub enum VerifyError {
         /// What the system said.
         source: io::Error,
     },
+    /// The temporary database cannot be written.
+    #[error(
+        "cannot {action} a temporary database in {}: {source}; the restore needs {needed} bytes \
+         there: choose a directory with room for that, with TMPDIR", path.display()
+    )]
+    Room {
+        /// The directory.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+        /// The size of the database, in bytes.
+        needed: u64,
+    },
     /// The machinery itself could not be started.
     #[error("cannot start the verification: {0}")]
     Start(#[source] io::Error),

@@ -4,6 +4,7 @@
 //! [`table`], [`plan`] knows what the listing tells and what the loss of a file means.
 
 mod check;
+mod deep;
 mod error;
 mod finding;
 mod plan;
@@ -32,6 +33,7 @@ use self::{
     table::Table,
 };
 pub use self::{
+    deep::ProvenRestore,
     error::VerifyError,
     finding::{Finding, FindingKind, Severity},
     progress::{VerifyProgress, VerifyStage},
@@ -42,6 +44,18 @@ use crate::{RestoreError, restore::listing, runtime::Engine};
 const CHUNKS: usize = 4;
 /// How often files may vanish while they are read before that is a finding.
 const ROUNDS: u32 = 3;
+
+/// How far a verification goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub enum VerifyDepth {
+    /// It reads every file, and restores nothing.
+    #[default]
+    Files,
+    /// It also restores the newest state to a temporary place, has SQLite check the whole database,
+    /// and compares its checksum.
+    Restore,
+}
 
 /// What to verify.
 ///
@@ -64,9 +78,12 @@ const ROUNDS: u32 = 3;
 pub struct VerifyOptions {
     /// The replica.
     pub replica: Arc<dyn ReplicaClient>,
+    /// How far to go.
+    pub depth: VerifyDepth,
     /// How many requests to the replica at a time.
     pub parallelism: usize,
-    /// Where temporary files are made: 12 bytes for each page of the database.
+    /// Where temporary files are made: 12 bytes for each page of the database, and the database
+    /// itself where it is restored.
     pub temporary: PathBuf,
     /// The file system of the temporary files.
     pub disk: Arc<dyn Disk>,
@@ -78,6 +95,7 @@ impl VerifyOptions {
     pub fn new(replica: Arc<dyn ReplicaClient>) -> Self {
         Self {
             replica,
+            depth: VerifyDepth::default(),
             parallelism: 8,
             temporary: std::env::temp_dir(),
             disk: Arc::new(OsDisk),
@@ -101,6 +119,7 @@ impl fmt::Debug for VerifyOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("VerifyOptions")
             .field("replica", &self.replica.location())
+            .field("depth", &self.depth)
             .field("parallelism", &self.parallelism)
             .field("temporary", &self.temporary)
             .finish_non_exhaustive()
@@ -130,6 +149,8 @@ pub struct VerifyReport {
     /// The checksum of the database after `txid`, where every page of it is known: the XOR of the
     /// checksums of its pages, as LTX files have it.
     pub database_checksum: Option<u64>,
+    /// What a restore proved, where one was asked for and came to its end.
+    pub restored: Option<ProvenRestore>,
     /// What was found, problems first.
     pub findings: Vec<Finding>,
     /// How long it took.
@@ -206,13 +227,12 @@ async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
         (Ok(()), Ok(checked)) => checked,
     };
     let location = options.replica.location();
-    Ok(report::assemble(
-        location,
-        &files,
-        &strays,
-        checked,
-        started.elapsed(),
-    ))
+    let mut report = report::assemble(location, &files, &strays, checked);
+    if options.depth == VerifyDepth::Restore {
+        deep::prove(&options, &mut report).await?;
+    }
+    report.duration = started.elapsed();
+    Ok(report)
 }
 
 /// All files, in reading order.

@@ -22,7 +22,6 @@ pub(super) fn assemble(
     files: &[LtxObject],
     strays: &[Stray],
     checked: Checked,
-    duration: Duration,
 ) -> VerifyReport {
     let broken: Vec<_> = checked
         .broken
@@ -73,8 +72,9 @@ pub(super) fn assemble(
         page_size: checked.page_size,
         pages: checked.pages,
         database_checksum: checked.database.map(|checksum| checksum.get()),
+        restored: None,
         findings,
-        duration,
+        duration: Duration::ZERO,
     }
 }
 

@@ -30,7 +30,7 @@ const START: u64 = 1_700_000_000;
 impl Made {
     /// A replica of these files: the size of the database after each of them, and its pages, whose
     /// content is that of the last transaction.
-    async fn of(files: &[(Name, u32, &[u32])]) -> Self {
+    pub(crate) async fn of(files: &[(Name, u32, &[u32])]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let made = Self { dir };
         for (name, commit, pages) in files {

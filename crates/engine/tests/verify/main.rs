@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod broken;
+mod deep;
 mod flips;
 mod replicas;
 mod sound;

@@ -1,0 +1,205 @@
+//! The last proof: a restore, SQLite's own check of it, and its checksum.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use evertide_ltx::{Checksum, PageSize, Pgno, Txid};
+use evertide_storage::Disk;
+
+use super::{
+    Finding, FindingKind, VerifyError, VerifyOptions, VerifyProgress, VerifyReport, VerifyStage,
+    progress::Observer,
+};
+use crate::{
+    IntegrityCheck, RestoreError, RestoreOptions, RestoreProgress, RestoreReport, RestoreStage,
+    restore, runtime::blocking,
+};
+
+/// Bytes of the restored database that are read at a time, a multiple of every page size.
+const PIECE: usize = 1 << 20;
+
+/// What a restore proved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct ProvenRestore {
+    /// The transaction that was restored. SQLite found nothing wrong with the database.
+    pub txid: Txid,
+    /// The size of the database, in bytes.
+    pub database_bytes: u64,
+    /// Its checksum, as read back from disk.
+    pub database_checksum: u64,
+    /// How long the restore took, with the check.
+    pub duration: Duration,
+}
+
+/// Restores the newest state to a temporary place, checks it, and removes it. Adds to the report what
+/// it found.
+pub(super) async fn prove(
+    options: &VerifyOptions,
+    report: &mut VerifyReport,
+) -> Result<(), VerifyError> {
+    let started = Instant::now();
+    let database = Temporary::new(options);
+    let restored = match restore(restore_options(options, &database.path)).await {
+        Ok(restored) => restored,
+        Err(error) => return failed(options, report, error),
+    };
+    let (disk, path) = (Arc::clone(&options.disk), database.path.clone());
+    let page_size = restored.page_size;
+    let checksum = blocking(move || checksum_of(&*disk, &path, page_size)).await;
+    let checksum = checksum.map_err(VerifyError::temporary("read back", &database.path))?;
+    if let Some(problem) = difference(report, &restored, checksum) {
+        report.findings.insert(0, Finding::new(
+            FindingKind::Restore,
+            &report.location,
+            problem,
+            "what is restored is not what the files hold; check the memory and the disks of this \
+             machine, and verify again",
+        ));
+    }
+    report.restored = Some(ProvenRestore {
+        txid: restored.txid,
+        database_bytes: restored.database_bytes,
+        database_checksum: checksum.get(),
+        duration: started.elapsed(),
+    });
+    Ok(())
+}
+
+fn restore_options(options: &VerifyOptions, output: &Path) -> RestoreOptions {
+    let mut restore = RestoreOptions::new(Arc::clone(&options.replica), output);
+    restore.integrity_check = IntegrityCheck::Full;
+    restore.parallelism = options.parallelism;
+    restore.disk = Arc::clone(&options.disk);
+    match options.observer.clone() {
+        Some(Observer(tell)) => restore.on_progress(move |progress| tell(&progress_of(progress))),
+        None => restore,
+    }
+}
+
+fn progress_of(progress: &RestoreProgress) -> VerifyProgress {
+    VerifyProgress {
+        stage: match progress.stage {
+            RestoreStage::Checking => VerifyStage::Checking,
+            _ => VerifyStage::Restoring,
+        },
+        bytes: progress.bytes,
+        total_bytes: progress.total_bytes,
+    }
+}
+
+/// Tells what is wrong with the replica from what is wrong here.
+fn failed(
+    options: &VerifyOptions,
+    report: &mut VerifyReport,
+    error: RestoreError,
+) -> Result<(), VerifyError> {
+    match error {
+        // A damaged file may claim a size that no disk has; then the disk is not to blame.
+        RestoreError::Io { action, source, .. } if report.is_sound() => {
+            let page_size = report.page_size.map_or(0, PageSize::get);
+            return Err(VerifyError::Room {
+                path: options.temporary.clone(),
+                action,
+                source,
+                needed: u64::from(report.pages) * u64::from(page_size),
+            });
+        }
+        RestoreError::Cancelled => return Err(VerifyError::Cancelled),
+        RestoreError::Start(error) => return Err(VerifyError::Start(error)),
+        // There is a finding that says so.
+        RestoreError::NoBackup { .. } => return Ok(()),
+        _ => {}
+    }
+    let meaning = match (&error, report.txid) {
+        (RestoreError::Corrupt { .. } | RestoreError::Check(_), _) => {
+            "the database may have been so when it was captured: run `PRAGMA integrity_check` on it, \
+             and restore an earlier state with `--txid`"
+                .to_owned()
+        }
+        (_, Txid::ZERO) => "nothing can be restored".to_owned(),
+        (_, txid) => format!("`restore --txid {txid}` may still do"),
+    };
+    let problem = format!("a restore of the newest state fails: {error}");
+    let found = Finding::new(FindingKind::Restore, &report.location, problem, meaning);
+    report.findings.insert(0, found);
+    Ok(())
+}
+
+/// Compares with what the files were found to hold, if that is the same state.
+fn difference(
+    report: &VerifyReport,
+    restored: &RestoreReport,
+    checksum: Checksum,
+) -> Option<String> {
+    if restored.txid != report.txid {
+        return None;
+    }
+    let expected = Checksum::new(report.database_checksum?);
+    (expected != checksum).then(|| {
+        format!(
+            "the database restored to transaction {} has the checksum {checksum}, where its files \
+             make {expected}",
+            restored.txid
+        )
+    })
+}
+
+/// The checksum of a database file: the XOR of those of its pages.
+fn checksum_of(disk: &dyn Disk, path: &Path, page_size: PageSize) -> io::Result<Checksum> {
+    let file = disk.open_read(path)?;
+    let (mut piece, mut offset) = (vec![0; PIECE], 0);
+    let (mut number, mut sum) = (0_u32, Checksum::EMPTY);
+    loop {
+        let read = file.read_at(&mut piece, offset)?;
+        if read == 0 {
+            return Ok(sum);
+        }
+        offset += read as u64;
+        for page in piece
+            .get(..read)
+            .unwrap_or_default()
+            .chunks(page_size.len())
+        {
+            number += 1;
+            match Pgno::new(number) {
+                Some(pgno) if pgno != page_size.lock_page() => {
+                    sum = sum.toggle(Checksum::page(pgno, page));
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+/// A database under a name that nothing else has, removed in any case.
+struct Temporary {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl Temporary {
+    fn new(options: &VerifyOptions) -> Self {
+        let name = format!("evertide-verify-{:016x}.db", fastrand::u64(..));
+        Self {
+            disk: Arc::clone(&options.disk),
+            path: options.temporary.join(name),
+        }
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        match self.disk.remove_file(&self.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let path = self.path.display();
+                tracing::warn!(%path, %error, "a temporary database stays behind");
+            }
+            _ => {}
+        }
+    }
+}
