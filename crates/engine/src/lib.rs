@@ -55,6 +55,7 @@
 mod capture;
 mod database;
 mod error;
+mod follow;
 mod options;
 mod replica;
 mod replication;
@@ -71,6 +72,7 @@ pub use evertide_storage::Destination;
 
 pub use self::{
     error::Error,
+    follow::{FollowError, FollowEvent, FollowOptions, FollowReport, follow},
     options::{
         CONFIG_SCOPE, Durability, RECOMMENDED_PRAGMAS, ReplicaOptions, ReplicationOptions,
         recommended_pragmas,

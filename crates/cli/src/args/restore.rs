@@ -1,12 +1,19 @@
 //! Arguments of `restore`.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use clap::{Args, ValueEnum};
 use evertide_ltx::Txid;
+use evertide_server::settings::parse_duration;
 use jiff::Timestamp;
 
 use super::SourceArgs;
+
+/// More often would only keep the store busy.
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Args)]
 #[command(
@@ -21,10 +28,12 @@ Examples:
   evertide restore --config litestream.yml /srv/app.db -o /srv/app.db --if-db-not-exists
   evertide restore /backup/app -o old.db --timestamp 2026-11-22T18:30:00Z
   evertide restore /backup/app -o app.db --dry-run --json
+  evertide restore /backup/app -o copy.db --follow
 
 The database is built in a temporary file beside OUT, checked, and renamed only then: OUT is never
 there in part. Nothing stays behind when a restore fails. A file at OUT is replaced only with
---force. With --json: db_path, restored, replica, txid, timestamp, files, bytes, database_bytes,
+--force. What --follow makes can be read all the time, and a later --follow goes on with it;
+docs/follow.md says how. With --json: db_path, restored, replica, txid, timestamp, files, bytes, database_bytes,
 duration_ms and integrity_check."
 )]
 pub(crate) struct RestoreArgs {
@@ -60,6 +69,12 @@ pub(crate) struct RestoreArgs {
     /// Files to read at the same time
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) parallelism: Option<u16>,
+    /// Keep OUT current, until SIGINT or SIGTERM
+    #[arg(long, conflicts_with_all = ["timestamp", "txid", "dry_run", "if_db_not_exists"])]
+    pub(crate) follow: bool,
+    /// How often to look for new files, 1s if not given
+    #[arg(long, value_name = "DURATION", requires = "follow", value_parser = parse_interval)]
+    pub(crate) follow_interval: Option<Duration>,
     /// Say what would be restored, and restore nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -83,6 +98,14 @@ fn parse_time(text: &str) -> Result<SystemTime, String> {
     let example = "expected a time with its zone, as in 2026-11-22T18:30:00Z";
     time.map(SystemTime::from)
         .map_err(|error| format!("{error}; {example}"))
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(interval) if interval >= SHORTEST_INTERVAL => Ok(interval),
+        Ok(_) => Err("expected 10ms at least, as in 500ms or 5s".to_owned()),
+        Err(error) => Err(format!("{error}; expected a time such as 500ms or 5s")),
+    }
 }
 
 fn parse_txid(text: &str) -> Result<Txid, String> {

@@ -4,6 +4,7 @@ mod blueprint;
 mod completions;
 mod config;
 mod demo;
+mod follow;
 mod insert;
 mod keygen;
 mod ltx;

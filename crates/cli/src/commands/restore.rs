@@ -27,6 +27,9 @@ pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     }
     let sources = sources(&args.source)?;
     check_one_database(&sources)?;
+    if args.follow {
+        return super::block_on(follow(args, sources));
+    }
     super::block_on(async {
         tokio::select! {
             done = run(args, sources) => done,
@@ -46,28 +49,34 @@ async fn run(args: &RestoreArgs, sources: Vec<Source>) -> anyhow::Result<()> {
     if args.dry_run {
         return print_plan(args, &source, &plan);
     }
-    let show = if args.no_progress {
-        Show::Never
-    } else {
-        Show::OnTerminal
-    };
-    let bar = RestoreBar::new(show);
-    let mut options = RestoreOptions::new(source.client.clone(), &args.output);
-    options.target = target;
-    options.existing = if args.force {
-        ExistingOutput::Replace
-    } else {
-        ExistingOutput::Refuse
-    };
-    options.integrity_check = args.integrity_check.into();
-    if let Some(parallelism) = args.parallelism {
-        options.parallelism = usize::from(parallelism);
-    }
+    let bar = args.bar();
+    let options = args.options(&source, target);
     let watched = bar.clone();
     let done = evertide::restore(options.on_progress(move |progress| watched.update(progress)));
     let done = done.await;
     bar.end();
     print_report(args, &source, &plan, &done?)
+}
+
+async fn follow(args: &RestoreArgs, mut sources: Vec<Source>) -> anyhow::Result<()> {
+    // Several are compared; one alone need not be reachable to go on with its copy.
+    let source = match (sources.len(), sources.pop()) {
+        (1, Some(only)) => only,
+        (_, last) => {
+            sources.extend(last);
+            match newest(sources, RestoreTarget::Latest).await {
+                Err(error) if args.if_replica_exists && is_no_backup(&error) => {
+                    return said_nothing_to_do(args, &error.to_string());
+                }
+                other => other?.0,
+            }
+        }
+    };
+    let options = args.options(&source, RestoreTarget::Latest);
+    match super::follow::run(args, &source, options, args.bar()).await? {
+        Some(report) => super::follow::print(args, &source, &report),
+        None => said_nothing_to_do(args, &format!("{} has no backup", source.label())),
+    }
 }
 
 /// One restore gives one database.
@@ -175,6 +184,27 @@ pub(super) async fn restore_missing(
 }
 
 impl RestoreArgs {
+    fn bar(&self) -> RestoreBar {
+        RestoreBar::new(if self.no_progress {
+            Show::Never
+        } else {
+            Show::OnTerminal
+        })
+    }
+
+    fn options(&self, source: &Source, target: RestoreTarget) -> RestoreOptions {
+        let mut options = RestoreOptions::new(source.client.clone(), &self.output);
+        options.target = target;
+        if self.force {
+            options.existing = ExistingOutput::Replace;
+        }
+        options.integrity_check = self.integrity_check.into();
+        if let Some(parallelism) = self.parallelism {
+            options.parallelism = usize::from(parallelism);
+        }
+        options
+    }
+
     fn target(&self) -> RestoreTarget {
         match (self.txid, self.timestamp) {
             (Some(txid), _) => RestoreTarget::Txid(txid),

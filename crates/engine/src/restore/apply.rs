@@ -13,7 +13,7 @@ use evertide_storage::{DiskFile, LtxObject};
 use tokio::sync::mpsc;
 
 use super::{
-    IntegrityCheck, RestoreError, RestoreStage,
+    Finish, IntegrityCheck, RestoreError, RestoreStage,
     check::check,
     coverage::Missing,
     fetch::Message,
@@ -32,6 +32,7 @@ pub(super) struct Apply {
     pub(super) output: Arc<Output>,
     pub(super) location: String,
     pub(super) integrity_check: IntegrityCheck,
+    pub(super) finish: Option<Finish>,
     pub(super) files: mpsc::Receiver<Message>,
     pub(super) meter: Meter,
 }
@@ -70,6 +71,7 @@ impl Apply {
 
     fn write_and_publish(self) -> Result<Applied, RestoreError> {
         let (output, how) = (Arc::clone(&self.output), self.integrity_check);
+        let finish = self.finish;
         let file = output.create()?;
         let path = output.temporary()?;
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -88,6 +90,9 @@ impl Apply {
             };
             database.apply_all(self.files)
         })?;
+        if let Some(finish) = finish {
+            finish(&*file, (applied.txid, applied.page_size, applied.pages))?;
+        }
         complete(&output, file, how, applied)
     }
 }
@@ -275,7 +280,7 @@ pub(super) fn length(pages: u32, page_size: PageSize) -> u64 {
 }
 
 /// The bytes of one file, as they arrive.
-pub(super) struct Feed<'a, F> {
+pub(crate) struct Feed<'a, F> {
     files: &'a mut mpsc::Receiver<Message<F>>,
     chunk: Bytes,
     end: End,
@@ -291,7 +296,7 @@ pub(super) enum End {
 }
 
 impl<'a, F> Feed<'a, F> {
-    pub(super) fn new(files: &'a mut mpsc::Receiver<Message<F>>) -> Self {
+    pub(crate) fn new(files: &'a mut mpsc::Receiver<Message<F>>) -> Self {
         Self {
             files,
             chunk: Bytes::new(),

@@ -238,7 +238,7 @@ impl RestoreError {
         }
     }
 
-    pub(super) fn obstacle(location: String, obstacle: Obstacle) -> Self {
+    pub(crate) fn obstacle(location: String, obstacle: Obstacle) -> Self {
         match obstacle {
             Obstacle::Empty => Self::NoBackup { location },
             Obstacle::NoSnapshot { first } => {

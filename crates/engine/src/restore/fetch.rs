@@ -81,7 +81,7 @@ const PLANS: u32 = 3;
 
 /// What the thread that applies the files receives.
 #[derive(Debug)]
-pub(super) enum Message<F = LtxObject> {
+pub(crate) enum Message<F = LtxObject> {
     /// A file begins.
     Begin(F),
     /// Some bytes of it.
@@ -189,7 +189,7 @@ impl Fetcher {
 }
 
 /// Sends files in order, and counts in `sent` those that were sent whole.
-pub(super) async fn send_all<F: Remote>(
+pub(crate) async fn send_all<F: Remote>(
     client: &Arc<dyn ReplicaClient>,
     parallelism: usize,
     sender: &mpsc::Sender<Message<F>>,

@@ -24,22 +24,23 @@ use std::{
 };
 
 use evertide_ltx::{PageSize, Txid};
-use evertide_storage::{Disk, OsDisk, ReplicaClient};
+use evertide_storage::{Disk, DiskFile, OsDisk, ReplicaClient};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{
     apply::{Applied, Apply},
     choose::plan_now,
-    fetch::{Fetcher, Message},
+    fetch::Fetcher,
     output::Output,
     progress::{Meter, Observer},
 };
 /// For those who read a replica without restoring it.
 pub(crate) use self::{
+    apply::Feed,
     coverage::Missing,
-    fetch::{Part, Stopped, Trouble, fetch, listing, parts},
-    plan::plan,
+    fetch::{Message, Part, Stopped, Trouble, fetch, listing, parts, send_all},
+    plan::{extend, plan},
 };
 pub use self::{
     error::RestoreError,
@@ -106,8 +107,14 @@ pub struct RestoreOptions {
     pub mode: u32,
     /// The file system of the output.
     pub disk: Arc<dyn Disk>,
+    /// What is done with the complete file before it gets its name.
+    pub(crate) finish: Option<Finish>,
     observer: Option<Observer>,
 }
+
+/// Is given a restored file, its transaction, the size of its pages, and how many it has.
+pub(crate) type Finish =
+    Arc<dyn Fn(&dyn DiskFile, (Txid, PageSize, u32)) -> Result<(), RestoreError> + Send + Sync>;
 
 impl RestoreOptions {
     /// The newest state, into a file that must not exist, readable by its owner only.
@@ -121,6 +128,7 @@ impl RestoreOptions {
             parallelism: 8,
             mode: 0o600,
             disk: Arc::new(OsDisk),
+            finish: None,
             observer: None,
         }
     }
@@ -266,6 +274,7 @@ async fn restore_ltx(
         output,
         location: options.replica.location(),
         integrity_check: options.integrity_check,
+        finish: options.finish.clone(),
         files,
         meter,
     };

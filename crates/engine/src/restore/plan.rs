@@ -123,7 +123,7 @@ pub(crate) fn plan(listing: &[LtxObject], target: RestoreTarget) -> Result<Resto
 }
 
 /// Plans how to go on from the state after `position`.
-pub(super) fn extend(
+pub(crate) fn extend(
     listing: &[LtxObject],
     target: RestoreTarget,
     mut position: Txid,

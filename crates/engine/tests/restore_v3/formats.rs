@@ -87,9 +87,9 @@ async fn after_an_upgrade_the_newest_state_is_new_and_older_times_are_still_ther
         .await
         .unwrap();
     assert!(newest.txid > Txid::ZERO);
-    assert_same_database(&db, &at("newest.db"));
+    assert_same_database(&db, at("newest.db"));
     restore_with_litestream(&replica, &at("theirs.db"));
-    assert_same_database(&at("theirs.db"), &at("newest.db"));
+    assert_same_database(at("theirs.db"), at("newest.db"));
 
     let target = RestoreTarget::Timestamp(last_of_v3);
     let older = restore(&replica, &at("older.db"), target).await.unwrap();
@@ -103,7 +103,7 @@ async fn after_an_upgrade_the_newest_state_is_new_and_older_times_are_still_ther
         .await
         .unwrap();
     assert_eq!(newest.txid, Txid::ZERO);
-    assert_same_database(&db, &at("back.db"));
+    assert_same_database(&db, at("back.db"));
     restore_with_litestream(&replica, &at("their-back.db"));
     assert_eq!(rows(&at("back.db")), rows(&at("their-back.db")));
 }

@@ -60,7 +60,7 @@ async fn what_litestream_0_3_replicated_is_restored_page_for_page() {
         assert!(report.files > 3, "{report:?}");
         assert!(restore_with_theirs(&at("replica"), &at("theirs.db"), None));
         same(&at("ours.db"), &at("theirs.db"));
-        assert_same_database(&at("app.db"), &at("ours.db"));
+        assert_same_database(at("app.db"), at("ours.db"));
     }
 }
 
@@ -97,5 +97,5 @@ async fn several_generations_and_points_in_time_are_restored_as_litestream_0_3_d
     assert!(restored > 6, "only {restored} were compared");
     let done = restore(&at("replica"), &at("newest.db"), RestoreTarget::Latest).await;
     done.unwrap();
-    assert_same_database(&at("app.db"), &at("newest.db"));
+    assert_same_database(at("app.db"), at("newest.db"));
 }

@@ -1,0 +1,9 @@
+//! Following a replica: real readers see one whole state after the other, whatever happens.
+#![allow(clippy::disallowed_methods, reason = "tests look at files as they are")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+mod history;
+mod kills;
+mod readers;
+mod refusals;
+mod scene;
