@@ -7,6 +7,7 @@
 mod copy;
 mod error;
 mod journal;
+mod paths;
 mod poll;
 mod position;
 mod stage;
@@ -23,8 +24,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 pub use self::error::FollowError;
 use self::{
-    copy::{Copy, Found, Paths, prepare},
+    copy::{Copy, Found, prepare},
     error::Patience,
+    paths::Paths,
     poll::Poll,
 };
 use crate::{

@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     FollowError, FollowEvent, FollowOptions, FollowReport,
-    copy::{Committed, Copy, Found, Paths},
+    copy::{Committed, Copy, Found},
+    paths::Paths,
     stage::Staged,
 };
 use crate::{

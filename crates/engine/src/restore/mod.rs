@@ -28,19 +28,19 @@ use evertide_storage::{Disk, DiskFile, OsDisk, ReplicaClient};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::{
-    apply::{Applied, Apply},
-    choose::plan_now,
-    fetch::Fetcher,
-    output::Output,
-    progress::{Meter, Observer},
-};
 /// For those who read a replica without restoring it.
 pub(crate) use self::{
     apply::Feed,
     coverage::Missing,
     fetch::{Message, Part, Stopped, Trouble, fetch, listing, parts, send_all},
     plan::{extend, plan},
+};
+use self::{
+    apply::{Applied, Apply},
+    choose::plan_now,
+    fetch::Fetcher,
+    output::Output,
+    progress::{Meter, Observer},
 };
 pub use self::{
     error::RestoreError,
