@@ -147,6 +147,29 @@ pub enum Mistake {
         variable(.0)
     )]
     Variable(Option<String>),
+    /// A variable of the environment that is not set.
+    #[error("the value holds {}, which is not set in the environment: set it, or write the value",
+        variable(.0))]
+    Unset(Option<String>),
+    /// A pattern that cannot be read.
+    #[error("is no pattern: write one such as \"*.db\" or \"tenant-[0-9].db\"")]
+    BadPattern,
+    /// A directory that cannot be looked through.
+    #[error("cannot look for databases in {dir}: {reason}")]
+    BadDirectory {
+        /// The directory.
+        dir: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// A directory without a database.
+    #[error("no database in {dir} matches {pattern}: check both, or list databases by `path`")]
+    NothingFound {
+        /// The directory.
+        dir: String,
+        /// The pattern.
+        pattern: String,
+    },
     /// A home directory.
     #[error("`~` is not replaced: write the whole path")]
     Tilde,

@@ -1,20 +1,21 @@
 //! `litestream.yml`, as far as Evertide has what it asks for. The rest is refused by name, for an
 //! option that is accepted and ignored is a promise broken in silence.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
+use evertide::ReplicationOptions;
 use evertide_storage::Destination;
 
 use super::{
-    DatabaseSettings, check_size,
+    DatabaseSettings, check_size, directory,
     document::{Table, Value},
     error::{Mistake, SettingsErrors},
     replica::{
-        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType,
-        SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
+        self, DatabaseKeys, L0_RETENTION, LEVEL_INTERVAL, Names, RETENTION,
+        RETENTION_CHECK_INTERVAL, ReplicaType, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
-    section::{Field, Report, Section, similar},
-    yaml,
+    section::{Field, Report, Section, Variables, similar},
+    variables, yaml,
 };
 
 const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
@@ -22,9 +23,20 @@ const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
     checkpoint_interval: "checkpoint-interval",
 };
 
-const TOP: [&str; 4] = ["dbs", "sync-interval", "snapshot", "retention"];
-const DATABASE: [&str; 6] = [
+const TOP: [&str; 6] = [
+    "dbs",
+    "sync-interval",
+    "levels",
+    "l0-retention",
+    "snapshot",
+    "retention",
+];
+const DATABASE: [&str; 10] = [
     "path",
+    "dir",
+    "pattern",
+    "recursive",
+    "watch",
     "replica",
     "replicas",
     "monitor-interval",
@@ -33,6 +45,10 @@ const DATABASE: [&str; 6] = [
 ];
 const SNAPSHOT: [&str; 2] = ["interval", "retention"];
 const GLOBAL_RETENTION: [&str; 1] = ["enabled"];
+const LEVEL: [&str; 1] = ["interval"];
+
+/// Levels 1 to 8.
+const MAX_LEVELS: usize = 8;
 
 /// Of 0.5, and the three that 0.3 had for each replica.
 const REPLICA: [&str; 8] = [
@@ -47,7 +63,7 @@ const REPLICA: [&str; 8] = [
 ];
 
 /// Settings of Litestream's that have no counterpart here, and what to do instead.
-const LITESTREAM_ONLY: [(&str, &str); 25] = [
+const LITESTREAM_ONLY: [(&str, &str); 24] = [
     ("addr", "use `--metrics`"),
     (
         "auto-recover",
@@ -61,9 +77,8 @@ const LITESTREAM_ONLY: [(&str, &str); 25] = [
     ("exec", "use `--exec`"),
     ("heartbeat-interval", "remove it"),
     ("heartbeat-url", "remove it"),
-    ("l0-retention", "remove it"),
     ("l0-retention-check-interval", "remove it"),
-    ("levels", "remove it"),
+    ("max-checkpoint-page-count", "use `checkpoint-interval`"),
     ("logging", "use `--log-level` and `--log-format`"),
     ("max-sync-ltx-files", "remove it"),
     ("max-sync-wal-bytes", "remove it"),
@@ -181,8 +196,18 @@ const OF_TYPE: [(&str, &[&str]); 7] = [
 ///
 /// All mistakes at once, each with its key and line; of a text that is no YAML, the first.
 pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    parse(text, Report::default())
+}
+
+/// As [`parse_litestream_yaml`], with the variables of the environment replaced.
+pub(super) fn parse_file(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     check_size(text.len())?;
-    let mut report = Report::default();
+    let text = variables::replaced(text, variables::of_process);
+    parse(&text, Report::new(Variables::Replaced))
+}
+
+fn parse(text: &str, mut report: Report) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    check_size(text.len())?;
     let document = match yaml::read(text) {
         Ok(document) => document,
         Err((line, reason)) => {
@@ -207,7 +232,7 @@ pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, Settin
         };
         report.add(&field.place, mistake);
     }
-    let global = global_timing(&mut report, &root);
+    let global = global_settings(&mut report, &root);
 
     let mut seen = Seen::default();
     let mut databases = Vec::new();
@@ -215,7 +240,7 @@ pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, Settin
         Some(field) => {
             let dbs = "a list of databases, each `- path: …`,";
             for section in field.tables(&mut report, dbs, MISSING_DATABASES) {
-                databases.extend(database(&mut report, &section, global, &mut seen));
+                databases.extend(database(&mut report, &section, &global, &mut seen));
             }
         }
         None => report.missing(&root, "dbs", MISSING_DATABASES),
@@ -225,6 +250,46 @@ pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, Settin
 }
 
 const MISSING_DATABASES: &str = "add an entry with `path` and `replica` for each database";
+
+/// What is said at the top.
+struct Global {
+    timing: Timing,
+    levels: Option<Vec<Duration>>,
+    level_0_retention: Option<Duration>,
+}
+
+fn global_settings(report: &mut Report, root: &Section<'_>) -> Global {
+    Global {
+        timing: global_timing(report, root),
+        levels: levels(report, root),
+        level_0_retention: root.duration(report, "l0-retention", &L0_RETENTION),
+    }
+}
+
+/// The windows of levels 1, 2 and so on.
+fn levels(report: &mut Report, root: &Section<'_>) -> Option<Vec<Duration>> {
+    let field = root.get("levels")?;
+    let tables = field.tables(
+        report,
+        "a list of levels, each `- interval: …`,",
+        "give the interval of level 1 at least, or remove it",
+    );
+    if tables.len() > MAX_LEVELS {
+        let reason = "there are eight levels at most: remove some";
+        report.add(&field.place, Mistake::NotYet(reason));
+    }
+    let mut levels = Vec::new();
+    for section in tables {
+        only(report, &section, &LEVEL);
+        if section
+            .required(report, "interval", "say how long the level's window is")
+            .is_some()
+        {
+            levels.extend(section.duration(report, "interval", &LEVEL_INTERVAL));
+        }
+    }
+    Some(levels)
+}
 
 /// What holds for every replica that does not say otherwise.
 fn global_timing(report: &mut Report, root: &Section<'_>) -> Timing {
@@ -268,21 +333,37 @@ fn snapshot_timing(report: &mut Report, parent: &Section<'_>) -> Timing {
 fn database(
     report: &mut Report,
     section: &Section<'_>,
-    global: Timing,
+    global: &Global,
     seen: &mut Seen,
-) -> Option<DatabaseSettings> {
-    for (key, field) in section.fields().filter(|(key, _)| !DATABASE.contains(key)) {
+) -> Vec<DatabaseSettings> {
+    for (key, field) in section.fields() {
         let mistake = match key {
-            "dir" | "pattern" | "recursive" | "watch" => {
-                Mistake::NotYet("list each database with its `path`")
+            _ if directory::KEYS.contains(&key) && !section.has("dir") => {
+                Mistake::Misplaced("it goes with `dir`, and this entry has a `path`")
             }
+            _ if DATABASE.contains(&key) => continue,
             _ => unknown(key, &DATABASE),
         };
         report.add(&field.place, mistake);
     }
+    if section.has("dir") {
+        let options = database_options(report, section, global, &mut Seen::default());
+        return directory::databases(report, section, &options, seen);
+    }
     let path = database_path(report, section, seen);
+    let replication = database_options(report, section, global, seen);
+    let database = path.map(|path| DatabaseSettings { path, replication });
+    database.into_iter().collect()
+}
+
+fn database_options(
+    report: &mut Report,
+    section: &Section<'_>,
+    global: &Global,
+    seen: &mut Seen,
+) -> ReplicationOptions {
     let mut replication = replica::database_options(report, section, &DATABASE_KEYS);
-    let timing = snapshot_timing(report, section).or(global);
+    let timing = snapshot_timing(report, section).or(global.timing);
     let replicas: Vec<_> = replicas(report, section)
         .into_iter()
         .map(|replica| (replica_type(report, &replica), replica))
@@ -291,21 +372,20 @@ fn database(
     for ((kind, section), name) in replicas.iter().zip(names) {
         let read = read_replica(report, section, *kind, timing, seen);
         if let (Some((timing, destination)), Some(name)) = (read, name) {
-            replication
-                .replicas
-                .push(timing.replica(&name, destination));
+            let mut replica = timing.replica(&name, destination);
+            if let Some(levels) = &global.levels {
+                replica.levels.clone_from(levels);
+            }
+            if let Some(retention) = global.level_0_retention {
+                replica.level_0_retention = retention;
+            }
+            replication.replicas.push(replica);
         }
     }
-    Some(DatabaseSettings {
-        path: path?,
-        replication,
-    })
+    replication
 }
 
 fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Option<PathBuf> {
-    if section.has("dir") && !section.has("path") {
-        return None; // reported already
-    }
     let mut text = section.required(report, "path", "give the path of the database file")?;
     for prefix in ["sqlite://", "sqlite3://"] {
         text.value = text.value.strip_prefix(prefix).unwrap_or(text.value);

@@ -7,9 +7,10 @@
 //! | `--config FILE` | TOML with `[[databases]]` | [`parse_databases_toml`] |
 //! | `--config litestream.yml` | Litestream's own | [`parse_litestream_yaml`] |
 //!
-//! A configuration says all there is to know: nothing is taken from the environment, no key is
-//! ignored. [`blueprint`](crate::blueprint) writes one to start from.
+//! A configuration says all there is to know: no key is ignored, and nothing is taken from the
+//! environment but the variables in a `litestream.yml` that is given as a file. [`blueprint`](crate::blueprint) writes one to start from.
 
+mod directory;
 mod document;
 mod duration;
 mod error;
@@ -17,6 +18,7 @@ mod litestream_yaml;
 mod replica;
 mod section;
 mod toml;
+mod variables;
 mod yaml;
 
 use std::path::{Path, PathBuf};
@@ -83,7 +85,7 @@ pub fn parse_stored(
     }
 }
 
-/// Reads a file given to `--config`.
+/// Reads a file given to `--config`. In a `litestream.yml`, variables of the environment are replaced.
 ///
 /// # Errors
 ///
@@ -94,7 +96,7 @@ pub fn parse_config_file(
 ) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     match format {
         ConfigFormat::Toml => parse_databases_toml(text(content)?),
-        ConfigFormat::Yaml => parse_litestream_yaml(text(content)?),
+        ConfigFormat::Yaml => litestream_yaml::parse_file(text(content)?),
         other => Err(SettingsErrors::whole(Mistake::UnknownFormat(
             other.to_string(),
         ))),

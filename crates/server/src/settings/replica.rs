@@ -65,6 +65,8 @@ const fn limits(min_ms: u64, max: Duration) -> Limits {
 pub(super) const MONITOR_INTERVAL: Limits = limits(10, HOUR);
 pub(super) const CHECKPOINT_INTERVAL: Limits = limits(10, YEAR);
 pub(super) const SYNC_INTERVAL: Limits = limits(1, HOUR.saturating_mul(24 * 30));
+pub(super) const LEVEL_INTERVAL: Limits = limits(100, YEAR);
+pub(super) const L0_RETENTION: Limits = limits(1, YEAR);
 pub(super) const SNAPSHOT_INTERVAL: Limits = limits(100, YEAR);
 pub(super) const RETENTION_CHECK_INTERVAL: Limits = limits(100, YEAR);
 pub(super) const RETENTION: Limits = Limits {

@@ -14,9 +14,27 @@ pub(super) struct Report {
     mistakes: Vec<SettingsError>,
     /// Lines that could not be read. Whatever else seems wrong with these follows from that.
     torn: BTreeSet<usize>,
+    variables: Variables,
+}
+
+/// What a `$` in a value means.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Variables {
+    /// A variable that nobody replaces.
+    #[default]
+    Refused,
+    /// A variable that would have been replaced if it were set.
+    Replaced,
 }
 
 impl Report {
+    pub(super) fn new(variables: Variables) -> Self {
+        Self {
+            variables,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn syntax(&mut self, line: usize, language: &'static str, reason: String) {
         self.torn.insert(line);
         let mistake = Mistake::Syntax { language, reason };
@@ -196,19 +214,21 @@ impl<'n> Field<'n> {
             place: self.place.clone(),
             value,
         };
-        if let Some(mistake) = self.bad_text(text.value) {
+        if let Some(mistake) = self.bad_text(text.value, report.variables) {
             report.add(&self.place, mistake);
             return None;
         }
         Some(text)
     }
 
-    fn bad_text(&self, text: &str) -> Option<Mistake> {
+    fn bad_text(&self, text: &str, variables: Variables) -> Option<Mistake> {
         if let Some(variable) = find_variable(text) {
             let shown = !is_secret(&self.place.key);
-            return Some(Mistake::Variable(
-                shown.then(|| variable.chars().take(40).collect()),
-            ));
+            let variable = shown.then(|| variable.chars().take(40).collect());
+            return Some(match variables {
+                Variables::Refused => Mistake::Variable(variable),
+                Variables::Replaced => Mistake::Unset(variable),
+            });
         }
         if text.starts_with('<') && text.ends_with('>') {
             return Some(Mistake::Placeholder);

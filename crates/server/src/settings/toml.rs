@@ -6,7 +6,7 @@ use evertide::{ReplicaOptions, ReplicationOptions};
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    DatabaseSettings, check_size,
+    DatabaseSettings, check_size, directory,
     document::{Entry, Node, Table, Value},
     error::{Mistake, SettingsErrors},
     replica::{
@@ -25,8 +25,12 @@ const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
 const TOP: [&str; 3] = ["monitor_interval", "checkpoint_interval", "replicas"];
 
 /// Keys of a `[[databases]]` table.
-const DATABASE: [&str; 4] = [
+const DATABASE: [&str; 8] = [
     "path",
+    "dir",
+    "pattern",
+    "recursive",
+    "watch",
     "monitor_interval",
     "checkpoint_interval",
     "replicas",
@@ -150,6 +154,17 @@ pub fn parse_databases_toml(text: &str) -> Result<Vec<DatabaseSettings>, Setting
     match root.get("databases") {
         Some(field) => {
             for section in field.tables(&mut report, DATABASE_TABLES, MISSING_DATABASES) {
+                check_database_keys(&mut report, &section);
+                if section.has("dir") {
+                    let options = database(&mut report, &section, &mut Seen::default());
+                    databases.extend(directory::databases(
+                        &mut report,
+                        &section,
+                        &options,
+                        &mut seen,
+                    ));
+                    continue;
+                }
                 let path = database_path(&mut report, &section, &mut seen);
                 let replication = database(&mut report, &section, &mut seen);
                 databases.extend(path.map(|path| DatabaseSettings { path, replication }));
@@ -165,21 +180,20 @@ pub fn parse_databases_toml(text: &str) -> Result<Vec<DatabaseSettings>, Setting
 const DATABASE_TABLES: &str = "a list of tables, each `[[databases]]`,";
 const MISSING_DATABASES: &str = "add a `[[databases]]` table with `path` for each database";
 
-/// Checks the keys of a `[[databases]]` table and returns its path.
-fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Option<PathBuf> {
+fn check_database_keys(report: &mut Report, section: &Section<'_>) {
     for (key, field) in section.fields() {
         let mistake = match key {
-            _ if DATABASE.contains(&key) => continue,
-            "dir" | "pattern" | "recursive" | "watch" => {
-                Mistake::NotYet("list each database with its `path`")
+            _ if directory::KEYS.contains(&key) && !section.has("dir") => {
+                Mistake::Misplaced("it goes with `dir`, and this entry has a `path`")
             }
+            _ if DATABASE.contains(&key) => continue,
             _ => unknown(key, &DATABASE),
         };
         report.add(&field.place, mistake);
     }
-    if section.has("dir") && !section.has("path") {
-        return None;
-    }
+}
+
+fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Option<PathBuf> {
     let text = section.required(report, "path", "give the path of the database file")?;
     let path = replica::database_path(report, &text)?;
     seen.database(report, &path, &text.place);

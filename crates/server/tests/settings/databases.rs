@@ -85,21 +85,6 @@ fn a_replica_in_place_of_a_database_is_refused() {
 }
 
 #[test]
-fn directories_of_databases_are_named_as_not_supported_yet() {
-    let text = "[[databases]]\ndir = '/data'\npattern = '*.db'\nrecursive = true\nwatch = true\n\
-                [[databases.replicas]]\nname = 'a'\ntype = 'file'\nfile_path = '/backup'";
-    let mistakes = mistakes(parse_databases_toml(text));
-    assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
-    for (index, key) in ["dir", "pattern", "recursive", "watch"].iter().enumerate() {
-        let start = format!(
-            "line {}: databases[0].{key}: is not supported yet",
-            index + 2
-        );
-        assert!(mistakes[index].starts_with(&start), "{mistakes:#?}");
-    }
-}
-
-#[test]
 fn the_other_form_is_recognised() {
     let text = "monitor_interval = '1s'\n[[replicas]]\nname = 'a'\ntype = 'file'\nfile_path = '/a'";
     let mistakes = mistakes(parse_databases_toml(text));

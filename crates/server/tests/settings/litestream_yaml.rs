@@ -138,7 +138,7 @@ fn all_mistakes_of_a_file_are_listed_with_their_lines() {
 snapshots: {interval: 1h}
 access-key-id: AKIA
 levels:
-  - interval: 30s
+  - interval: soon
 dbs:
   - path: ${DATA}/app.db
     meta-path: /var/lib/meta
@@ -172,7 +172,7 @@ dbs:
         "line 1: addr: is a setting of Litestream that Evertide does not have: use `--metrics`",
         "line 2: snapshots: unknown key; did you mean `snapshot`?",
         "line 3: access-key-id: replicas of type \"s3\" are not supported by this build",
-        "line 4: levels: is a setting of Litestream that Evertide does not have",
+        "line 5: levels[0].interval: `soon` is not a duration",
         "line 7: dbs[0].path: the value holds the variable `${DATA}`",
         "line 8: dbs[0].meta-path: is a setting of Litestream that Evertide does not have",
         "line 11: dbs[0].replica.path: `~` is not replaced: write the whole path",
@@ -180,8 +180,8 @@ dbs:
         "line 13: dbs[0].replica.host: is a key of replicas of type \"sftp\"",
         "line 14: dbs[0].replica.auto-recover: is a setting of Litestream",
         "line 15: dbs[0].replica.colour: unknown key; known here: type, name",
-        "line 16: dbs[1].dir: is not supported yet: list each database with its `path`",
-        "line 17: dbs[1].watch: is not supported yet",
+        "line 16: dbs[1].pattern: is missing: say which files are databases",
+        "line 17: dbs[1].watch: is not supported yet: directories are looked through",
         "line 19: dbs[1].replica.url: replicas of type \"s3\" are not supported",
         "line 22: dbs[2].monitor-interval: `fast` is not a duration",
         "line 24: dbs[2].replicas[0].path: cannot be given together with `url`",
@@ -244,6 +244,27 @@ fn every_key_of_the_real_litestream_is_known_by_name() {
         unknown.extend(of_nobody.map(|error| error.key.clone()));
     }
     assert_eq!(unknown, ["dbs[0].x"]);
+}
+
+#[test]
+fn levels_and_their_retention_are_those_of_every_replica() {
+    let text = "l0-retention: 10m\nlevels: [{interval: 10s}, {interval: 1m}]\ndbs:\n\
+                - {path: /a, replica: {path: /ra}}\n- {path: /b, replica: {path: /rb}}";
+    for database in parse_litestream_yaml(text).unwrap() {
+        let replica = &database.replication.replicas[0];
+        let seconds = |seconds| std::time::Duration::from_secs(seconds);
+        assert_eq!(replica.levels, [seconds(10), seconds(60)]);
+        assert_eq!(replica.level_0_retention, seconds(600));
+    }
+    let without = parse_litestream_yaml("dbs: [{path: /a, replica: {path: /r}}]").unwrap();
+    assert_eq!(without[0].replication.replicas[0].levels.len(), 3);
+    let many = "levels: [{interval: 1s}, {interval: 2s}, {interval: 3s}, {interval: 4s}, \
+                {interval: 5s}, {interval: 6s}, {interval: 7s}, {interval: 8s}, {interval: 9s}]\n\
+                dbs: [{path: /a, replica: {path: /r}}]";
+    assert_mistake(
+        parse_litestream_yaml(many),
+        "line 1: levels: is not supported yet: there are eight levels",
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 mod databases;
+mod directories;
 mod litestream_yaml;
 mod random;
 mod stored;

@@ -1,0 +1,362 @@
+//! All databases of a directory: `dir` with `pattern` and `recursive`, in both languages.
+//!
+//! A directory is looked through when settings are read, at the start and at each reload. No file is
+//! opened for that: closing a descriptor of a database that is in use would drop its locks.
+
+use std::{
+    collections::HashSet,
+    io,
+    path::{Path, PathBuf},
+};
+
+use evertide::{Destination, ReplicationOptions};
+use evertide_storage::{Disk, FileKind, OsDisk};
+
+use super::{
+    DatabaseSettings,
+    error::{Mistake, Place},
+    replica::{self, Seen},
+    section::{Report, Section},
+};
+
+/// The keys that come with `dir`.
+pub(super) const KEYS: [&str; 4] = ["dir", "pattern", "recursive", "watch"];
+
+/// What SQLite keeps beside a database.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
+/// Where backups keep their state, beside a database.
+const STATES: [&str; 2] = ["-evertide", "-litestream"];
+/// Each page of a database has this many bytes, or a multiple.
+const SMALLEST_PAGE: u64 = 512;
+/// Deeper than this is a mistake, or a loop.
+const DEPTH: usize = 32;
+
+/// A database of a directory.
+struct Found {
+    path: PathBuf,
+    /// Its path below the directory: what is added to the places of its replicas.
+    below: PathBuf,
+}
+
+/// Gives each database of the directory that `section` names these options, with replicas of its
+/// own below those of `options`.
+pub(super) fn databases(
+    report: &mut Report,
+    section: &Section<'_>,
+    options: &ReplicationOptions,
+    seen: &mut Seen,
+) -> Vec<DatabaseSettings> {
+    let Some((found, place)) = find(report, section) else {
+        return Vec::new();
+    };
+    let mut databases = Vec::new();
+    for Found { path, below } in found {
+        seen.database(report, &path, &place);
+        let mut replication = options.clone();
+        for replica in &mut replication.replicas {
+            match inside(&replica.destination, &below) {
+                Ok(destination) => {
+                    seen.destination(report, &destination, &place);
+                    replica.destination = destination;
+                }
+                Err(reason) => report.add(&place, Mistake::BadDestination(reason)),
+            }
+        }
+        databases.push(DatabaseSettings { path, replication });
+    }
+    databases
+}
+
+/// The place of one database's replica, as Litestream has it: its path below the directory, below
+/// the place that is given.
+fn inside(destination: &Destination, below: &Path) -> Result<Destination, String> {
+    match destination {
+        Destination::File(file) => {
+            Destination::file(file.path.join(below)).map_err(|error| error.to_string())
+        }
+        other => Err(format!(
+            "{other} cannot be shared out among the databases of a directory: list each one"
+        )),
+    }
+}
+
+fn find(report: &mut Report, section: &Section<'_>) -> Option<(Vec<Found>, Place)> {
+    let dir = section.required(report, "dir", "give the directory of the databases")?;
+    if let Some(path) = section.get("path") {
+        report.add(&path.place, Mistake::Together("dir"));
+        return None;
+    }
+    let hint = "say which files are databases, for example \"*.db\"";
+    let pattern = section.required(report, "pattern", hint);
+    let flag = |report: &mut Report, key| {
+        let field = section.get(key);
+        field.map_or(Some(false), |field| field.boolean(report))
+    };
+    let (recursive, watch) = (flag(report, "recursive"), flag(report, "watch"));
+    if let (Some(true), Some(field)) = (watch, section.get("watch")) {
+        report.add(
+            &field.place,
+            Mistake::NotYet(
+                "directories are looked through at the start and at each reload (SIGHUP): remove \
+                 it, and reload when there is a new database",
+            ),
+        );
+    }
+    let (pattern, recursive) = (pattern?, recursive?);
+    let path = replica::database_path(report, &dir)?;
+    let Some(glob) = Glob::parse(pattern.value) else {
+        report.add(&pattern.place, Mistake::BadPattern);
+        return None;
+    };
+    let place = dir.place;
+    let mistake = match search(&OsDisk, &path, &glob, recursive) {
+        Ok(found) if !found.is_empty() => return Some((found, place)),
+        Ok(_) => Mistake::NothingFound {
+            dir: dir.value.to_owned(),
+            pattern: pattern.value.to_owned(),
+        },
+        Err(error) => Mistake::BadDirectory {
+            dir: dir.value.to_owned(),
+            reason: error.to_string(),
+        },
+    };
+    report.add(&place, mistake);
+    None
+}
+
+/// All databases in a directory, sorted; each file once, whatever links lead to it.
+fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Result<Vec<Found>> {
+    let mut waiting = vec![(PathBuf::new(), 0)];
+    let mut found = Vec::new();
+    while let Some((below, depth)) = waiting.pop() {
+        let entries = disk.read_dir(&dir.join(&below))?;
+        for entry in entries {
+            let Some(name) = entry.name.to_str() else {
+                continue;
+            };
+            let below = below.join(name);
+            if entry.is_dir {
+                let state = STATES.iter().any(|suffix| name.ends_with(suffix));
+                if recursive && depth < DEPTH && !state {
+                    waiting.push((below, depth + 1));
+                }
+            } else if glob.matches(name) && !COMPANIONS.iter().any(|end| name.ends_with(end)) {
+                found.push(below);
+            }
+        }
+    }
+    found.sort();
+    let mut files = HashSet::new();
+    let mut databases = Vec::new();
+    for below in found {
+        let path = dir.join(&below);
+        match disk.metadata(&path) {
+            Ok(file)
+                if file.kind == FileKind::File
+                    && file.len > 0
+                    && file.len.is_multiple_of(SMALLEST_PAGE)
+                    && files.insert((file.dev, file.ino)) =>
+            {
+                databases.push(Found { path, below });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(databases)
+}
+
+/// A pattern for names, as Go's `filepath.Match` has them: `*`, `?`, `[a-z]`, `[^a-z]`, `\x`.
+#[derive(Debug, PartialEq, Eq)]
+struct Glob(Vec<Part>);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Part {
+    /// Any characters, or none.
+    Star,
+    /// Any one character.
+    Any,
+    Character(char),
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
+}
+
+impl Glob {
+    fn parse(text: &str) -> Option<Self> {
+        let mut characters = text.chars();
+        let mut parts = Vec::new();
+        while let Some(character) = characters.next() {
+            parts.push(match character {
+                '*' => Part::Star,
+                '?' => Part::Any,
+                '\\' => Part::Character(characters.next()?),
+                '[' => class(&mut characters)?,
+                other => Part::Character(other),
+            });
+        }
+        Some(Self(parts))
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        // The positions in the pattern that some reading of the name so far leads to.
+        let mut states = vec![false; self.0.len() + 1];
+        if let Some(first) = states.first_mut() {
+            *first = true;
+        }
+        self.skip_stars(&mut states);
+        for character in name.chars() {
+            let mut next = vec![false; states.len()];
+            for (at, part) in self.0.iter().enumerate() {
+                if !states.get(at).copied().unwrap_or(false) || !part.takes(character) {
+                    continue;
+                }
+                let to = if *part == Part::Star { at } else { at + 1 };
+                if let Some(state) = next.get_mut(to) {
+                    *state = true;
+                }
+            }
+            self.skip_stars(&mut next);
+            states = next;
+        }
+        states.last().copied().unwrap_or(false)
+    }
+
+    /// A star may also stand for nothing.
+    fn skip_stars(&self, states: &mut [bool]) {
+        for (at, part) in self.0.iter().enumerate() {
+            if *part == Part::Star
+                && states.get(at).copied().unwrap_or(false)
+                && let Some(state) = states.get_mut(at + 1)
+            {
+                *state = true;
+            }
+        }
+    }
+}
+
+impl Part {
+    fn takes(&self, character: char) -> bool {
+        match self {
+            Self::Star | Self::Any => true,
+            Self::Character(own) => *own == character,
+            Self::Class { negated, ranges } => {
+                let inside = ranges
+                    .iter()
+                    .any(|(first, last)| (*first..=*last).contains(&character));
+                inside != *negated
+            }
+        }
+    }
+}
+
+/// The rest of `[…]`.
+fn class(characters: &mut std::str::Chars<'_>) -> Option<Part> {
+    let mut rest = characters.clone();
+    let negated = rest.next() == Some('^');
+    if negated {
+        *characters = rest;
+    }
+    let mut ranges = Vec::new();
+    loop {
+        let first = match characters.next()? {
+            ']' if !ranges.is_empty() => return Some(Part::Class { negated, ranges }),
+            ']' | '-' => return None,
+            '\\' => characters.next()?,
+            other => other,
+        };
+        let mut rest = characters.clone();
+        let last = if rest.next() == Some('-') {
+            *characters = rest;
+            match characters.next()? {
+                ']' | '-' => return None,
+                '\\' => characters.next()?,
+                other => other,
+            }
+        } else {
+            first
+        };
+        ranges.push((first, last));
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "no live databases")]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn patterns_match_what_go_matches() {
+        for (pattern, matching, other) in [
+            (
+                "*.db",
+                &["a.db", ".db"][..],
+                &["a.db-wal", "a.sqlite", "adb"][..],
+            ),
+            ("*", &["a", ""], &[]),
+            ("a?c", &["abc", "aéc"], &["ac", "abbc"]),
+            ("a*b*c", &["abc", "axxbyyc", "abcbc"], &["ab", "acb"]),
+            ("[a-c]x", &["ax", "cx"], &["dx", "x", "aax"]),
+            ("[^a-c]x", &["dx"], &["ax", "x"]),
+            ("\\*.db", &["*.db"], &["a.db"]),
+            (
+                "tenant-[0-9].db",
+                &["tenant-7.db"],
+                &["tenant-x.db", "tenant-77.db"],
+            ),
+        ] {
+            let glob = Glob::parse(pattern).unwrap();
+            for name in matching {
+                assert!(glob.matches(name), "{pattern} {name}");
+            }
+            for name in other {
+                assert!(!glob.matches(name), "{pattern} {name}");
+            }
+        }
+        for bad in ["[", "[a", "[]", "[a-]", "[-a]", "a\\", "[^]"] {
+            assert_eq!(Glob::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_long_pattern_of_stars_takes_no_time() {
+        let glob = Glob::parse(&"*a".repeat(200)).unwrap();
+        assert!(!glob.matches(&"a".repeat(199)));
+        assert!(glob.matches(&"a".repeat(1000)));
+    }
+
+    #[test]
+    fn only_files_that_may_be_databases_are_found_and_each_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, len: usize| {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![0; len]).unwrap();
+        };
+        for name in ["a.db", "sub/b.db", "sub/deep/c.db", ".a.db-evertide/x.db"] {
+            write(name, 1024);
+        }
+        write("a.db-wal", 1024);
+        write("empty.db", 0);
+        write("notes.db", 1000);
+        write("a.txt", 512);
+        fs::create_dir(dir.path().join("folder.db")).unwrap();
+        std::os::unix::fs::symlink("a.db", dir.path().join("z.db")).unwrap();
+        let names = |pattern: &str, recursive| {
+            let glob = Glob::parse(pattern).unwrap();
+            let found = search(&OsDisk, dir.path(), &glob, recursive).unwrap();
+            let names = found
+                .into_iter()
+                .map(|found| found.below.display().to_string());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names("*.db", false), ["a.db"]);
+        assert_eq!(names("*.db", true), ["a.db", "sub/b.db", "sub/deep/c.db"]);
+        assert_eq!(names("a*", true), ["a.db", "a.txt"]);
+        assert!(search(&OsDisk, &dir.path().join("no"), &Glob(vec![]), true).is_err());
+    }
+}
