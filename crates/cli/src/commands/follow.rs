@@ -14,7 +14,7 @@ use crate::{args::RestoreArgs, output, progress::RestoreBar};
 struct Followed {
     db_path: String,
     replica: String,
-    txid: String,
+    txid: Option<String>,
     files: u64,
 }
 
@@ -92,14 +92,17 @@ pub(super) fn print(
         return output::json(&Followed {
             db_path: args.output.display().to_string(),
             replica: source.client.location(),
-            txid: txid.to_string(),
+            txid: txid.map(|txid| txid.to_string()),
             files: *files,
         });
     }
-    output::line(format!(
-        "stopped: {} is at transaction {txid} of {}, {} applied",
-        args.output.display(),
-        source.label(),
-        output::count(*files, "file")
-    ))
+    let path = args.output.display();
+    output::line(match txid {
+        Some(txid) => format!(
+            "stopped: {path} is at transaction {txid} of {}, {} applied",
+            source.label(),
+            output::count(*files, "file")
+        ),
+        None => format!("stopped before {path} was ready"),
+    })
 }

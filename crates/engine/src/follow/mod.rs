@@ -140,8 +140,9 @@ pub enum FollowEvent {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct FollowReport {
-    /// The transaction whose state it is.
-    pub txid: Txid,
+    /// The transaction whose state it is; `None` where the end came before the first restore was
+    /// complete, or the copy was checked.
+    pub txid: Option<Txid>,
     /// Files applied since the start.
     pub files: u64,
 }
@@ -187,7 +188,10 @@ async fn run(
 ) -> Result<FollowReport, FollowError> {
     let begun = tokio::select! {
         begun = begin(&options) => begun?,
-        _ = stopped.wait_for(|stopped| *stopped) => return Err(RestoreError::Cancelled.into()),
+        _ = stopped.wait_for(|stopped| *stopped) => {
+            let (txid, files) = (None, 0);
+            return Ok(FollowReport { txid, files });
+        }
     };
     let mut poll = Poll::new(options, begun, stopped.clone());
     let mut failures = 0;

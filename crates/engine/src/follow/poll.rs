@@ -56,7 +56,7 @@ impl Poll {
 
     pub(super) fn report(&self) -> FollowReport {
         FollowReport {
-            txid: self.txid,
+            txid: Some(self.txid),
             files: self.files,
         }
     }
@@ -91,8 +91,12 @@ impl Poll {
         if self.copy.is_none() {
             self.reopen().await?;
         }
+        let mut stopped = self.stopped.clone();
         loop {
-            let files = self.plan().await?;
+            let files = tokio::select! {
+                files = self.plan() => files?,
+                _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+            };
             if files.is_empty() {
                 return Ok(());
             }
@@ -136,7 +140,13 @@ impl Poll {
     }
 
     async fn apply(&mut self, object: &LtxObject) -> Result<(), FollowError> {
-        let pages = match self.stage(object).await? {
+        let mut stopped = self.stopped.clone();
+        // A store that does not answer must not delay the end; a change that has begun may.
+        let staged = tokio::select! {
+            staged = self.stage(object) => staged?,
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        };
+        let pages = match staged {
             Some(staged) => {
                 let pages = staged.pages;
                 if !self.commit(staged).await? {

@@ -61,12 +61,12 @@ async fn a_copy_goes_on_after_restarts_compaction_and_pruned_history() {
     compact(&*client, &start[1..], 1).await;
     let followed = scene.follow_to_the_end().await.unwrap();
     assert_eq!(followed.report.files, 2);
-    assert_eq!(followed.report.txid, last[0].max);
+    assert_eq!(followed.report.txid, Some(last[0].max));
     scene.assert_current().await;
 
     // What comes next is only in a snapshot: everything else is gone.
     scene.write_durably(5).await;
-    let before = followed.report.txid;
+    let before = followed.report.txid.unwrap();
     let mut whole = Vec::new();
     let levels = [Level::L0, Level::new(1).unwrap(), Level::SNAPSHOT];
     for level in levels {
@@ -163,7 +163,13 @@ async fn a_replica_that_ends_before_the_copy_is_another_history() {
     let mut scene = Scene::new(4096).await;
     let client = scene.replica();
     scene.write_durably(3).await;
-    let have = scene.follow_to_the_end().await.unwrap().report.txid;
+    let have = scene
+        .follow_to_the_end()
+        .await
+        .unwrap()
+        .report
+        .txid
+        .unwrap();
     let last = names(&*client, Level::L0).await.pop().unwrap();
     client.delete(Level::L0, &[last]).await.unwrap();
     let error = follow_until(scene.options(), |_| false)

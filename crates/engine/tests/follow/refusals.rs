@@ -110,3 +110,12 @@ async fn a_follow_that_nobody_waits_for_leaves_a_copy_that_can_be_followed_on() 
     scene.follow_to_the_end().await.unwrap();
     scene.assert_current().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_comes_before_the_copy_is_ready_is_no_failure() {
+    let scene = Scene::new(4096).await;
+    let report = evertide::follow(scene.options(), std::future::ready(())).await;
+    assert!(report.is_ok(), "{report:?}");
+    scene.follow_to_the_end().await.unwrap();
+    scene.assert_current().await;
+}
