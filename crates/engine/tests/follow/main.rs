@@ -4,6 +4,7 @@
 
 mod faults;
 mod history;
+mod interop;
 mod kills;
 mod readers;
 mod refusals;
