@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use evertide::ReplicationOptions;
 use evertide_server::settings::{
-    DatabaseSettings, MAX_SETTINGS, SettingsErrors, parse_config_file, parse_stored,
+    DatabaseSettings, MAX_SETTINGS, SettingsErrors, parse_config_file_for, parse_stored,
 };
 use evertide_storage::{Disk, OsDisk};
 use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
@@ -32,6 +32,14 @@ impl From<DatabaseSettings> for Database {
 
 /// Reads settings: at least one database.
 pub(crate) fn load(from: SettingsFrom<'_>) -> anyhow::Result<Vec<Database>> {
+    load_for(from, None)
+}
+
+/// As [`load`], to find one database: it may be lost, and belong to a directory of the settings.
+pub(crate) fn load_for(
+    from: SettingsFrom<'_>,
+    wanted: Option<&Path>,
+) -> anyhow::Result<Vec<Database>> {
     match from {
         SettingsFrom::Store {
             key,
@@ -53,11 +61,11 @@ pub(crate) fn load(from: SettingsFrom<'_>) -> anyhow::Result<Vec<Database>> {
         SettingsFrom::File { path, key } => {
             let content = read_file(path)?;
             match (key, is_encrypted(&content)) {
-                (None, false) => parse_file(path, &content),
+                (None, false) => parse_file(path, &content, wanted),
                 (Some(key), true) => {
                     let what = path.display().to_string();
                     let content = AgeKeyFile::new(key).decrypt(&content, &what)?;
-                    parse_file(path, content.as_bytes())
+                    parse_file(path, content.as_bytes(), wanted)
                 }
                 (None, true) => bail!(
                     "{} is encrypted: give the key file that opens it with --age-key",
@@ -73,7 +81,7 @@ pub(crate) fn load(from: SettingsFrom<'_>) -> anyhow::Result<Vec<Database>> {
     }
 }
 
-fn parse_file(path: &Path, content: &[u8]) -> anyhow::Result<Vec<Database>> {
+fn parse_file(path: &Path, content: &[u8], wanted: Option<&Path>) -> anyhow::Result<Vec<Database>> {
     let format = format_of(path, content)?;
     let parsed = if format == ConfigFormat::Toml && is_of_one_database(content) {
         // There is no database to find in it, so its path does not matter.
@@ -84,7 +92,7 @@ fn parse_file(path: &Path, content: &[u8]) -> anyhow::Result<Vec<Database>> {
             }]
         })
     } else {
-        let databases = parse_config_file(content, &format);
+        let databases = parse_config_file_for(content, &format, wanted);
         databases.map(|databases| databases.into_iter().map(Database::from).collect())
     };
     let databases = parsed.map_err(|errors| mistakes(&path.display().to_string(), &errors))?;

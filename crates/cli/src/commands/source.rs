@@ -48,7 +48,8 @@ pub(super) fn sources(args: &SourceArgs) -> anyhow::Result<Vec<Source>> {
             database,
             replica,
         } => {
-            let databases = choose_database(settings::load(settings)?, database)?;
+            let all = settings::load_for(settings, database.map(Path::new))?;
+            let databases = choose_database(all, database)?;
             let sources = connect(databases)?;
             choose_replica(sources, replica)
         }

@@ -44,4 +44,13 @@ fn every_database_of_a_directory_is_replicated_and_restored() {
     place.ok(&from_settings);
     assert_eq!(place.rows("c.db"), 2);
     assert!(!place.exists("toml/eu"));
+
+    // All is lost but the replicas and the settings.
+    fs::remove_dir_all(place.path("data")).unwrap();
+    let lost = format!("{dir}/eu/b.db");
+    place.ok(&["restore", "--config", "litestream.yml", &lost, "-o", &lost]);
+    assert_eq!(place.rows("data/eu/b.db"), 4);
+    let strange = format!("{dir}/eu/b.txt");
+    let other = ["restore", "--config", "litestream.yml", &strange, "-o", "x"];
+    place.run(&other).failed(2, &["b.txt", "eu/b.db"]);
 }

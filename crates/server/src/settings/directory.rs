@@ -46,7 +46,7 @@ pub(super) fn databases(
     options: &ReplicationOptions,
     seen: &mut Seen,
 ) -> Vec<DatabaseSettings> {
-    let Some((found, place)) = find(report, section) else {
+    let Some((found, place)) = find(report, section, seen.wanted()) else {
         return Vec::new();
     };
     let mut databases = Vec::new();
@@ -80,7 +80,11 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
     }
 }
 
-fn find(report: &mut Report, section: &Section<'_>) -> Option<(Vec<Found>, Place)> {
+fn find(
+    report: &mut Report,
+    section: &Section<'_>,
+    wanted: Option<&Path>,
+) -> Option<(Vec<Found>, Place)> {
     let dir = section.required(report, "dir", "give the directory of the databases")?;
     if let Some(path) = section.get("path") {
         report.add(&path.place, Mistake::Together("dir"));
@@ -109,19 +113,41 @@ fn find(report: &mut Report, section: &Section<'_>) -> Option<(Vec<Found>, Place
         return None;
     };
     let place = dir.place;
-    let mistake = match search(&OsDisk, &path, &glob, recursive) {
-        Ok(found) if !found.is_empty() => return Some((found, place)),
-        Ok(_) => Mistake::NothingFound {
+    let lost = wanted.and_then(|wanted| belongs(wanted, &path, &glob, recursive));
+    let mistake = match (search(&OsDisk, &path, &glob, recursive), lost) {
+        (Ok(mut found), Some(lost)) => {
+            if !found.iter().any(|found| found.below == lost.below) {
+                found.push(lost);
+            }
+            return Some((found, place));
+        }
+        (Err(error), Some(lost)) if error.kind() == io::ErrorKind::NotFound => {
+            return Some((vec![lost], place));
+        }
+        (Ok(found), None) if !found.is_empty() => return Some((found, place)),
+        (Ok(_), None) => Mistake::NothingFound {
             dir: dir.value.to_owned(),
             pattern: pattern.value.to_owned(),
         },
-        Err(error) => Mistake::BadDirectory {
+        (Err(error), _) => Mistake::BadDirectory {
             dir: dir.value.to_owned(),
             reason: error.to_string(),
         },
     };
     report.add(&place, mistake);
     None
+}
+
+/// The database at this path, whether it is there or not, where the settings of the directory mean
+/// it too.
+fn belongs(wanted: &Path, dir: &Path, glob: &Glob, recursive: bool) -> Option<Found> {
+    let below = wanted.strip_prefix(replica::comparable(dir)).ok()?;
+    let name = below.file_name()?.to_str()?;
+    let deep = below.components().count() > 1;
+    (glob.matches(name) && (recursive || !deep)).then(|| Found {
+        path: dir.join(below),
+        below: below.to_owned(),
+    })
 }
 
 /// All databases in a directory, sorted; each file once, whatever links lead to it.

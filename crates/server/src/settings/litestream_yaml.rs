@@ -196,17 +196,29 @@ const OF_TYPE: [(&str, &[&str]); 7] = [
 ///
 /// All mistakes at once, each with its key and line; of a text that is no YAML, the first.
 pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
-    parse(text, Report::default())
+    parse(text, Report::default(), Seen::default())
+}
+
+/// As [`parse_litestream_yaml`], for those who look for one database.
+pub(super) fn parse_stored(
+    text: &str,
+    seen: Seen,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    parse(text, Report::default(), seen)
 }
 
 /// As [`parse_litestream_yaml`], with the variables of the environment replaced.
-pub(super) fn parse_file(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+pub(super) fn parse_file(text: &str, seen: Seen) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     check_size(text.len())?;
     let text = variables::replaced(text, variables::of_process);
-    parse(&text, Report::new(Variables::Replaced))
+    parse(&text, Report::new(Variables::Replaced), seen)
 }
 
-fn parse(text: &str, mut report: Report) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+fn parse(
+    text: &str,
+    mut report: Report,
+    mut seen: Seen,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     check_size(text.len())?;
     let document = match yaml::read(text) {
         Ok(document) => document,
@@ -234,7 +246,6 @@ fn parse(text: &str, mut report: Report) -> Result<Vec<DatabaseSettings>, Settin
     }
     let global = global_settings(&mut report, &root);
 
-    let mut seen = Seen::default();
     let mut databases = Vec::new();
     match root.get("dbs") {
         Some(field) => {

@@ -65,7 +65,8 @@ pub fn parse_stored(
     match format {
         ConfigFormat::Toml => toml::parse_toml_of(text(content)?, database),
         ConfigFormat::Yaml => {
-            let databases = parse_litestream_yaml(text(content)?)?;
+            let seen = replica::Seen::looking_for(Some(database));
+            let databases = litestream_yaml::parse_stored(text(content)?, seen)?;
             let path = replica::comparable(database);
             let listed = databases
                 .iter()
@@ -94,9 +95,24 @@ pub fn parse_config_file(
     content: &[u8],
     format: &ConfigFormat,
 ) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    parse_config_file_for(content, format, None)
+}
+
+/// As [`parse_config_file`], to find one database, which may be lost: it belongs to a directory of
+/// the settings also where there is no such file any more.
+///
+/// # Errors
+///
+/// As [`parse_config_file`].
+pub fn parse_config_file_for(
+    content: &[u8],
+    format: &ConfigFormat,
+    database: Option<&Path>,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    let seen = replica::Seen::looking_for(database);
     match format {
-        ConfigFormat::Toml => parse_databases_toml(text(content)?),
-        ConfigFormat::Yaml => litestream_yaml::parse_file(text(content)?),
+        ConfigFormat::Toml => toml::parse_databases(text(content)?, seen),
+        ConfigFormat::Yaml => litestream_yaml::parse_file(text(content)?, seen),
         other => Err(SettingsErrors::whole(Mistake::UnknownFormat(
             other.to_string(),
         ))),

@@ -183,6 +183,7 @@ pub(super) struct Seen {
     /// By location, for the credentials to get there make no difference.
     destinations: HashMap<String, Place>,
     directories: Vec<(PathBuf, Place)>,
+    wanted: Option<PathBuf>,
 }
 
 impl Seen {
@@ -196,6 +197,19 @@ impl Seen {
             databases: HashMap::from([(comparable(database), place)]),
             ..Self::default()
         }
+    }
+
+    /// For those who look for one database, which may be lost.
+    pub(super) fn looking_for(wanted: Option<&Path>) -> Self {
+        Self {
+            wanted: wanted.map(comparable),
+            ..Self::default()
+        }
+    }
+
+    /// The database that is looked for.
+    pub(super) fn wanted(&self) -> Option<&Path> {
+        self.wanted.as_deref()
     }
 
     pub(super) fn database(&mut self, report: &mut Report, path: &Path, place: &Place) {

@@ -130,6 +130,13 @@ fn parse_for(text: &str, mut seen: Seen) -> Result<ReplicationOptions, SettingsE
 ///
 /// All mistakes at once, each with its key and line.
 pub fn parse_databases_toml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+    parse_databases(text, Seen::default())
+}
+
+pub(super) fn parse_databases(
+    text: &str,
+    mut seen: Seen,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     let mut report = Report::default();
     let table = read(&mut report, text)?;
     let root = Section::root(&table);
@@ -149,7 +156,6 @@ pub fn parse_databases_toml(text: &str) -> Result<Vec<DatabaseSettings>, Setting
         };
         report.add(&field.place, mistake);
     }
-    let mut seen = Seen::default();
     let mut databases = Vec::new();
     match root.get("databases") {
         Some(field) => {
