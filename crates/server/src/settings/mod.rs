@@ -14,6 +14,7 @@ mod directory;
 mod document;
 mod duration;
 mod error;
+mod litestream_keys;
 mod litestream_yaml;
 mod replica;
 mod section;
