@@ -4,14 +4,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
 };
 
-use evertide::{RestoreError, RestoreTarget};
+use evertide::{RestoreError, RestoreOptions, RestoreTarget};
+use evertide_storage::{Fault, FaultDisk, OsDisk};
 use tempfile::TempDir;
 
 use crate::{
     golden::folder,
-    scene::{copy, files, restore},
+    scene::{connect, copy, files, restore},
 };
 
 /// A copy of the golden replica, and its files: those of the last generation, snapshot first.
@@ -154,4 +157,51 @@ async fn a_wal_file_of_another_generation_does_not_fit() {
     let error = refused(dir.path(), "another generation").await;
     assert!(error.to_string().contains("salt"), "{error}");
     assert!(error.to_string().contains("00000001_00000000"), "{error}");
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_while_old_files_are_restored_leaves_nothing_or_a_whole_database() {
+    const ENOSPC: i32 = 28;
+    let (dir, _) = copied();
+    let output = dir.path().join("out.db");
+    let expected = fs::read(folder().join("restored.db")).unwrap();
+    for at in 1.. {
+        let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+        disk.fail_at(at, Fault::Once, ENOSPC);
+        let mut options = RestoreOptions::new(connect(&dir.path().join("replica")), &output);
+        options.disk = disk.clone();
+        let done = evertide::restore(options).await;
+        // The last operation makes the name durable: then the database is there, and not reported.
+        assert!(done.is_ok() || disk.tripped(), "{done:?}");
+        if output.exists() {
+            assert!(fs::read(&output).unwrap() == expected, "operation {at}");
+            fs::remove_file(&output).unwrap();
+        } else {
+            assert!(done.is_err(), "operation {at}");
+        }
+        let left = fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(left, 1, "operation {at} leaves something");
+        if !disk.tripped() {
+            assert!(at > 20, "only {at} operations were tried");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_restore_of_old_files_that_nobody_waits_for_leaves_nothing() {
+    let (dir, _) = copied();
+    let output = dir.path().join("out.db");
+    for micros in [0, 100, 500, 2_000, 8_000, 20_000, 50_000] {
+        let options = RestoreOptions::new(connect(&dir.path().join("replica")), &output);
+        let restore = evertide::restore(options);
+        let _ = tokio::time::timeout(Duration::from_micros(micros), restore).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if output.exists() {
+            let expected = fs::read(folder().join("restored.db")).unwrap();
+            assert!(fs::read(&output).unwrap() == expected);
+            fs::remove_file(&output).unwrap();
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "{micros} µs");
+    }
 }
