@@ -6,6 +6,7 @@ mod directories;
 mod follow;
 mod keygen;
 mod ltx;
+mod old_replicas;
 mod replicate;
 mod restore;
 mod settings;
