@@ -194,11 +194,6 @@ fn what_a_later_version_may_do_is_not_accepted_and_ignored() {
             "--metrics",
             &["replicate", "--metrics", "127.0.0.1:9090", "app.db", "r"],
         ),
-        ("--follow", &["restore", "--follow", "-o", "out.db", "r"]),
-        (
-            "--follow-interval",
-            &["restore", "--follow-interval", "1s", "-o", "out.db", "r"],
-        ),
         ("status", &["status"]),
         ("databases", &["databases"]),
         ("sync", &["sync", "app.db"]),
