@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     fn state(txid: u64, pages: u32) -> State {
-        let checksum = Checksum::new(1 << 63 | txid * 77);
+        let checksum = Checksum::new((1 << 63) | (txid * 77));
         State {
             txid: Txid::new(txid),
             pages,
