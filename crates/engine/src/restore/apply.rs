@@ -24,6 +24,8 @@ use super::{
 
 /// Files below this many bytes are not worth the threads.
 const SMALL: u64 = 2 << 20;
+/// The bytes that a page takes in a file at least: its number, flags and size, and some content.
+const LEAST_FRAME: u64 = 10;
 /// More threads only wait for the file system.
 const THREADS: usize = 4;
 
@@ -206,6 +208,11 @@ impl Database<'_> {
             let found = header.page_size;
             let reason = format!("its pages have {found} bytes, those before it {page_size}");
             return Err(Problem::Misplaced(reason));
+        }
+        if header.is_snapshot() && u64::from(header.commit) * LEAST_FRAME > object.size {
+            // Space for a size that is damaged would be all the disk has.
+            let what = "it claims more pages than the file has room for";
+            return Err(Problem::Ltx(evertide_ltx::Error::BadHeader(what)));
         }
         let (before, length) = (self.missing.size(), length(header.commit, page_size));
         if header.is_snapshot() && before == 0 {

@@ -163,10 +163,8 @@ async fn assert_every_damage_is_detected(replica: &Path) {
             }
             detected += 1;
             let error = restored.expect_err(&what);
-            // A wrong size of the database may also be more than the disk has.
             let names_it = error.to_string().contains(&file.1.to_string());
-            let no_space = matches!(error, RestoreError::Io { .. }) && what.starts_with("commit");
-            assert!(names_it || no_space, "{what}: {error}");
+            assert!(names_it, "{what}: {error}");
             assert!(!report.is_sound(), "{what}");
             let named = report.problems().find(|found| {
                 found.object.contains(&file.1.to_string())

@@ -88,9 +88,9 @@ async fn replicas_of_several_versions_of_litestream_are_sound() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../ltx/tests/golden");
     for folder in ["512", "4096", "65536", "frames512", "frames65536"] {
         let report = verified(&golden.join(folder)).await;
-        // This one took its first snapshot of a later state than its name says.
+        // The version that wrote these took its first snapshot of a later state than the name says.
         let known: &[&str] = match folder {
-            "frames512" => &["0000000000000001-0000000000000001.ltx on level 9"],
+            "frames512" | "frames65536" => &["0000000000000001-0000000000000001.ltx on level 9"],
             _ => &[],
         };
         let objects: Vec<_> = report.problems().map(|found| &found.object).collect();
