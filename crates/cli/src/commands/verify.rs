@@ -92,8 +92,10 @@ fn print(verified: &Verified) -> anyhow::Result<()> {
     );
     let restorable = match report.created {
         Some(created) => format!(
-            "{} can be restored, the newest is transaction {} of {}",
+            "{} can be restored, {} of them with the checksum recorded at capture, the newest is \
+             transaction {} of {}",
             output::count(report.states, "state"),
+            report.proven,
             report.txid,
             output::time(created)
         ),
@@ -138,6 +140,7 @@ struct Report<'a> {
     txid: String,
     timestamp: Option<String>,
     states: u64,
+    proven: u64,
     files: u64,
     bytes: u64,
     page_size: Option<u32>,
@@ -206,6 +209,7 @@ impl<'a> Report<'a> {
             txid: report.txid.to_string(),
             timestamp: report.created.map(output::time),
             states: report.states,
+            proven: report.proven,
             files: report.files,
             bytes: report.bytes,
             page_size: report.page_size.map(|size| size.get()),

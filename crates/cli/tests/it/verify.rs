@@ -56,6 +56,7 @@ fn a_sound_replica_is_described_and_is_success() {
     assert_eq!(one["timestamp"], last["timestamp"]);
     assert_eq!(one["error"], Value::Null);
     assert_eq!((&one["files"], &one["states"]), (&3.into(), &3.into()));
+    assert!(one["proven"].as_u64().unwrap() >= 1, "{one}");
     assert_eq!(one["findings"], serde_json::json!([]));
     assert_eq!(one["database_checksum"].as_str().unwrap().len(), 16);
     assert_eq!(

@@ -10,6 +10,7 @@ use crate::{
     Error, ReplicationOptions,
     capture::{Capture, Tail},
     state::Staged,
+    verify::Record,
 };
 
 /// What is captured.
@@ -19,6 +20,8 @@ pub(crate) struct Captured {
     pub(crate) txid: Txid,
     /// When it was captured.
     pub(crate) created: Option<SystemTime>,
+    /// The checksum of the database then, once it is known.
+    pub(crate) record: Option<Record>,
     /// The files that lead to it, oldest first.
     pub(crate) staged: Arc<[Staged]>,
     /// Where they are.
@@ -37,6 +40,7 @@ impl Captured {
         Self {
             txid,
             created: capture.stats.captured,
+            record: capture.position().and_then(Record::of),
             staged: files.filter(covered).copied().collect(),
             dir: capture.state.stage.dir().to_owned(),
         }

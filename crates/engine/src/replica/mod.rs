@@ -34,6 +34,7 @@ use crate::{
     DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, request_snapshot, tail_matches},
     error::describe,
+    verify::Recorder,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
@@ -69,6 +70,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         remote: None,
         failures: 0,
         last_upload: None,
+        recorder: Recorder::default(),
     };
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
     // Once cancelled it reports no more: another task may have its name by then.
@@ -78,6 +80,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = replica.follow() => {}
         () = upkeep.run() => {}
     }
+    replica.record_the_end().await;
 }
 
 struct Replica {
@@ -92,6 +95,7 @@ struct Replica {
     /// Since the last success.
     failures: u32,
     last_upload: Option<Instant>,
+    recorder: Recorder,
 }
 
 /// An object that arrived.
@@ -141,6 +145,8 @@ impl Replica {
                 Txid::ZERO
             };
             self.report(|status| status.txid = replicated);
+            self.recorder.captured(captured.record);
+            self.recorder.publish_if_due(&*self.context.client).await;
             if ours && let Some(listing) = self.listing.take() {
                 self.tell(News::Listed(listing));
             }
@@ -253,6 +259,8 @@ impl Replica {
             Ok(object) => object,
             Err(source) => return Err(self.replica_error(source)),
         };
+        self.recorder.uploaded(name.max);
+        self.recorder.captured(captured.record);
         Ok(Uploaded {
             object,
             snapshot: false,
@@ -271,6 +279,7 @@ impl Replica {
             .put(Level::SNAPSHOT, name, snapshot.created, snapshot.stream)
             .await;
         let object = put.map_err(|source| self.replica_error(source))?;
+        self.recorder.uploaded(name.max);
         tracing::info!(
             database = %self.context.status.borrow().path.display(),
             replica = self.context.options.name,
@@ -295,9 +304,20 @@ impl Replica {
         }
     }
 
-    /// Waits until more was captured. An error means that the database's task has ended.
+    /// Waits until more was captured, or checksums are to be published. An error means that the
+    /// database's task has ended.
     async fn wait_for_work(&mut self) -> Result<(), watch::error::RecvError> {
-        self.context.captured.changed().await
+        tokio::select! {
+            changed = self.context.captured.changed() => changed,
+            () = self.recorder.due() => Ok(()),
+        }
+    }
+
+    /// Publishes the checksum of what the replica was left with.
+    async fn record_the_end(&mut self) {
+        let captured = self.context.captured.borrow().record;
+        self.recorder.captured(captured);
+        self.recorder.finish(&*self.context.client).await;
     }
 
     fn arrived(&mut self, uploaded: &Uploaded, captured: &Captured) {

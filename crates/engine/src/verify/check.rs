@@ -5,13 +5,14 @@
 //! by the finest files there are. Every other file that ends where the table stands must agree with
 //! it: hold no page with another content, and every page that changed in its range.
 
-use std::{io, io::Read};
+use std::{collections::BTreeMap, io, io::Read};
 
 use evertide_ltx::{Checksum, Decoder, Header, LtxName, PageSize, Pgno, Txid};
 use evertide_storage::LtxObject;
 
 use super::{
     finding::{Finding, FindingKind, label},
+    records::Record,
     table::{Entry, Table},
 };
 use crate::restore::Missing;
@@ -37,6 +38,8 @@ pub(super) struct Checked {
     pub(super) broken: Vec<Broken>,
     pub(super) findings: Vec<Finding>,
     pub(super) times: Times,
+    /// How many states are those whose checksum was recorded when they were captured.
+    pub(super) proven: u64,
     /// The newest state that the files lead to.
     pub(super) position: Txid,
     pub(super) page_size: Option<PageSize>,
@@ -73,17 +76,26 @@ pub(super) struct Checker {
     missing: Missing,
     /// A page that is missing, and since which state.
     incomplete: Option<(Pgno, LtxObject)>,
+    /// What was recorded, by transaction.
+    records: BTreeMap<Txid, Record>,
+    /// Whether the state before was another one than recorded: those after it will be, too.
+    differs: bool,
     result: Checked,
     page: Vec<u8>,
 }
 
 impl Checker {
-    pub(super) fn new(table: Table) -> Self {
+    pub(super) fn new(table: Table, records: Vec<Record>) -> Self {
         Self {
             table,
             steps: Vec::new(),
             missing: Missing::default(),
             incomplete: None,
+            records: records
+                .into_iter()
+                .map(|record| (record.txid, record))
+                .collect(),
+            differs: false,
             result: Checked::default(),
             page: Vec::new(),
         }
@@ -181,7 +193,35 @@ impl Checker {
             }
             (_, incomplete) => self.incomplete = incomplete,
         }
+        self.compare_with_record(file, header);
         Ok(())
+    }
+
+    /// Compares the database with what it was when it was captured, if that is known.
+    fn compare_with_record(&mut self, file: &LtxObject, header: &Header) {
+        let recorded = self.records.get(&file.name.max);
+        let recorded = recorded.filter(|record| record.timestamp_ms == header.timestamp_ms);
+        let (Some(record), Some(found)) = (recorded, self.table.database(header.page_size)) else {
+            return;
+        };
+        let same = (record.checksum, record.pages) == (found, header.commit);
+        if same {
+            self.result.proven += 1;
+        } else if !self.differs {
+            let (expected, pages) = (record.checksum, record.pages);
+            self.result.findings.push(Finding::new(
+                FindingKind::Checksum,
+                label(file),
+                format!(
+                    "the database had {pages} pages and the checksum {expected} when it was \
+                     captured, and the files make one of {} with {found}",
+                    header.commit
+                ),
+                "what is restored to this transaction or a later one, up to the next snapshot, is \
+                 not what was backed up",
+            ));
+        }
+        self.differs = !same;
     }
 
     fn write(

@@ -48,6 +48,8 @@ pub enum FindingKind {
     Temporary,
     /// Files that no restore can use.
     Unused,
+    /// The recorded checksums cannot be read.
+    Record,
     /// Files have another time than the one they were made at.
     Time,
 }
@@ -56,7 +58,9 @@ impl FindingKind {
     /// How much it matters.
     pub fn severity(self) -> Severity {
         match self {
-            Self::Foreign | Self::Temporary | Self::Unused | Self::Time => Severity::Note,
+            Self::Foreign | Self::Temporary | Self::Unused | Self::Record | Self::Time => {
+                Severity::Note
+            }
             _ => Severity::Problem,
         }
     }
@@ -78,6 +82,7 @@ impl FindingKind {
             Self::Foreign => "foreign",
             Self::Temporary => "temporary",
             Self::Unused => "unused",
+            Self::Record => "record",
             Self::Time => "time",
         }
     }

@@ -10,6 +10,8 @@ mod finding;
 mod plan;
 mod progress;
 mod read;
+mod recorder;
+mod records;
 mod report;
 mod table;
 
@@ -39,6 +41,9 @@ pub use self::{
     progress::{VerifyProgress, VerifyStage},
 };
 use crate::{RestoreError, restore::listing, runtime::Engine};
+
+use self::recorder::Recorded;
+pub(crate) use self::{recorder::Recorder, records::Record};
 
 /// Chunks between those who read and the one who checks.
 const CHUNKS: usize = 4;
@@ -142,6 +147,8 @@ pub struct VerifyReport {
     pub created: Option<SystemTime>,
     /// How many states can be restored.
     pub states: u64,
+    /// How many of them are the database that was captured, by its checksum as recorded then.
+    pub proven: u64,
     /// The size of a page, where there is any.
     pub page_size: Option<PageSize>,
     /// The size of the database after `txid`, in pages.
@@ -195,12 +202,17 @@ async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
     }
     let strays = options.replica.list_strays().await;
     let strays = strays.map_err(VerifyError::Replica)?;
+    let recorded = recorder::recorded(&*options.replica).await;
+    let (records, damaged) = match recorded.map_err(VerifyError::Replica)? {
+        Recorded::Records(records) => (records, false),
+        Recorded::Damaged => (Vec::new(), true),
+    };
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let bytes = files.iter().map(|file| file.size).sum();
     let table = Table::create(&*options.disk, &options.temporary)
         .map_err(VerifyError::temporary("write to", &options.temporary))?;
     let work = Work {
-        checker: Checker::new(table),
+        checker: Checker::new(table, records),
         receiver,
         meter: Meter::new(bytes, options.observer.clone()),
         temporary: options.temporary.clone(),
@@ -228,6 +240,9 @@ async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
     };
     let location = options.replica.location();
     let mut report = report::assemble(location, &files, &strays, checked);
+    if damaged {
+        report.findings.push(report::damaged_records());
+    }
     if options.depth == VerifyDepth::Restore {
         deep::prove(&options, &mut report).await?;
     }

@@ -61,7 +61,11 @@ pub(super) fn assemble(
         ));
     }
     findings.sort_by_key(|finding| finding.kind.severity());
-    let newest_file = files.iter().find(|file| file.name.max == newest);
+    // Litestream gives files that end with the same transaction different times.
+    let planned = plan(files, RestoreTarget::Latest).ok();
+    let planned = planned.as_ref().and_then(|plan| plan.files().last());
+    let ends = |file: &&LtxObject| file.name.max == newest;
+    let newest_file = planned.filter(ends).or_else(|| files.iter().find(ends));
     VerifyReport {
         location,
         files: files.len() as u64,
@@ -69,6 +73,7 @@ pub(super) fn assemble(
         txid: newest,
         created: newest_file.map(|file| file.created),
         states: states.len() as u64,
+        proven: checked.proven,
         page_size: checked.page_size,
         pages: checked.pages,
         database_checksum: checked.database.map(|checksum| checksum.get()),
@@ -95,6 +100,16 @@ fn of_broken(files: &[LtxObject], broken: &[LtxObject], checked: &Checked) -> Ve
         }
     }
     findings
+}
+
+/// The recorded checksums cannot be used.
+pub(super) fn damaged_records() -> Finding {
+    Finding::new(
+        FindingKind::Record,
+        "evertide/checksums",
+        "it is damaged, or of a newer version",
+        "no state is compared with the checksum it was captured with; replication writes it anew",
+    )
 }
 
 /// What the names alone tell.

@@ -240,6 +240,7 @@ impl Scene {
             !["lock", "position", "pages"].contains(&name) && !is_ltx(name)
         });
         strays.extend(files_below(&self.replica));
+        strays.retain(|path| *path != self.replica.join("evertide/checksums"));
         strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
         strays
     }

@@ -5,6 +5,7 @@
 mod broken;
 mod deep;
 mod flips;
+mod recorded;
 mod replicas;
 mod sound;
 mod stores;

@@ -1,0 +1,133 @@
+//! Publishing checksums of the database beside a replica.
+//!
+//! Nothing is sent with a sync. What arrived is collected here, and one small object is rewritten when
+//! ten minutes have passed since the last time, and at the end: at most six requests an hour, and none
+//! while nothing changes. It is an extra, so that a failure delays no upload and is no error.
+
+use std::time::Duration;
+
+use evertide_ltx::Txid;
+use evertide_storage::{Error, Precondition, ReplicaClient, SmallKey};
+use tokio::time::Instant;
+
+use super::records::{self, Record};
+
+/// Least time between two publications.
+const INTERVAL: Duration = Duration::from_secs(600);
+/// How long one may take: uploads wait for it, and so does the end.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The name of the object.
+const NAME: &str = "checksums";
+
+/// Collects the checksums of what arrived on one replica.
+#[derive(Debug, Default)]
+pub(crate) struct Recorder {
+    records: Vec<Record>,
+    /// The last transaction of the newest upload of this start.
+    uploaded: Txid,
+    /// Whether those that were published before this start are among them.
+    loaded: bool,
+    unpublished: bool,
+    /// When a publication was tried.
+    last: Option<Instant>,
+}
+
+impl Recorder {
+    /// A file whose last transaction is `txid` has been uploaded. Its checksum may come later.
+    pub(crate) fn uploaded(&mut self, txid: Txid) {
+        self.uploaded = txid;
+    }
+
+    /// This is the newest captured state; it counts if it is what was uploaded last. What was uploaded
+    /// before this start was recorded then.
+    pub(crate) fn captured(&mut self, record: Option<Record>) {
+        let new = |record: &Record| {
+            record.txid == self.uploaded
+                && self
+                    .records
+                    .last()
+                    .is_none_or(|last| last.txid < record.txid)
+        };
+        if let Some(record) = record.filter(new) {
+            records::add(&mut self.records, record);
+            self.unpublished = true;
+        }
+    }
+
+    /// Waits until there is something to publish, and it is time for it.
+    pub(crate) async fn due(&self) {
+        match self.last {
+            _ if !self.unpublished => std::future::pending().await,
+            Some(last) => tokio::time::sleep_until(last + INTERVAL).await,
+            None => {}
+        }
+    }
+
+    /// Publishes what is there if it is time.
+    pub(crate) async fn publish_if_due(&mut self, client: &dyn ReplicaClient) {
+        if self.unpublished && self.last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.publish(client).await;
+        }
+    }
+
+    /// Publishes what is left.
+    pub(crate) async fn finish(&mut self, client: &dyn ReplicaClient) {
+        if self.unpublished {
+            self.publish(client).await;
+        }
+    }
+
+    async fn publish(&mut self, client: &dyn ReplicaClient) {
+        self.last = Some(Instant::now());
+        let error = match tokio::time::timeout(PATIENCE, self.try_publish(client)).await {
+            Ok(Ok(())) => {
+                self.unpublished = false;
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it takes too long".to_owned(),
+        };
+        let replica = client.location();
+        tracing::debug!(
+            replica,
+            error,
+            "cannot record database checksums; trying again later"
+        );
+    }
+
+    async fn try_publish(&mut self, client: &dyn ReplicaClient) -> Result<(), Error> {
+        let Some(key) = SmallKey::new(NAME) else {
+            return Ok(());
+        };
+        if !self.loaded {
+            // What cannot be read is written anew.
+            if let Recorded::Records(published) = recorded(client).await? {
+                records::prepend(&mut self.records, published);
+            }
+            self.loaded = true;
+        }
+        let content = records::encode(&self.records);
+        client
+            .put_small(&key, content.into(), Precondition::None)
+            .await
+    }
+}
+
+/// What is recorded on a replica.
+pub(super) enum Recorded {
+    /// These; none where nothing was ever recorded.
+    Records(Vec<Record>),
+    /// The object is damaged, or of another version.
+    Damaged,
+}
+
+/// Reads what is recorded on a replica.
+pub(super) async fn recorded(client: &dyn ReplicaClient) -> Result<Recorded, Error> {
+    let Some(key) = SmallKey::new(NAME) else {
+        return Ok(Recorded::Damaged);
+    };
+    Ok(match client.get_small(&key).await? {
+        None => Recorded::Records(Vec::new()),
+        Some(content) => records::decode(&content).map_or(Recorded::Damaged, Recorded::Records),
+    })
+}
