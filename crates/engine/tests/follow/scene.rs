@@ -81,6 +81,10 @@ impl Scene {
 
     /// A transaction that touches many pages; some make the database grow or shrink a lot.
     pub(crate) fn write(&mut self) {
+        // Before the transaction, so that its version says that the copy has this too.
+        if self.random.u8(..15) == 0 {
+            self.source.execute_batch("VACUUM").unwrap();
+        }
         let transaction = self.source.transaction().unwrap();
         transaction
             .execute("UPDATE version SET n = n + 1", [])
@@ -117,9 +121,6 @@ impl Scene {
             _ => {}
         }
         transaction.commit().unwrap();
-        if self.random.u8(..15) == 0 {
-            self.source.execute_batch("VACUUM").unwrap();
-        }
     }
 
     pub(crate) async fn write_durably(&mut self, times: u32) {
