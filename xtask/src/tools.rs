@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use evertide_testkit::{cache_dir, install_age, install_litestream, install_litestream_v3};
+use evertide_testkit::{
+    cache_dir, install_age, install_litestream, install_litestream_v3, install_ministack,
+    install_rclone,
+};
 
 use crate::cargo::command;
 use crate::steps::Tally;
@@ -17,6 +20,8 @@ pub(crate) fn install() -> Result<Tally> {
         install_litestream().map_err(Into::into),
         install_litestream_v3().map_err(Into::into),
         install_age().map_err(Into::into),
+        install_ministack().map_err(Into::into),
+        install_rclone().map_err(Into::into),
         cargo_deny(),
     ];
     for outcome in installed {

@@ -17,7 +17,8 @@ pub struct LtxObject {
     pub name: LtxName,
     /// Size in bytes.
     pub size: u64,
-    /// When its last transaction was captured; a restore to a point in time goes by this.
+    /// When its last transaction was captured; a restore to a point in time goes by this. See
+    /// [`ReplicaClient::list_dated`].
     pub created: SystemTime,
 }
 
@@ -102,6 +103,13 @@ pub trait ReplicaClient: Debug + Send + Sync {
     /// maximum TXID. Objects with names of another form are none of our business and left out. A
     /// replica that does not exist yet is empty.
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error>;
+
+    /// As [`ReplicaClient::list`], with exact times. Of some stores a listing alone tells when an object
+    /// was stored, which is a little later than its last transaction was captured; there each object is
+    /// asked for.
+    async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        self.list(level, after).await
+    }
 
     /// The content of an LTX file, or of a range of its bytes.
     ///

@@ -98,6 +98,11 @@ impl ReplicaClient for CountingClient {
         self.inner.list(level, after).await
     }
 
+    async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        count(&self.list);
+        self.inner.list_dated(level, after).await
+    }
+
     async fn get(
         &self,
         level: Level,

@@ -17,6 +17,9 @@ use crate::{Disk, Error, FileClient, ReplicaClient};
 pub enum Destination {
     /// A directory.
     File(FileOptions),
+    /// A bucket of S3, or of what speaks like it.
+    #[cfg(feature = "s3")]
+    S3(crate::S3Options),
 }
 
 /// A replica in a directory.
@@ -27,12 +30,23 @@ pub struct FileOptions {
 }
 
 /// Schemes of Litestream's that this build has no client for.
-const UNSUPPORTED: [&str; 8] = [
-    "s3", "gs", "abs", "sftp", "webdav", "webdavs", "nats", "oss",
+const UNSUPPORTED: &[&str] = &[
+    #[cfg(not(feature = "s3"))]
+    "s3",
+    "gs",
+    "abs",
+    "sftp",
+    "webdav",
+    "webdavs",
+    "nats",
+    "oss",
 ];
 
 /// What this build has clients for, for error messages.
+#[cfg(not(feature = "s3"))]
 const SUPPORTED: &str = "file (`file:///path` or `/path`)";
+#[cfg(feature = "s3")]
+const SUPPORTED: &str = "file (`file:///path` or `/path`), s3 (`s3://bucket/path`)";
 
 impl Destination {
     /// The directory at this path. A relative path starts at the working directory.
@@ -78,6 +92,14 @@ impl Destination {
                 supported: SUPPORTED,
             });
         }
+        #[cfg(feature = "s3")]
+        if scheme == "s3" {
+            let options = crate::S3Options::parse(rest.strip_prefix("//").unwrap_or(rest));
+            return options.map(Self::S3).map_err(|reason| Error::BadUrl {
+                url: redacted(text),
+                reason,
+            });
+        }
         if scheme != "file" {
             let reason = format!("unknown scheme `{scheme}`; expected {SUPPORTED}");
             return Err(Error::BadUrl {
@@ -116,6 +138,8 @@ impl Destination {
     pub fn connect(&self, disk: Arc<dyn Disk>) -> Result<Arc<dyn ReplicaClient>, Error> {
         match self {
             Self::File(options) => Ok(Arc::new(FileClient::new(options.clone(), disk))),
+            #[cfg(feature = "s3")]
+            Self::S3(options) => Ok(options.connect()?),
         }
     }
 
@@ -136,6 +160,8 @@ impl Destination {
                 database,
                 disk,
             ))),
+            #[cfg(feature = "s3")]
+            Self::S3(options) => Ok(options.connect()?),
         }
     }
 }
@@ -144,6 +170,8 @@ impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(options) => options.fmt(f),
+            #[cfg(feature = "s3")]
+            Self::S3(options) => options.fmt(f),
         }
     }
 }
@@ -174,7 +202,7 @@ fn split_scheme(text: &str) -> Option<(String, &str)> {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     let scheme = scheme.to_ascii_lowercase();
-    let known = scheme == "file" || UNSUPPORTED.contains(&scheme.as_str());
+    let known = ["file", "s3"].contains(&scheme.as_str()) || UNSUPPORTED.contains(&scheme.as_str());
     (valid && (known || rest.starts_with("//"))).then_some((scheme, rest))
 }
 

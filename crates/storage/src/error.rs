@@ -61,6 +61,20 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A store of objects refused, or could not be reached.
+    #[error("{location}: cannot {action} {object}: {source}{hint}")]
+    Store {
+        /// The replica.
+        location: String,
+        /// What was being done, such as `list`.
+        action: &'static str,
+        /// The object's key below the replica's root.
+        object: String,
+        /// Why.
+        source: Box<dyn std::error::Error + Send + Sync>,
+        /// What to do about it, with a separator before it; empty where nothing is known.
+        hint: &'static str,
+    },
     /// The store said that it deleted an object, and it is still there.
     #[error(
         "{location}: {object} is still there after it was deleted; check the store's permissions"

