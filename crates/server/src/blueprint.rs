@@ -12,7 +12,7 @@ mod tests {
     use std::path::PathBuf;
 
     use evertide::ReplicaOptions;
-    use evertide_storage::Destination;
+    use evertide_storage::{Destination, S3Options};
 
     use super::*;
     use crate::settings::{Mistake, keys, parse_toml};
@@ -48,7 +48,7 @@ mod tests {
     fn key_of(line: &str) -> Option<&str> {
         let (key, _) = line.trim_start_matches('#').split_once(" = ")?;
         key.chars()
-            .all(|c| c.is_ascii_lowercase() || c == '_')
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
             .then_some(key)
     }
 
@@ -77,7 +77,13 @@ mod tests {
         let text = placeholders_replaced(&uncommented(blueprint()));
         let options = parse_toml(&text).unwrap();
         let mut expected = evertide::ReplicationOptions::default();
-        expected.replicas = vec![expected_replica(1, "local"), expected_replica(2, "second")];
+        let mut bucket = S3Options::new("/backup/3", "");
+        bucket.force_path_style = Some(false);
+        expected.replicas = vec![
+            expected_replica(1, "local"),
+            expected_replica(2, "second"),
+            ReplicaOptions::new("offsite", Destination::S3(bucket)),
+        ];
         assert_eq!(options, expected);
         // All of them were there to compare.
         for key in keys() {

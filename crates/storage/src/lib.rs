@@ -42,7 +42,6 @@ mod file;
 mod memory;
 #[cfg(feature = "s3")]
 mod object;
-#[cfg(feature = "s3")]
 mod secret;
 mod stream;
 mod v3;
@@ -55,11 +54,12 @@ pub use self::{
     disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
     error::Error,
     file::FileClient,
+    secret::Secret,
     stream::{ByteStream, bytes_stream, collect, file_stream},
     v3::{V3Key, V3Object, V3Part},
 };
 #[cfg(feature = "s3")]
-pub use self::{object::S3Options, secret::Secret};
+pub use self::object::S3Options;
 #[cfg(feature = "testing")]
 pub use self::{
     clock::ManualClock,

@@ -37,7 +37,7 @@ pub(crate) fn ltx(args: &LtxArgs) -> anyhow::Result<()> {
         for Source { name, client, .. } in sources {
             let mut objects = Vec::new();
             for level in args.level.iter() {
-                objects.extend(client.list(level, None).await?);
+                objects.extend(client.list_dated(level, None).await?);
             }
             listings.push((name.unwrap_or_else(|| client.location()), objects));
         }

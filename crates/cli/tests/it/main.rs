@@ -9,6 +9,7 @@ mod ltx;
 mod old_replicas;
 mod replicate;
 mod restore;
+mod s3;
 mod settings;
 mod signals;
 mod support;

@@ -103,7 +103,7 @@ fn wrong_usage_is_told_from_failure_by_the_exit_status() {
         &["replicate"],
         &["replicate", "app.db"],
         &["replicate", "file:///replica", "app.db"],
-        &["replicate", "app.db", "s3://bucket/path"],
+        &["replicate", "app.db", "gs://bucket/path"],
         &["replicate", "app.db", "http://host/path"],
         &["replicate", "app.db", "file://host/path"],
         &["replicate", "--age-key", "k"],

@@ -120,7 +120,7 @@ impl Poll {
                 return Ok(files);
             }
         }
-        let all = listing(client).await?;
+        let all = listing(client, RestoreTarget::Latest).await?;
         let location = client.location();
         let Some(newest) = all.iter().map(|file| file.name.max).max() else {
             return Err(RestoreError::NoBackup { location }.into());

@@ -11,7 +11,7 @@ pub(super) async fn plan_now(
     client: &dyn ReplicaClient,
     target: RestoreTarget,
 ) -> Result<RestorePlan, RestoreError> {
-    let ltx = listing(client).await?;
+    let ltx = listing(client, target).await?;
     if let (RestoreTarget::Txid(_), false) = (target, ltx.is_empty()) {
         return plan_ltx(client, &ltx, target); // only this format has transaction IDs
     }

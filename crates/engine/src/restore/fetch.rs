@@ -108,9 +108,16 @@ impl From<RestoreError> for Stopped {
     }
 }
 
-/// All LTX files of a replica, level by level.
-pub(crate) async fn listing(client: &dyn ReplicaClient) -> Result<Vec<LtxObject>, RestoreError> {
-    let levels = try_join_all(Level::all().map(|level| client.list(level, None))).await?;
+/// All LTX files of a replica, level by level; their times are exact where the target needs that.
+pub(crate) async fn listing(
+    client: &dyn ReplicaClient,
+    target: RestoreTarget,
+) -> Result<Vec<LtxObject>, RestoreError> {
+    let levels = Level::all().map(|level| match target {
+        RestoreTarget::Timestamp(_) => client.list_dated(level, None),
+        RestoreTarget::Latest | RestoreTarget::Txid(_) => client.list(level, None),
+    });
+    let levels = try_join_all(levels).await?;
     Ok(levels.into_iter().flatten().collect())
 }
 
@@ -169,7 +176,7 @@ impl Fetcher {
         wanted: Txid,
         gone: &LtxObject,
     ) -> Result<Vec<LtxObject>, RestoreError> {
-        let listing = listing(&*self.client).await?;
+        let listing = listing(&*self.client, self.target).await?;
         let obstacle = |obstacle| RestoreError::obstacle(self.client.location(), obstacle);
         let files = if position == Txid::ZERO {
             plan(&listing, self.target)

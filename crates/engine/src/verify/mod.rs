@@ -40,7 +40,7 @@ pub use self::{
     finding::{Finding, FindingKind, Severity},
     progress::{VerifyProgress, VerifyStage},
 };
-use crate::{RestoreError, restore::listing, runtime::Engine};
+use crate::{RestoreError, RestoreTarget, restore::listing, runtime::Engine};
 
 use self::recorder::Recorded;
 pub(crate) use self::{recorder::Recorder, records::Record};
@@ -252,7 +252,7 @@ async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
 
 /// All files, in reading order.
 async fn list(client: &dyn ReplicaClient) -> Result<Vec<LtxObject>, VerifyError> {
-    let mut files = match listing(client).await {
+    let mut files = match listing(client, RestoreTarget::Latest).await {
         Ok(files) => files,
         Err(RestoreError::Replica(error)) => return Err(VerifyError::Replica(error)),
         Err(_) => return Err(VerifyError::Cancelled),

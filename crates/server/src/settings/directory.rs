@@ -74,6 +74,13 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
         Destination::File(file) => {
             Destination::file(file.path.join(below)).map_err(|error| error.to_string())
         }
+        #[cfg(feature = "s3")]
+        Destination::S3(bucket) => {
+            let mut bucket = bucket.clone();
+            let below = below.to_string_lossy();
+            bucket.path = format!("{}/{below}", bucket.path).trim_start_matches('/').to_owned();
+            Ok(Destination::S3(bucket))
+        }
         other => Err(format!(
             "{other} cannot be shared out among the databases of a directory: list each one"
         )),

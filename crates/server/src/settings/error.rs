@@ -246,7 +246,7 @@ pub enum Mistake {
     /// A type of replica that this build has no client for.
     #[error(
         "replicas of type \"{0}\" are not supported by this build of Evertide: \
-         it has \"file\" only"
+         it has \"file\"{also}", also = if cfg!(feature = "s3") { " and \"s3\"" } else { " only" }
     )]
     UnsupportedType(&'static str),
     /// A destination that cannot be used.

@@ -54,6 +54,7 @@ pub(super) const OF_TYPE: [(&str, &[&str]); 7] = [
             "bucket",
             "endpoint",
             "force-path-style",
+            "conditional-writes",
             "sign-payload",
             "require-content-md5",
             "skip-verify",

@@ -11,6 +11,7 @@ use super::{
     document::{Table, Value},
     error::{Mistake, SettingsErrors},
     litestream_keys::{LITESTREAM_ONLY, OF_TYPE},
+    litestream_s3,
     replica::{
         self, DatabaseKeys, L0_RETENTION, LEVEL_INTERVAL, Names, RETENTION,
         RETENTION_CHECK_INTERVAL, ReplicaType, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
@@ -24,7 +25,9 @@ const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
     checkpoint_interval: "checkpoint-interval",
 };
 
-const TOP: [&str; 6] = [
+const TOP: [&str; 8] = [
+    "access-key-id",
+    "secret-access-key",
     "dbs",
     "sync-interval",
     "levels",
@@ -140,6 +143,7 @@ const MISSING_DATABASES: &str = "add an entry with `path` and `replica` for each
 /// What is said at the top.
 struct Global {
     timing: Timing,
+    credentials: litestream_s3::Credentials,
     levels: Option<Vec<Duration>>,
     level_0_retention: Option<Duration>,
 }
@@ -147,6 +151,7 @@ struct Global {
 fn global_settings(report: &mut Report, root: &Section<'_>) -> Global {
     Global {
         timing: global_timing(report, root),
+        credentials: litestream_s3::credentials(report, root),
         levels: levels(report, root),
         level_0_retention: root.duration(report, "l0-retention", &L0_RETENTION),
     }
@@ -256,7 +261,7 @@ fn database_options(
         .collect();
     let names = names(report, &replicas);
     for ((kind, section), name) in replicas.iter().zip(names) {
-        let read = read_replica(report, section, *kind, timing, seen);
+        let read = read_replica(report, section, *kind, timing, &global.credentials, seen);
         if let (Some((timing, destination)), Some(name)) = (read, name) {
             let mut replica = timing.replica(&name, destination);
             if let Some(levels) = &global.levels {
@@ -305,11 +310,17 @@ fn read_replica(
     section: &Section<'_>,
     kind: Option<ReplicaType>,
     above: Timing,
+    credentials: &litestream_s3::Credentials,
     seen: &mut Seen,
 ) -> Option<(Timing, Destination)> {
     for (key, field) in section.fields().filter(|(key, _)| !REPLICA.contains(key)) {
         let owners = types_with(key);
         let mistake = match (owners.first(), kind) {
+            (Some(_), Some(ReplicaType::S3))
+                if owners.contains(&"s3") && !litestream_s3::KEYS.contains(&key) =>
+            {
+                Mistake::OfLitestreamOnly("remove it")
+            }
             (Some(_), Some(kind)) if owners.contains(&kind.name()) => continue,
             (Some(owner), Some(kind)) => Mistake::OfOtherType {
                 of: owner,
@@ -330,10 +341,11 @@ fn read_replica(
             &RETENTION_CHECK_INTERVAL,
         ),
     };
-    if kind? != ReplicaType::FILE {
-        return None; // reported already
-    }
-    let destination = file_destination(report, section, seen)?;
+    let destination = match kind? {
+        ReplicaType::FILE => file_destination(report, section, seen)?,
+        ReplicaType::S3 => litestream_s3::destination(report, section, credentials, seen)?,
+        _ => return None, // reported already
+    };
     Some((timing.or(above), destination))
 }
 

@@ -15,6 +15,7 @@ mod document;
 mod duration;
 mod error;
 mod litestream_keys;
+mod litestream_s3;
 mod litestream_yaml;
 mod replica;
 mod section;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
+use evertide_storage::Secret;
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     document::{Entry, Node, Table, Value},
     error::{Mistake, SettingsErrors},
     replica::{
-        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType,
+        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType, S3Settings,
         SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
     section::{Report, Section, similar},
@@ -48,7 +49,7 @@ const REPLICA: [&str; 6] = [
 
 const FILE: [&str; 1] = ["file_path"];
 
-const S3: [&str; 7] = [
+const S3: [&str; 8] = [
     "s3_endpoint",
     "s3_region",
     "s3_bucket",
@@ -56,12 +57,13 @@ const S3: [&str; 7] = [
     "s3_access_key_id",
     "s3_secret_access_key",
     "s3_force_path_style",
+    "s3_conditional_writes",
 ];
 
 /// Every key that a configuration of this build can have.
 #[cfg(test)]
 pub(crate) fn keys() -> Vec<&'static str> {
-    [TOP.as_slice(), &REPLICA, &FILE].concat()
+    [TOP.as_slice(), &REPLICA, &FILE, &S3].concat()
 }
 
 const REPLICA_TABLES: &str = "a list of tables, each `[[replicas]]`,";
@@ -257,8 +259,11 @@ fn read_replica(
             destination
         }
         ReplicaType::S3 => {
-            check_s3(report, section);
-            return None;
+            let settings = s3_settings(report, section)?;
+            let place = settings.place.clone();
+            let destination = settings.destination()?;
+            seen.destination(report, &destination, &place);
+            destination
         }
         _ => return None,
     };
@@ -300,26 +305,39 @@ fn has_keys(kind: ReplicaType) -> bool {
     kind == ReplicaType::FILE || kind == ReplicaType::S3
 }
 
-/// Replicas on S3 have no client in this build, but who has such a configuration from the Go
-/// module learns of all its mistakes at once.
-fn check_s3(report: &mut Report, section: &Section<'_>) {
-    section.required(report, "s3_bucket", "give the name of the bucket");
-    for key in ["s3_endpoint", "s3_region", "s3_path"] {
-        section.get(key).and_then(|field| field.text(report));
-    }
+/// The settings of a replica in a bucket. Read in builds without a client as well: whoever has such a
+/// configuration learns of all its mistakes at once.
+fn s3_settings(report: &mut Report, section: &Section<'_>) -> Option<S3Settings> {
+    let bucket = section.required(report, "s3_bucket", "give the name of the bucket");
+    let mut text = |key: &str| {
+        let field = section.get(key).filter(|field| !field.is_empty());
+        field
+            .and_then(|field| field.text(report))
+            .map(|text| text.value.to_owned())
+    };
+    let (endpoint, region, path) = (text("s3_endpoint"), text("s3_region"), text("s3_path"));
     let keys = ["s3_access_key_id", "s3_secret_access_key"];
-    let given = keys.map(|key| section.get(key).filter(|field| !field.is_empty()));
-    for field in given.iter().flatten() {
-        field.text(report);
-    }
-    match given.map(|field| field.is_some()) {
+    let credentials = keys.map(|key| text(key).map(Secret::new));
+    let given = keys.map(|key| section.get(key).is_some_and(|field| !field.is_empty()));
+    match given {
         [true, false] => report.missing(section, keys[1], "both keys are needed, or neither"),
         [false, true] => report.missing(section, keys[0], "both keys are needed, or neither"),
         _ => {}
     }
-    section
-        .get("s3_force_path_style")
-        .and_then(|field| field.boolean(report));
+    let flags = ["s3_force_path_style", "s3_conditional_writes"];
+    let [force_path_style, conditional_writes] =
+        flags.map(|key| section.get(key).and_then(|field| field.boolean(report)));
+    let bucket = bucket?;
+    Some(S3Settings {
+        place: bucket.place.clone(),
+        force_path_style,
+        conditional_writes,
+        bucket: bucket.value.to_owned(),
+        path,
+        endpoint,
+        region,
+        credentials,
+    })
 }
 
 fn unknown(key: &str, known: &[&'static str]) -> Mistake {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_litestream_yaml};
+use evertide_storage::{Destination, S3Options, Secret};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -133,6 +134,41 @@ dbs:
 }
 
 #[test]
+fn a_replica_in_s3_is_read_from_keys_or_from_its_url() {
+    let text = "
+access-key-id: AKIA
+secret-access-key: of-all
+dbs:
+  - path: /app.db
+    replicas:
+      - {type: s3, bucket: b, path: app/db, endpoint: 'http://host:9000', region: eu-1}
+      - {url: 's3://b/other?forcePathStyle=false', access-key-id: BKIA, secret-access-key: own}
+";
+    let databases = parse_litestream_yaml(text).unwrap();
+    let replicas = &databases[0].replication.replicas;
+    let mut expected = S3Options::new("b", "app/db");
+    expected.endpoint = Some("http://host:9000".into());
+    expected.region = Some("eu-1".into());
+    expected.access_key_id = Some(Secret::new("AKIA"));
+    expected.secret_access_key = Some(Secret::new("of-all"));
+    assert_eq!(replicas[0].destination, Destination::S3(expected));
+    let mut expected = S3Options::new("b", "other");
+    expected.force_path_style = Some(false);
+    expected.access_key_id = Some(Secret::new("BKIA"));
+    expected.secret_access_key = Some(Secret::new("own"));
+    assert_eq!(replicas[1].destination, Destination::S3(expected));
+}
+
+#[test]
+fn what_litestream_has_for_s3_and_evertide_has_not_is_refused_by_name() {
+    let text = "dbs: [{path: /a, replica: {type: s3, bucket: b, storage-class: GLACIER}}]";
+    assert_mistake(
+        parse_litestream_yaml(text),
+        "line 1: dbs[0].replica.storage-class: is a setting of Litestream that Evertide does not",
+    );
+}
+
+#[test]
 fn all_mistakes_of_a_file_are_listed_with_their_lines() {
     let text = r#"addr: ":9090"
 snapshots: {interval: 1h}
@@ -170,8 +206,8 @@ dbs:
 "#;
     let expected = [
         "line 1: addr: is a setting of Litestream that Evertide does not have: use `--metrics`",
+        "line 1: secret-access-key: is missing: both keys are needed, or neither",
         "line 2: snapshots: unknown key; did you mean `snapshot`?",
-        "line 3: access-key-id: replicas of type \"s3\" are not supported by this build",
         "line 5: levels[0].interval: `soon` is not a duration",
         "line 7: dbs[0].path: the value holds the variable `${DATA}`",
         "line 8: dbs[0].meta-path: is a setting of Litestream that Evertide does not have",
@@ -182,7 +218,7 @@ dbs:
         "line 15: dbs[0].replica.colour: unknown key; known here: type, name",
         "line 16: dbs[1].pattern: is missing: say which files are databases",
         "line 17: dbs[1].watch: is not supported yet: directories are looked through",
-        "line 19: dbs[1].replica.url: replicas of type \"s3\" are not supported",
+        "line 18: dbs[1].replica.secret-access-key: is missing: both keys are needed, or neither",
         "line 22: dbs[2].monitor-interval: `fast` is not a duration",
         "line 24: dbs[2].replicas[0].path: cannot be given together with `url`",
         "line 26: dbs[2].replicas[1].path: is a URL: use `url`",

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
-use evertide_storage::Destination;
+use evertide_storage::{Destination, S3Options, Secret};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -74,26 +74,39 @@ fn what_the_go_module_generates_is_read() {
 }
 
 #[test]
-fn a_replica_on_s3_is_refused_for_its_type_and_nothing_else() {
-    let text = format!("{OF_THE_GO_MODULE}{ON_S3}");
-    assert_mistake(
-        parse_toml(&text),
-        "line 19: replicas[1].type: replicas of type \"s3\" are not supported by this build",
-    );
+fn a_replica_on_s3_is_read_with_all_its_settings() {
+    let options = parse_toml(&format!("{OF_THE_GO_MODULE}{ON_S3}")).unwrap();
+    let Destination::S3(s3) = &options.replicas[1].destination else {
+        panic!("{options:?}")
+    };
+    let mut expected = S3Options::new("your-s3-bucket-name", "backups/myapp");
+    expected.endpoint = Some("endpoint".into());
+    expected.region = Some("your-s3-region".into());
+    expected.access_key_id = Some(Secret::new("YOUR_ACCESS_KEY_ID"));
+    expected.secret_access_key = Some(Secret::new("YOUR_SECRET_ACCESS_KEY"));
+    expected.force_path_style = Some(false);
+    assert_eq!(*s3, expected);
+    assert!(!format!("{options:?}").contains("YOUR_"), "{options:?}");
+
+    let without = ON_S3.replace("'your-s3-region'", "''") + "s3_conditional_writes = false\n";
+    let replica = only_replica(&without);
+    let Destination::S3(s3) = &replica.destination else {
+        panic!("{replica:?}")
+    };
+    assert_eq!((s3.region.as_deref(), s3.conditional_writes), (None, false));
 }
 
 #[test]
-fn the_mistakes_of_a_replica_on_s3_are_found_already() {
+fn the_mistakes_of_a_replica_on_s3_are_found() {
     let text = ON_S3
         .replace("s3_bucket", "s3_bucked")
         .replace("false", "'false'")
         .replace("s3_access_key_id", "# ");
     let mistakes = mistakes(parse_toml(&text));
-    assert_eq!(mistakes.len(), 5, "{mistakes:#?}");
+    assert_eq!(mistakes.len(), 4, "{mistakes:#?}");
     let starts = [
         "line 2: replicas[0].s3_access_key_id: is missing: both keys are needed, or neither",
         "line 2: replicas[0].s3_bucket: is missing",
-        "line 4: replicas[0].type: replicas of type \"s3\" are not supported",
         "line 11: replicas[0].s3_bucked: unknown key; did you mean `s3_bucket`?",
         "line 15: replicas[0].s3_force_path_style: true or false is expected here, not text",
     ];
@@ -189,7 +202,7 @@ line 21: replicas[2].file_path: is still the placeholder of the blueprint: repla
 brackets included
 line 24: replicas[3].name: is empty: give the replica a name of its own
 line 25: replicas[3].type: replicas of type \"gs\" are not supported by this build of Evertide: \
-it has \"file\" only
+it has \"file\" and \"s3\"
 line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
 not true or false";
     assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);
