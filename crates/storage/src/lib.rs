@@ -46,6 +46,8 @@ mod secret;
 mod stream;
 mod v3;
 
+#[cfg(feature = "s3")]
+pub use self::object::S3Options;
 pub use self::{
     client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey, Stray, StrayKind},
     clock::{Clock, SystemClock},
@@ -58,8 +60,6 @@ pub use self::{
     stream::{ByteStream, bytes_stream, collect, file_stream},
     v3::{V3Key, V3Object, V3Part},
 };
-#[cfg(feature = "s3")]
-pub use self::object::S3Options;
 #[cfg(feature = "testing")]
 pub use self::{
     clock::ManualClock,

@@ -78,7 +78,9 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
         Destination::S3(bucket) => {
             let mut bucket = bucket.clone();
             let below = below.to_string_lossy();
-            bucket.path = format!("{}/{below}", bucket.path).trim_start_matches('/').to_owned();
+            bucket.path = format!("{}/{below}", bucket.path)
+                .trim_start_matches('/')
+                .to_owned();
             Ok(Destination::S3(bucket))
         }
         other => Err(format!(
