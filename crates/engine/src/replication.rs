@@ -118,7 +118,7 @@ impl ReplicationBuilder {
     /// From how many frames on the WAL is made to start over: without disturbing anybody where that
     /// is possible, else by holding writers for the moment it takes to backfill the last frames.
     /// By default 1,000, as SQLite's own automatic checkpoints, and under a fast writer what it
-    /// writes in 0.3 s, up to 64 MiB.
+    /// writes in 0.3 s, up to 256 MiB.
     pub fn rotate_at_frames(mut self, frames: u32) -> Self {
         self.policy = RotationPolicy::fixed(frames);
         self

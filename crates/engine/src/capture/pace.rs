@@ -11,7 +11,7 @@ use crate::wal::{IndexHeader, Salts};
 /// A writer at a steady speed has its WAL started over about once in this time.
 const PERIOD: Duration = Duration::from_millis(300);
 /// A WAL is made to start over at this size, in bytes, however fast it grows.
-const LARGEST_WAL: u64 = 64 << 20;
+const LARGEST_WAL: u64 = 256 << 20;
 /// Older speeds count half as much after this time.
 const HALF_LIFE: Duration = Duration::from_millis(100);
 /// After so many generations it is seen anew whether the application checkpoints by itself.
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(writer(1).0.rotate_at(1_000, &now), 1_000);
         let fast = writer(10).0.rotate_at(1_000, &now);
         assert!((2_900..=3_000).contains(&fast), "{fast}");
-        assert_eq!(writer(1_000).0.rotate_at(1_000, &now), 16_384); // 64 MiB
+        assert_eq!(writer(1_000).0.rotate_at(1_000, &now), 65_536); // 256 MiB
     }
 
     #[test]
