@@ -94,8 +94,11 @@ impl Destination {
         }
         #[cfg(feature = "s3")]
         if scheme == "s3" {
-            let options = crate::S3Options::parse(rest.strip_prefix("//").unwrap_or(rest));
-            return options.map(Self::S3).map_err(|reason| Error::BadUrl {
+            let parsed = match rest.strip_prefix("//") {
+                Some(rest) => crate::S3Options::parse(rest),
+                None => Err("expected two slashes, as in `s3://bucket/path`".to_owned()),
+            };
+            return parsed.map(Self::S3).map_err(|reason| Error::BadUrl {
                 url: redacted(text),
                 reason,
             });

@@ -54,7 +54,6 @@ fn a_relative_path_starts_at_the_working_directory() {
 #[test]
 fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
     let urls = [
-        ("s3", "s3://bucket/path?endpoint=x"),
         ("gs", "gs://bucket/path"),
         ("abs", "abs://account@container/path"),
         ("sftp", "sftp://user@host:22/path"),
@@ -62,8 +61,8 @@ fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
         ("webdavs", "webdavs://host/path"),
         ("nats", "nats://host:4222/bucket"),
         ("oss", "oss://bucket/path"),
-        ("s3", "S3://bucket"),
-        ("s3", "s3:bucket/forgotten-slashes"),
+        ("gs", "GS://bucket"),
+        ("gs", "gs:bucket/forgotten-slashes"),
     ];
     for (expected, url) in urls {
         let error = Destination::parse(url).unwrap_err();
@@ -81,6 +80,25 @@ fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
 }
 
 #[test]
+fn a_bucket_and_what_is_said_about_it_survive_their_url() {
+    let urls = [
+        "s3://bucket",
+        "s3://bucket/with%20space/100%25/büro",
+        "s3://bucket/path?endpoint=http://127.0.0.1:9000&region=eu-1&forcePathStyle=true",
+        "S3://bucket/path/?forcePathStyle=false&conditionalWrites=false",
+    ];
+    for url in urls {
+        let destination = Destination::parse(url).unwrap();
+        let Destination::S3(bucket) = &destination else {
+            panic!("{destination:?}")
+        };
+        assert_eq!(bucket.bucket, "bucket");
+        let again = Destination::parse(&destination.to_string()).unwrap();
+        assert_eq!(destination, again, "{destination}");
+    }
+}
+
+#[test]
 fn a_mistake_is_explained_with_what_was_expected() {
     let cases = [
         ("", "empty"),
@@ -91,6 +109,12 @@ fn a_mistake_is_explained_with_what_was_expected() {
         ("file:srv/replica", "three slashes"),
         ("file:///srv/replica?x=y", "no parameters"),
         ("http://host/path", "unknown scheme `http`"),
+        ("s3:bucket/path", "two slashes"),
+        ("s3://", "no bucket"),
+        ("s3:///path", "no bucket"),
+        ("s3://key:secret@bucket/path", "do not belong into a URL"),
+        ("s3://bucket/path?colour=blue", "unknown parameter `colour`"),
+        ("s3://bucket/path?forcePathStyle=maybe", "`true` or `false`"),
         ("ftp://host", "unknown scheme `ftp`"),
     ];
     for (text, reason) in cases {

@@ -74,8 +74,8 @@ fn all_mistakes_are_reported_at_once_with_their_lines_and_nothing_is_stored() {
             "line 1",
             "line 5",
             "line 6",
+            "line 7",
             "line 8",
-            "line 9",
         ],
     );
     assert!(!run.err.contains("hunter2"), "{run:?}");

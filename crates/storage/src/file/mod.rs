@@ -152,6 +152,7 @@ struct Job {
     path: PathBuf,
     existing: Existing,
     modified: Option<SystemTime>,
+    is_ltx: bool,
 }
 
 impl Inner {
@@ -187,7 +188,8 @@ impl Inner {
             }));
         };
         let permissions = self.permissions();
-        self.settle(dir, permissions)
+        self.check_settled(job)
+            .and_then(|()| self.settle(dir, permissions))
             .map_err(|failure| self.io(failure))?;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let target = Target {
@@ -242,7 +244,6 @@ impl Inner {
     /// Before the first object in a directory: makes it, removes leftovers, and makes durable what
     /// a process that was killed may have created and not synced.
     fn settle(&self, dir: &Path, permissions: Permissions) -> Result<(), Failure> {
-        self.check_settled()?;
         if self.state().settled.iter().any(|settled| settled == dir) {
             return Ok(());
         }
@@ -265,19 +266,21 @@ impl Inner {
         Ok(())
     }
 
-    /// Before any object: fails, once, where a directory that was there is gone. Somebody deleted the
-    /// replica, and must not find a part of it begun anew: the caller has to look what is left.
-    fn check_settled(&self) -> Result<(), Failure> {
+    /// Before any object: fails where a directory that was there is gone. Somebody deleted the replica,
+    /// and must not find a part of it begun anew: the caller has to look what is left. Whoever stores an
+    /// LTX file is told once, and begins anew with the next. Whoever stores a small object is not
+    /// the one who looks, and must not take the news from the other.
+    fn check_settled(&self, job: &Job) -> Result<(), Failure> {
         let mut state = self.state();
-        for dir in &state.settled {
-            if let Err(error) = self.disk.metadata(dir) {
-                let failure = failure("find", dir)(error);
-                state.settled.clear();
-                state.synced.clear();
-                return Err(failure);
-            }
+        let gone = |dir: &PathBuf| Some((dir.clone(), self.disk.metadata(dir).err()?));
+        let Some((dir, error)) = state.settled.iter().find_map(gone) else {
+            return Ok(());
+        };
+        if job.is_ltx {
+            state.settled.clear();
+            state.synced.clear();
         }
-        Ok(())
+        Err(failure("find", &dir)(error))
     }
 
     /// Before the first look at a directory: what a killed process renamed and had no time to sync
@@ -465,6 +468,7 @@ impl ReplicaClient for FileClient {
             path: layout::level_dir(&self.inner.options.path, level).join(name.to_string()),
             existing: Existing::Keep,
             modified: Some(created),
+            is_ltx: true,
         };
         let size = self.publish(job, body).await?;
         Ok(LtxObject {
@@ -503,6 +507,7 @@ impl ReplicaClient for FileClient {
                 Precondition::Absent => Existing::Keep,
             },
             modified: None,
+            is_ltx: false,
         };
         self.publish(job, bytes_stream(content)).await.map(drop)
     }

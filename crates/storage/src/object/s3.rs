@@ -69,7 +69,7 @@ impl S3Options {
         if bucket.is_empty() {
             return Err(format!("it has no bucket; expected {EXPECTED}"));
         }
-        if bucket.contains('@') {
+        if bucket.contains(['@', ':']) {
             return Err(format!(
                 "credentials do not belong into a URL: set AWS_ACCESS_KEY_ID and \
                  AWS_SECRET_ACCESS_KEY, or use the encrypted settings; expected {EXPECTED}"
