@@ -3,6 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use opendal::{HttpTransporter, OperationContext, Operator, services};
+use opendal_layer_retry::RetryLayer;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
 use super::{Dialect, ObjectClient};
@@ -118,7 +119,10 @@ impl S3Options {
                 .disable_ec2_metadata();
         }
         let context = OperationContext::new().with_http_transport(transport()?);
-        Ok(Operator::new(builder)?.with_context(context))
+        // For the moment: a connection that has died meanwhile, a server that is busy. What lasts longer
+        // is for the caller, who knows what else there is to do.
+        let retry = RetryLayer::new().with_max_times(3).with_jitter();
+        Ok(Operator::new(builder)?.with_context(context).layer(retry))
     }
 
     pub(crate) fn connect(&self) -> Result<Arc<ObjectClient>, Error> {
