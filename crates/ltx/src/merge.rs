@@ -178,8 +178,9 @@ fn check_continues(previous: &Header, next: &Header) -> Result<(), Error> {
 /// Checks that the result holds every page that the database has lost and regained meanwhile.
 #[derive(Debug)]
 struct Growth {
-    /// The next page that must come, once those that were always there are through.
-    next: u32,
+    /// The next page that must come, once those that were always there are through; one beyond
+    /// the largest database at last.
+    next: u64,
     commit: u32,
     lock: u32,
 }
@@ -190,7 +191,7 @@ impl Growth {
     fn new(floor: u32, header: &Header) -> Self {
         let lock = header.page_size.lock_page().get();
         let mut growth = Self {
-            next: floor,
+            next: floor.into(),
             commit: header.commit,
             lock,
         };
@@ -199,28 +200,29 @@ impl Growth {
     }
 
     fn accept(&mut self, pgno: Pgno) -> Result<(), Error> {
-        if pgno.get() > self.next {
+        let pgno = u64::from(pgno.get());
+        if pgno > self.next {
             return self.finish();
         }
-        if pgno.get() == self.next {
+        if pgno == self.next {
             self.step();
         }
         Ok(())
     }
 
     fn finish(&self) -> Result<(), Error> {
-        if self.next > self.commit {
+        if self.next > u64::from(self.commit) {
             return Ok(());
         }
         Err(Error::MissingPage {
-            missing: self.next,
+            missing: u32::try_from(self.next).unwrap_or(u32::MAX),
             commit: self.commit,
         })
     }
 
     fn step(&mut self) {
-        self.next = self.next.saturating_add(1);
-        if self.next == self.lock {
+        self.next += 1;
+        if self.next == u64::from(self.lock) {
             self.next += 1;
         }
     }

@@ -216,3 +216,10 @@ fn a_merge_of_many_files_takes_the_newest_of_each_page() {
         );
     }
 }
+
+/// Found by the fuzzer: the page after the last one of the largest database has no number.
+#[test]
+fn a_file_for_the_largest_database_there_can_be_merges() {
+    let largest = single(6, u32::MAX, &[]);
+    assert_eq!(merged(&[largest]).unwrap().commit, u32::MAX);
+}
