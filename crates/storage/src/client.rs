@@ -47,16 +47,55 @@ pub enum StrayKind {
 pub struct Capabilities {
     /// Whether of two writers who create one object at the same time exactly one succeeds.
     pub conditional_create: bool,
+    /// Whether of two writers who replace one small object on [`Precondition::Unchanged`] at the same
+    /// time exactly one succeeds, and none replaces or revives what was deleted meanwhile. Without it a
+    /// client compares before it writes, and what comes in between is lost.
+    pub compare_and_set: bool,
+}
+
+/// Which content of a small object this is: opaque, of the store that gave it. Equal contents may have
+/// equal versions, so what is to be told apart must differ.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Version(Bytes);
+
+impl Version {
+    /// What a client calls a version by.
+    pub fn new(text: impl Into<Bytes>) -> Self {
+        Self(text.into())
+    }
+
+    /// What the client that made it called it by.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Debug for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // For a file it is the content.
+        write!(f, "Version({} bytes)", self.0.len())
+    }
+}
+
+/// A small object, as it was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SmallObject {
+    /// What it holds.
+    pub content: Bytes,
+    /// For [`Precondition::Unchanged`].
+    pub version: Version,
 }
 
 /// Whether [`ReplicaClient::put_small`] may replace what is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Precondition {
     /// Create or replace.
     None,
     /// Create, or fail with [`Error::AlreadyExists`].
     Absent,
+    /// Replace what has this version, or fail with [`Error::Changed`].
+    Unchanged(Version),
 }
 
 /// The key of a small object of Evertide's own: one or more parts of lower-case letters, digits,
@@ -146,19 +185,22 @@ pub trait ReplicaClient: Debug + Send + Sync {
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error>;
 
     /// A small object of Evertide's own, `None` where there is none.
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error>;
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error>;
 
-    /// Stores a small object of Evertide's own, durably and atomically.
+    /// Stores a small object of Evertide's own, durably and atomically, and gives its new version.
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyExists`] where it must be absent and is not.
+    /// [`Error::AlreadyExists`] where it must be absent and is not, [`Error::Changed`] where it must be
+    /// unchanged and is another one or gone. Where a connection broke and the client tried again, both
+    /// can be the work of the first try: read it again to know. Any other error leaves open whether it
+    /// was stored.
     async fn put_small(
         &self,
         key: &SmallKey,
         content: Bytes,
         precondition: Precondition,
-    ) -> Result<(), Error>;
+    ) -> Result<Version, Error>;
 
     /// The keys of all small objects, sorted.
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error>;

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 
 use crate::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, Stray,
-    V3Key, V3Object,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
+    Stray, V3Key, V3Object, Version,
 };
 
 /// Requests made so far, by kind, whether they succeeded or not.
@@ -131,7 +131,7 @@ impl ReplicaClient for CountingClient {
         self.inner.delete(level, names).await
     }
 
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
         count(&self.get);
         self.inner.get_small(key).await
     }
@@ -141,7 +141,7 @@ impl ReplicaClient for CountingClient {
         key: &SmallKey,
         content: Bytes,
         precondition: Precondition,
-    ) -> Result<(), Error> {
+    ) -> Result<Version, Error> {
         count(&self.put);
         self.inner.put_small(key, content, precondition).await
     }

@@ -25,6 +25,14 @@ pub enum Error {
         /// The object's key below the replica's root.
         object: String,
     },
+    /// A small object is not the one that was to be replaced: somebody else replaced or deleted it.
+    #[error("{location}: {object} was changed or deleted by somebody else meanwhile")]
+    Changed {
+        /// The replica.
+        location: String,
+        /// The object's key below the replica's root.
+        object: String,
+    },
     /// A range that the object does not have.
     #[error("{location}: {object} has {size} bytes, {start}..{end} were asked for")]
     OutOfRange {
@@ -118,6 +126,12 @@ impl Error {
     /// Whether the replica has no such object.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether somebody else was faster: the object was there already, or is not the one that was to be
+    /// replaced.
+    pub fn is_conflict(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. } | Self::Changed { .. })
     }
 
     /// Whether the object was there already.

@@ -49,7 +49,10 @@ mod v3;
 #[cfg(feature = "s3")]
 pub use self::object::S3Options;
 pub use self::{
-    client::{Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey, Stray, StrayKind},
+    client::{
+        Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject, Stray,
+        StrayKind, Version,
+    },
     clock::{Clock, SystemClock},
     count::{CountingClient, Requests},
     destination::{Destination, FileOptions},

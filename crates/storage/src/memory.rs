@@ -13,7 +13,8 @@ use evertide_ltx::{Level, LtxName, Txid};
 use futures_util::StreamExt;
 
 use crate::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, bytes_stream,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
+    Version, bytes_stream,
 };
 
 /// A replica in memory, for tests and simulations. Keeps every promise of [`ReplicaClient`] except
@@ -27,7 +28,9 @@ pub struct MemoryClient {
 #[derive(Debug, Default)]
 struct State {
     ltx: BTreeMap<(Level, LtxName), (Bytes, SystemTime)>,
-    small: BTreeMap<SmallKey, Bytes>,
+    small: BTreeMap<SmallKey, (Bytes, u64)>,
+    /// How often a small object was stored; the versions are taken from here.
+    stored: u64,
 }
 
 impl MemoryClient {
@@ -53,6 +56,7 @@ impl ReplicaClient for MemoryClient {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             conditional_create: true,
+            compare_and_set: true,
         }
     }
 
@@ -153,8 +157,13 @@ impl ReplicaClient for MemoryClient {
         Ok(())
     }
 
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
-        Ok(self.state().small.get(key).cloned())
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
+        let state = self.state();
+        let found = state.small.get(key).map(|(content, number)| SmallObject {
+            content: content.clone(),
+            version: version(*number),
+        });
+        Ok(found)
     }
 
     async fn put_small(
@@ -162,17 +171,23 @@ impl ReplicaClient for MemoryClient {
         key: &SmallKey,
         content: Bytes,
         precondition: Precondition,
-    ) -> Result<(), Error> {
+    ) -> Result<Version, Error> {
         let mut state = self.state();
-        if precondition == Precondition::Absent && state.small.contains_key(key) {
-            let object = format!("evertide/{key}");
-            return Err(Error::AlreadyExists {
-                location: self.location(),
-                object,
-            });
+        let found = state.small.get(key).map(|(_, number)| version(*number));
+        let (location, object) = (self.location(), format!("evertide/{key}"));
+        match precondition {
+            Precondition::Absent if found.is_some() => {
+                return Err(Error::AlreadyExists { location, object });
+            }
+            Precondition::Unchanged(expected) if found != Some(expected.clone()) => {
+                return Err(Error::Changed { location, object });
+            }
+            _ => {}
         }
-        state.small.insert(key.clone(), content);
-        Ok(())
+        state.stored += 1;
+        let number = state.stored;
+        state.small.insert(key.clone(), (content, number));
+        Ok(version(number))
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
@@ -183,4 +198,8 @@ impl ReplicaClient for MemoryClient {
         self.state().small.remove(key);
         Ok(())
     }
+}
+
+fn version(number: u64) -> Version {
+    Version::new(number.to_string())
 }

@@ -76,6 +76,7 @@ async fn litestream_finds_every_file_where_it_looks_for_it() {
     let expected = [
         "replica",
         "replica/evertide",
+        "replica/evertide/.lock",
         "replica/evertide/lease.json",
         "replica/ltx",
         "replica/ltx/0",
@@ -84,7 +85,7 @@ async fn litestream_finds_every_file_where_it_looks_for_it() {
         "replica/ltx/9/0000000000000001-0000000000000abc.ltx",
     ];
     assert_eq!(tree(root.path()), set(&expected));
-    let file = root.path().join(expected[5]);
+    let file = root.path().join(expected[6]);
     let modified = fs::metadata(&file).unwrap().modified().unwrap();
     let since = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap();
     assert_eq!(since, Duration::from_millis(1_234_567_890_123));

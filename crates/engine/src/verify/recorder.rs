@@ -110,6 +110,7 @@ impl Recorder {
         client
             .put_small(&key, content.into(), Precondition::None)
             .await
+            .map(drop)
     }
 }
 
@@ -128,6 +129,6 @@ pub(super) async fn recorded(client: &dyn ReplicaClient) -> Result<Recorded, Err
     };
     Ok(match client.get_small(&key).await? {
         None => Recorded::Records(Vec::new()),
-        Some(content) => records::decode(&content).map_or(Recorded::Damaged, Recorded::Records),
+        Some(found) => records::decode(&found.content).map_or(Recorded::Damaged, Recorded::Records),
     })
 }

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use evertide::{RestoreError, RestoreOptions, restore};
 use evertide_ltx::{Level, LtxName, Txid, merge};
 use evertide_storage::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
+    Version,
 };
 use futures_util::{StreamExt, stream};
 
@@ -150,11 +151,11 @@ impl ReplicaClient for Troubled {
         unreachable!("a restore deletes nothing from a replica")
     }
 
-    async fn get_small(&self, _: &SmallKey) -> Result<Option<Bytes>, Error> {
+    async fn get_small(&self, _: &SmallKey) -> Result<Option<SmallObject>, Error> {
         Ok(None)
     }
 
-    async fn put_small(&self, _: &SmallKey, _: Bytes, _: Precondition) -> Result<(), Error> {
+    async fn put_small(&self, _: &SmallKey, _: Bytes, _: Precondition) -> Result<Version, Error> {
         unreachable!("a restore writes nothing to a replica")
     }
 

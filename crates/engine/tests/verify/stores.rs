@@ -12,7 +12,8 @@ use bytes::Bytes;
 use evertide::{FindingKind, VerifyError, VerifyOptions, VerifyReport, verify};
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
+    Version,
 };
 
 use crate::{
@@ -79,11 +80,11 @@ impl ReplicaClient for Eventful {
         unreachable!("verification deletes nothing")
     }
 
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
         self.inner.get_small(key).await
     }
 
-    async fn put_small(&self, _: &SmallKey, _: Bytes, _: Precondition) -> Result<(), Error> {
+    async fn put_small(&self, _: &SmallKey, _: Bytes, _: Precondition) -> Result<Version, Error> {
         unreachable!("verification writes nothing")
     }
 

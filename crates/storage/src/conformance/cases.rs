@@ -50,6 +50,11 @@ async fn read(body: ByteStream) -> Bytes {
     collect(body, usize::MAX).await.expect("the whole body")
 }
 
+async fn small(client: &Client, key: &SmallKey) -> Option<Bytes> {
+    let object = client.get_small(key).await.expect("get");
+    object.map(|object| object.content)
+}
+
 async fn names(client: &Client) -> Vec<LtxName> {
     let objects = client.list(L0, None).await.expect("list");
     objects.into_iter().map(|object| object.name).collect()
@@ -504,7 +509,7 @@ pub async fn small_objects_are_stored_apart(replicas: &impl Replicas) {
     let client = replicas.open("one");
     let (lease, sum) = (key("lease.json"), key("sums/0001"));
     assert_eq!(client.list_small().await.expect("list"), []);
-    assert_eq!(client.get_small(&lease).await.expect("get"), None);
+    assert_eq!(small(&client, &lease).await, None);
     client
         .put_small(&lease, "one".into(), Precondition::Absent)
         .await
@@ -519,19 +524,13 @@ pub async fn small_objects_are_stored_apart(replicas: &impl Replicas) {
             .await;
         let error = put.expect_err("it is there");
         assert!(error.is_already_exists(), "{error:?}");
-        assert_eq!(
-            client.get_small(&lease).await.expect("get"),
-            Some("one".into())
-        );
+        assert_eq!(small(&client, &lease).await, Some("one".into()));
     }
     client
         .put_small(&lease, "three".into(), Precondition::None)
         .await
         .expect("replace");
-    assert_eq!(
-        client.get_small(&lease).await.expect("get"),
-        Some("three".into())
-    );
+    assert_eq!(small(&client, &lease).await, Some("three".into()));
     assert_eq!(
         client.list_small().await.expect("list"),
         [lease.clone(), sum.clone()]
@@ -542,4 +541,73 @@ pub async fn small_objects_are_stored_apart(replicas: &impl Replicas) {
     client.delete_small(&lease).await.expect("delete");
     client.delete_small(&lease).await.expect("gone already");
     assert_eq!(client.list_small().await.expect("list"), [sum]);
+}
+
+/// What was read, or what storing it gave, is replaced; anything else is not, nor is what is gone
+/// brought back.
+pub async fn an_object_that_somebody_changed_is_not_replaced(replicas: &impl Replicas) {
+    let (client, other) = (replicas.open("one"), replicas.open("one"));
+    let lease = key("lease");
+    let put = async |client: &Client, content: &'static str, precondition| {
+        client.put_small(&lease, content.into(), precondition).await
+    };
+    let first = put(&client, "one", Precondition::Absent)
+        .await
+        .expect("put");
+    let read = other.get_small(&lease).await.expect("get").expect("there");
+    assert_eq!((read.content, &read.version), ("one".into(), &first));
+    let second = put(&other, "two", Precondition::Unchanged(read.version)).await;
+    let second = second.expect("unchanged");
+    assert_ne!(first, second);
+    let refused = async |expected: &crate::Version, still: Option<&'static str>| {
+        let put = put(&client, "late", Precondition::Unchanged(expected.clone())).await;
+        let error = put.expect_err("somebody changed it");
+        assert!(matches!(error, Error::Changed { .. }), "{error:?}");
+        assert!(error.is_conflict() && error.to_string().contains("evertide/lease"));
+        assert_eq!(small(&client, &lease).await, still.map(Bytes::from));
+    };
+    refused(&first, Some("two")).await;
+    let third = put(&client, "three", Precondition::Unchanged(second.clone())).await;
+    let third = third.expect("unchanged");
+    refused(&second, Some("three")).await;
+    other.delete_small(&lease).await.expect("delete");
+    refused(&third, None).await;
+    put(&other, "another", Precondition::Absent)
+        .await
+        .expect("put");
+    refused(&third, Some("another")).await;
+    put(&other, "again", Precondition::None).await.expect("put");
+    refused(&third, Some("again")).await;
+}
+
+/// A counter that many raise at the same time ends at the number of those that were told they did.
+pub async fn many_who_count_at_the_same_time_lose_nothing(replicas: &impl Replicas) {
+    const EACH: u64 = 10;
+    const COUNTERS: u64 = 8;
+    if !replicas.open("one").capabilities().compare_and_set {
+        return;
+    }
+    let counter = key("counter");
+    let count = async |client: Client| {
+        let mut counted = 0;
+        while counted < EACH {
+            let found = client.get_small(&counter).await.expect("get");
+            let (value, precondition) = match found {
+                None => (0, Precondition::Absent),
+                Some(found) => {
+                    let text = std::str::from_utf8(&found.content).expect("text");
+                    let value: u64 = text.parse().expect("a number");
+                    (value, Precondition::Unchanged(found.version))
+                }
+            };
+            let next = (value + 1).to_string().into();
+            match client.put_small(&counter, next, precondition).await {
+                Ok(_) => counted += 1,
+                Err(error) => assert!(error.is_conflict(), "{error:?}"),
+            }
+        }
+    };
+    join_all((0..COUNTERS).map(|_| count(replicas.open("one")))).await;
+    let total = small(&replicas.open("one"), &counter).await.expect("there");
+    assert_eq!(total, (EACH * COUNTERS).to_string());
 }

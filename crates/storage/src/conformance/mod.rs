@@ -41,6 +41,8 @@ macro_rules! conformance {
             the_time_of_creation_is_kept
             odd_paths_are_ordinary_paths
             small_objects_are_stored_apart
+            an_object_that_somebody_changed_is_not_replaced
+            many_who_count_at_the_same_time_lose_nothing
         );
     };
     (@cases $store:expr; $($case:ident)*) => {

@@ -4,6 +4,7 @@
 //! <root>/ltx/<level>/<min>-<max>.ltx               LTX files, as Litestream names them
 //! <root>/ltx/<level>/.<name>.<token>.evertide-tmp  objects being written
 //! <root>/evertide/<key>                            small objects of our own
+//! <root>/evertide/.lock                            locked by who changes one; empty
 //! ```
 //!
 //! Nothing takes a temporary name for an LTX file: those never start with a dot.
@@ -19,6 +20,8 @@ use evertide_ltx::{Level, LtxName};
 use crate::SmallKey;
 
 const TEMPORARY: &str = ".evertide-tmp";
+/// Where nobody takes it for a small object.
+pub(super) const LOCK: &str = ".lock";
 
 /// The directory of a level.
 pub(super) fn level_dir(root: &Path, level: Level) -> PathBuf {
@@ -38,6 +41,11 @@ pub(super) fn small_key(key: &SmallKey) -> String {
 /// The directory of small objects.
 pub(super) fn small_dir(root: &Path) -> PathBuf {
     root.join("evertide")
+}
+
+/// The file that is locked by who changes a small object.
+pub(super) fn lock_path(root: &Path) -> PathBuf {
+    small_dir(root).join(LOCK)
 }
 
 /// The path of a small object.

@@ -1,6 +1,7 @@
 //! A replica in a directory, in Litestream's layout.
 
 mod layout;
+mod lock;
 mod publish;
 mod source;
 mod strays;
@@ -27,7 +28,8 @@ use self::{
 };
 use crate::{
     ByteStream, Capabilities, Disk, Error, FileKind, FileOptions, LtxObject, Precondition,
-    ReplicaClient, SmallKey, Stray, V3Key, V3Object, bytes_stream, file_stream,
+    ReplicaClient, SmallKey, SmallObject, Stray, V3Key, V3Object, Version, bytes_stream,
+    file_stream,
     stream::{CHUNK, read_chunk},
 };
 
@@ -150,9 +152,13 @@ impl FileClient {
 struct Job {
     key: String,
     path: PathBuf,
-    existing: Existing,
-    modified: Option<SystemTime>,
-    is_ltx: bool,
+    kind: Kind,
+}
+
+enum Kind {
+    /// Of this time.
+    Ltx(SystemTime),
+    Small(Precondition),
 }
 
 impl Inner {
@@ -191,12 +197,20 @@ impl Inner {
         self.check_settled(job)
             .and_then(|()| self.settle(dir, permissions))
             .map_err(|failure| self.io(failure))?;
+        let (existing, modified, _lock) = match &job.kind {
+            Kind::Ltx(created) => (Existing::Keep, Some(*created), None),
+            Kind::Small(precondition) => {
+                let lock = self.lock_small().map_err(|failure| self.io(failure))?;
+                let existing = self.check(job, precondition)?;
+                (existing, None, Some(lock))
+            }
+        };
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let target = Target {
             temporary: dir.join(self.token.temporary(&name.to_string_lossy(), serial)),
             path: job.path.clone(),
-            existing: job.existing,
-            modified: job.modified,
+            existing,
+            modified,
         };
         publish::publish(&*self.disk, permissions, &target, source, race).map_err(|aborted| {
             match aborted {
@@ -215,6 +229,27 @@ impl Inner {
                 }
             }
         })
+    }
+
+    /// While it is held, nobody else changes a small object.
+    fn lock_small(&self) -> Result<lock::Lock, Failure> {
+        let path = layout::lock_path(&self.options.path);
+        lock::lock(&*self.disk, self.permissions(), &path)
+    }
+
+    /// Whether what a small object is to replace is what it may replace.
+    fn check(&self, job: &Job, precondition: &Precondition) -> Result<Existing, Error> {
+        match precondition {
+            Precondition::None => Ok(Existing::Replace),
+            Precondition::Absent => Ok(Existing::Keep),
+            Precondition::Unchanged(expected) => match self.read_small(&job.path)? {
+                Some(found) if found.version == *expected => Ok(Existing::Replace),
+                _ => Err(Error::Changed {
+                    location: self.location(),
+                    object: job.key.clone(),
+                }),
+            },
+        }
     }
 
     fn permissions(&self) -> Permissions {
@@ -276,7 +311,7 @@ impl Inner {
         let Some((dir, error)) = state.settled.iter().find_map(gone) else {
             return Ok(());
         };
-        if job.is_ltx {
+        if matches!(job.kind, Kind::Ltx(_)) {
             state.settled.clear();
             state.synced.clear();
         }
@@ -386,17 +421,31 @@ impl Inner {
         Ok(())
     }
 
-    fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
-        let path = layout::small_path(&self.options.path, key);
-        let read = self.disk.open_read(&path).and_then(|file| {
+    fn read_small(&self, path: &Path) -> Result<Option<SmallObject>, Error> {
+        let read = self.disk.open_read(path).and_then(|file| {
             let size = file.len()?;
             read_chunk(&*file, 0..size)
         });
         match read {
-            Ok(content) => Ok(Some(content)),
+            // The content itself is the version: no two that differ are taken for the same.
+            Ok(content) => Ok(Some(SmallObject {
+                version: Version::new(content.clone()),
+                content,
+            })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.io(failure("read", &path)(error))),
+            Err(error) => Err(self.io(failure("read", path)(error))),
         }
+    }
+
+    fn delete_small(&self, path: &Path) -> Result<(), Error> {
+        let _lock = match self.lock_small() {
+            Ok(lock) => lock,
+            // No directory, no objects.
+            Err(failure) if failure.source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(failure) => return Err(self.io(failure)),
+        };
+        let dir = path.parent().unwrap_or(path);
+        self.delete(dir, &[path.to_path_buf()])
     }
 
     fn list_small(&self, dir: &Path, prefix: &str, keys: &mut Vec<SmallKey>) -> Result<(), Error> {
@@ -436,6 +485,7 @@ impl ReplicaClient for FileClient {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             conditional_create: true,
+            compare_and_set: true,
         }
     }
 
@@ -466,9 +516,7 @@ impl ReplicaClient for FileClient {
         let job = Job {
             key: layout::ltx_key(level, name),
             path: layout::level_dir(&self.inner.options.path, level).join(name.to_string()),
-            existing: Existing::Keep,
-            modified: Some(created),
-            is_ltx: true,
+            kind: Kind::Ltx(created),
         };
         let size = self.publish(job, body).await?;
         Ok(LtxObject {
@@ -488,9 +536,9 @@ impl ReplicaClient for FileClient {
         self.blocking(move |inner| inner.delete(&dir, &paths)).await
     }
 
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
-        let key = key.clone();
-        self.blocking(move |inner| inner.get_small(&key)).await
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
+        let path = layout::small_path(&self.inner.options.path, key);
+        self.blocking(move |inner| inner.read_small(&path)).await
     }
 
     async fn put_small(
@@ -498,18 +546,15 @@ impl ReplicaClient for FileClient {
         key: &SmallKey,
         content: Bytes,
         precondition: Precondition,
-    ) -> Result<(), Error> {
+    ) -> Result<Version, Error> {
         let job = Job {
             key: layout::small_key(key),
             path: layout::small_path(&self.inner.options.path, key),
-            existing: match precondition {
-                Precondition::None => Existing::Replace,
-                Precondition::Absent => Existing::Keep,
-            },
-            modified: None,
-            is_ltx: false,
+            kind: Kind::Small(precondition),
         };
-        self.publish(job, bytes_stream(content)).await.map(drop)
+        let version = Version::new(content.clone());
+        self.publish(job, bytes_stream(content)).await?;
+        Ok(version)
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
@@ -524,10 +569,7 @@ impl ReplicaClient for FileClient {
 
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
         let path = layout::small_path(&self.inner.options.path, key);
-        self.blocking(move |inner| {
-            inner.delete(path.parent().unwrap_or(&path), std::slice::from_ref(&path))
-        })
-        .await
+        self.blocking(move |inner| inner.delete_small(&path)).await
     }
 
     async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {

@@ -25,7 +25,9 @@ pub(super) fn find(disk: &dyn Disk, root: &Path) -> Result<Vec<Stray>, Failure> 
             !is_dir && name.parse::<LtxName>().is_ok()
         })?;
     }
-    search.directory("evertide/", |name, _| SmallKey::new(name).is_some())?;
+    search.directory("evertide/", |name, _| {
+        name == layout::LOCK || SmallKey::new(name).is_some()
+    })?;
     search.found.sort_unstable();
     Ok(search.found)
 }

@@ -2,6 +2,7 @@
 
 mod put;
 mod s3;
+mod small;
 
 use std::{fmt, io, ops::Range, time::SystemTime};
 
@@ -13,7 +14,8 @@ use opendal::{ErrorKind, Metadata, Operator};
 
 pub use self::s3::S3Options;
 use crate::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, bytes_stream,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
+    Version, bytes_stream,
 };
 
 /// Requests at a time where many objects are asked about.
@@ -30,6 +32,8 @@ struct Dialect {
     timestamp: &'static str,
     /// Objects can be created on condition that there is none.
     conditional_create: bool,
+    /// Objects can be replaced on condition that they are a certain one, by ETag.
+    compare_and_set: bool,
 }
 
 /// A replica in an object store.
@@ -118,6 +122,7 @@ impl ReplicaClient for ObjectClient {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             conditional_create: self.dialect.conditional_create,
+            compare_and_set: self.dialect.compare_and_set,
         }
     }
 
@@ -248,15 +253,8 @@ impl ReplicaClient for ObjectClient {
         }
     }
 
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<Bytes>, Error> {
-        let key = format!("{SMALL}{key}");
-        match self.operator.read(&key).await {
-            Ok(content) => Ok(Some(content.to_bytes())),
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
-                Ok(None)
-            }
-            Err(error) => Err(self.failed("read", &key)(error)),
-        }
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
+        self.read_small(&format!("{SMALL}{key}")).await
     }
 
     async fn put_small(
@@ -264,15 +262,9 @@ impl ReplicaClient for ObjectClient {
         key: &SmallKey,
         content: Bytes,
         precondition: Precondition,
-    ) -> Result<(), Error> {
-        let key = format!("{SMALL}{key}");
-        let absent = precondition == Precondition::Absent && self.dialect.conditional_create;
-        let mut write = self.operator.write_with(&key, content);
-        if absent {
-            write = write.if_not_exists(true);
-        }
-        write.await.map_err(self.failed("store", &key))?;
-        Ok(())
+    ) -> Result<Version, Error> {
+        self.write_small(&format!("{SMALL}{key}"), content, precondition)
+            .await
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {

@@ -141,6 +141,7 @@ impl S3Options {
                 level: |level| format!("{:04x}/", level.get()),
                 timestamp: "litestream-timestamp",
                 conditional_create: self.conditional_writes,
+                compare_and_set: self.conditional_writes,
             },
         }))
     }

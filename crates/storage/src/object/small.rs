@@ -1,0 +1,96 @@
+//! Small objects, and replacing them on condition.
+
+use bytes::Bytes;
+use futures_util::TryStreamExt;
+use opendal::{ErrorKind, Metadata};
+
+use super::{ObjectClient, is_missing_bucket};
+use crate::{Error, Precondition, SmallObject, Version};
+
+impl ObjectClient {
+    /// Content and ETag, in one request.
+    pub(super) async fn read_small(&self, key: &str) -> Result<Option<SmallObject>, Error> {
+        match self.try_read_small(key).await {
+            Ok(object) => Ok(Some(object)),
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
+                Ok(None)
+            }
+            Err(error) => Err(self.failed("read", key)(error)),
+        }
+    }
+
+    async fn try_read_small(&self, key: &str) -> Result<SmallObject, opendal::Error> {
+        let reader = self.operator.reader(key).await?;
+        let mut body = reader.into_bytes_stream(..).await?;
+        let metadata = body.metadata().await?;
+        let cut_short = |error: std::io::Error| {
+            opendal::Error::new(ErrorKind::Unexpected, "the object broke off").set_source(error)
+        };
+        let content: Vec<Bytes> = body.try_collect().await.map_err(cut_short)?;
+        let content = Bytes::from(content.concat());
+        // Less than all of it, with the version of all of it, would be replaced with confidence.
+        if content.len() as u64 != metadata.content_length() {
+            let error = std::io::ErrorKind::UnexpectedEof.into();
+            return Err(cut_short(error));
+        }
+        let version = version(&metadata, &content);
+        Ok(SmallObject { content, version })
+    }
+
+    /// Stores a small object on this condition, as far as the store can tell.
+    pub(super) async fn write_small(
+        &self,
+        key: &str,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, Error> {
+        let changed = || Error::Changed {
+            location: self.location.clone(),
+            object: key.to_owned(),
+        };
+        let mut write = self.operator.write_with(key, content.clone());
+        let unchanged = match &precondition {
+            Precondition::Absent if self.dialect.conditional_create => {
+                write = write.if_not_exists(true);
+                false
+            }
+            Precondition::Unchanged(expected) if self.dialect.compare_and_set => {
+                let etag = std::str::from_utf8(expected.as_bytes()).map_err(|_| changed())?;
+                write = write.if_match(etag);
+                true
+            }
+            // The best there is without conditions.
+            Precondition::Unchanged(expected) => {
+                let found = self.read_small(key).await?;
+                if found.is_none_or(|found| found.version != *expected) {
+                    return Err(changed());
+                }
+                false
+            }
+            _ => false,
+        };
+        match write.await {
+            Ok(metadata) => Ok(version(&metadata, &content)),
+            // The second also where another conditional request is under way.
+            Err(error)
+                if unchanged
+                    && matches!(
+                        error.kind(),
+                        ErrorKind::ConditionNotMatch | ErrorKind::Conflict
+                    )
+                    && !is_missing_bucket(&error) =>
+            {
+                Err(changed())
+            }
+            Err(error) => Err(self.failed("store", key)(error)),
+        }
+    }
+}
+
+/// The ETag. The content itself stands in where a store, which then takes no conditions, gives none.
+fn version(metadata: &Metadata, content: &Bytes) -> Version {
+    match metadata.etag() {
+        Some(etag) => Version::new(etag.to_owned()),
+        None => Version::new(content.clone()),
+    }
+}
