@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 
-use crate::replica::ltx_files;
+use crate::replica::{LtxFile, ltx_files};
 
 /// A planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -22,8 +22,9 @@ pub enum Fault {
 
 /// Damages the replica.
 pub(crate) fn plant(fault: Fault, replica: &Path, rng: &mut fastrand::Rng) -> Result<PathBuf> {
-    let mut files = ltx_files(replica)?;
-    files.retain(|file| file.level == 0);
+    let files = ltx_files(replica)?;
+    let (mut files, covering): (Vec<_>, Vec<_>) =
+        files.into_iter().partition(|file| file.level == 0);
     // A snapshot of an empty database and one file more could hide what is damaged.
     let count = files.len();
     anyhow::ensure!(
@@ -34,7 +35,14 @@ pub(crate) fn plant(fault: Fault, replica: &Path, rng: &mut fastrand::Rng) -> Re
         Fault::DropNewest => count - 1,
         Fault::DropMiddle | Fault::FlipByte => rng.usize(1..count - 1),
     };
-    let path = files.swap_remove(victim).path;
+    let LtxFile { path, min, max, .. } = files.swap_remove(victim);
+    // Compaction may have been there already: what is made of the damaged file would hide the damage.
+    for file in covering {
+        if file.min <= min && max <= file.max {
+            fs::remove_file(&file.path)
+                .with_context(|| format!("deleting {}", file.path.display()))?;
+        }
+    }
     match fault {
         Fault::DropNewest | Fault::DropMiddle => {
             fs::remove_file(&path).with_context(|| format!("deleting {}", path.display()))?;

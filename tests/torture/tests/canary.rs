@@ -4,7 +4,7 @@ use evertide_torture::{Fault, Options, Subject, Verdict, torture};
 
 fn torture_with(fault: Fault) -> Verdict {
     let options = Options {
-        seconds: 4,
+        seconds: 6,
         seed: fastrand::u64(..),
         writers: 2,
         subject: Subject::Evertide,
