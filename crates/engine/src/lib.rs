@@ -54,6 +54,7 @@
 
 mod capture;
 mod database;
+mod directories;
 mod error;
 mod follow;
 mod options;
@@ -71,6 +72,7 @@ pub use evertide_ltx::Txid;
 pub use evertide_storage::Destination;
 
 pub use self::{
+    directories::DirectoryWatch,
     error::Error,
     follow::{FollowError, FollowEvent, FollowOptions, FollowReport, follow},
     options::{

@@ -40,6 +40,11 @@ pub struct ReplicationOptions {
     pub monitor_interval: Duration,
     /// A WAL smaller than the threshold is checkpointed after this time.
     pub checkpoint_interval: Duration,
+    /// How much disk captured files may take beside the database while a replica is away or slow, in
+    /// bytes. Beyond that the oldest are removed: a replica that still waits for one gets, when it is
+    /// back, one file with the pages that changed meanwhile. Points in time within its absence cannot
+    /// be restored from it then.
+    pub stage_limit: u64,
     /// Where to.
     pub replicas: Vec<ReplicaOptions>,
 }
@@ -49,6 +54,7 @@ impl Default for ReplicationOptions {
         Self {
             monitor_interval: Duration::from_secs(30),
             checkpoint_interval: Duration::from_secs(60),
+            stage_limit: 1 << 30,
             replicas: Vec::new(),
         }
     }

@@ -19,9 +19,6 @@ use crate::{
     runtime::Engine,
 };
 
-/// See [`ReplicationBuilder::stage_limit`].
-const STAGE_LIMIT: u64 = 1 << 30;
-
 /// Continuous backup of one database. Clones are handles of the same.
 ///
 /// When the last handle is dropped replication ends without waiting for uploads; what is captured
@@ -39,7 +36,6 @@ struct Inner {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
-    stage_limit: u64,
     status: watch::Sender<DatabaseStatus>,
     running: Mutex<Option<Running>>,
 }
@@ -99,7 +95,6 @@ pub struct ReplicationBuilder {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
-    stage_limit: u64,
 }
 
 impl ReplicationBuilder {
@@ -124,10 +119,10 @@ impl ReplicationBuilder {
         self
     }
 
-    /// How much disk captured files may take beside the database while a replica is away, in bytes.
-    /// One that is away for longer gets a snapshot when it comes back. 1 GiB by default.
+    /// How much disk captured files may take while a replica is away; see
+    /// [`ReplicationOptions::stage_limit`].
     pub fn stage_limit(mut self, bytes: u64) -> Self {
-        self.stage_limit = bytes;
+        self.options.stage_limit = bytes;
         self
     }
 
@@ -157,7 +152,6 @@ impl ReplicationBuilder {
             disk: self.disk,
             clock: self.clock,
             policy: self.policy,
-            stage_limit: self.stage_limit,
             status,
             running: Mutex::new(None),
         };
@@ -208,7 +202,6 @@ impl Replication {
             disk: Arc::new(OsDisk),
             clock: Arc::new(SystemClock),
             policy: RotationPolicy::default(),
-            stage_limit: STAGE_LIMIT,
         }
     }
 
@@ -237,7 +230,6 @@ impl Replication {
             disk: Arc::clone(&self.inner.disk),
             clock: Arc::clone(&self.inner.clock),
             policy: self.inner.policy,
-            stage_limit: self.inner.stage_limit,
         };
         let status = self.inner.status.clone();
         let (reply, started) = oneshot::channel::<Result<Unclaimed, Error>>();

@@ -102,6 +102,9 @@ pub struct ReplicaStatus {
     pub uploaded_bytes: u64,
     /// Whole databases among them.
     pub snapshots: u64,
+    /// Files among them with the pages that changed while the replica was away for so long that what
+    /// was captured for it could not be kept.
+    pub catch_ups: u64,
     /// What compaction, snapshots at intervals and retention have done since the start.
     pub maintained: Maintained,
     /// What is wrong with those, while something is. Uploads go on.
@@ -123,6 +126,7 @@ impl ReplicaStatus {
             uploads: 0,
             uploaded_bytes: 0,
             snapshots: 0,
+            catch_ups: 0,
             maintained: Maintained::default(),
             maintenance_error: None,
             error: None,

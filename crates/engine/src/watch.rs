@@ -22,6 +22,8 @@ use tokio::{runtime::Handle, sync::Notify};
 const EVENT_BYTES: usize = 16 << 10;
 /// After so many events there is a pause, even if more are there.
 const EVENTS_AT_ONCE: u32 = 1_024;
+/// What SQLite keeps beside a database.
+const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Notices that come sooner after others wait for so long.
 const PAUSE: Duration = Duration::from_millis(4);
 
@@ -71,6 +73,8 @@ struct Directory {
     path: PathBuf,
     /// Whom a file name concerns, and what a change of its content means.
     files: HashMap<OsString, Weak<Notices>>,
+    /// Whom it concerns that a file or directory comes or goes.
+    entries: Vec<Weak<Notices>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -106,11 +110,35 @@ impl Watcher {
     /// Sends notices about the files of a database until the result is dropped; `None` where its
     /// directory cannot be watched.
     pub(crate) fn watch(&self, database: &Path, notices: &Arc<Notices>) -> Option<Watch> {
-        let shared = self.shared.as_ref()?;
         let directory = database
             .parent()
             .filter(|path| !path.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
+        let names = names(database);
+        self.add(directory.unwrap_or(Path::new(".")), |directory| {
+            for name in &names {
+                directory
+                    .files
+                    .insert(name.clone(), Arc::downgrade(notices));
+            }
+            Interest::Files(names)
+        })
+    }
+
+    /// Sends notices about what comes to the directory and goes, until the result is dropped; `None`
+    /// where it cannot be watched. Files that SQLite keeps beside a database do not count.
+    pub(crate) fn watch_entries(&self, directory: &Path, notices: &Arc<Notices>) -> Option<Watch> {
+        self.add(directory, |directory| {
+            directory.entries.push(Arc::downgrade(notices));
+            Interest::Entries(Arc::downgrade(notices))
+        })
+    }
+
+    fn add(
+        &self,
+        directory: &Path,
+        interest: impl FnOnce(&mut Directory) -> Interest,
+    ) -> Option<Watch> {
+        let shared = self.shared.as_ref()?;
         let flags = WatchMask::MODIFY
             | WatchMask::CREATE
             | WatchMask::DELETE
@@ -136,15 +164,13 @@ impl Watcher {
             .or_insert_with(|| Directory {
                 path: directory.to_owned(),
                 files: HashMap::new(),
+                entries: Vec::new(),
             });
-        let names = names(database);
-        for name in &names {
-            entry.files.insert(name.clone(), Arc::downgrade(notices));
-        }
+        let interest = interest(entry);
         Some(Watch {
             shared: Arc::clone(shared),
             descriptor,
-            names,
+            interest,
         })
     }
 }
@@ -159,12 +185,21 @@ fn names(database: &Path) -> [OsString; 3] {
     })
 }
 
-/// Notices about one database, until dropped.
+/// Notices about one database or directory, until dropped.
 #[derive(Debug)]
 pub(crate) struct Watch {
     shared: Arc<Shared>,
     descriptor: WatchDescriptor,
-    names: [OsString; 3],
+    interest: Interest,
+}
+
+/// What of a directory is watched.
+#[derive(Debug)]
+enum Interest {
+    /// These files.
+    Files([OsString; 3]),
+    /// What comes and goes, for this one.
+    Entries(Weak<Notices>),
 }
 
 impl Drop for Watch {
@@ -177,10 +212,20 @@ impl Drop for Watch {
         let Some(directory) = directories.get_mut(&self.descriptor) else {
             return;
         };
-        for name in &self.names {
-            directory.files.remove(name);
+        match &self.interest {
+            Interest::Files(names) => {
+                for name in names {
+                    directory.files.remove(name);
+                }
+            }
+            Interest::Entries(own) => {
+                let entries = &mut directory.entries;
+                if let Some(at) = entries.iter().position(|other| other.ptr_eq(own)) {
+                    entries.swap_remove(at);
+                }
+            }
         }
-        if directory.files.is_empty() {
+        if directory.files.is_empty() && directory.entries.is_empty() {
             let path = directory.path.clone();
             directories.remove(&self.descriptor);
             if let Err(error) = self.shared.watches.clone().remove(self.descriptor.clone()) {
@@ -231,6 +276,15 @@ impl Shared {
 
 impl Directory {
     fn notify(&self, name: Option<&OsStr>, mask: EventMask) {
+        let companion = |name: &OsStr| {
+            let name = name.as_encoded_bytes();
+            COMPANIONS.iter().any(|end| name.ends_with(end.as_bytes()))
+        };
+        if !mask.contains(EventMask::MODIFY) && !name.is_some_and(companion) {
+            for notices in self.entries.iter().filter_map(Weak::upgrade) {
+                notices.add(FILES);
+            }
+        }
         let Some(notices) = name
             .and_then(|name| self.files.get(name))
             .and_then(Weak::upgrade)
@@ -243,10 +297,13 @@ impl Directory {
 }
 
 fn notify_everybody(directories: &HashMap<WatchDescriptor, Directory>) {
-    for notices in directories
-        .values()
-        .flat_map(|directory| directory.files.values())
-    {
+    let interested = |directory: &'_ Directory| {
+        let files = directory.files.values().cloned();
+        files
+            .chain(directory.entries.iter().cloned())
+            .collect::<Vec<_>>()
+    };
+    for notices in directories.values().flat_map(interested) {
         if let Some(notices) = notices.upgrade() {
             notices.add(CHANGED | FILES);
         }

@@ -543,7 +543,10 @@ mod tests {
     use evertide_ltx::Txid;
 
     use super::*;
-    use crate::wal::{Salts, WalChecksum};
+    use crate::{
+        state::{TableSums, Tips},
+        wal::{Salts, WalChecksum},
+    };
 
     fn position() -> Position {
         Position {
@@ -556,7 +559,8 @@ mod tests {
             page_size: PageSize::new(4_096).unwrap(),
             pages: 3,
             inode: 7,
-            database_checksum: Some(9),
+            table: Some(TableSums::default()),
+            tips: Tips::default(),
         }
     }
 

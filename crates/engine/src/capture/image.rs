@@ -4,14 +4,14 @@
 //! writers only append frames. The image is the database file overlaid with those frames. A
 //! checkpoint of the application meets what it meets with any long reader.
 
-use std::{collections::BTreeMap, fs::File, io, os::unix::fs::FileExt, sync::Arc};
+use std::{collections::BTreeMap, fs::File, io, ops::Range, os::unix::fs::FileExt, sync::Arc};
 
 use evertide_ltx::{Checksum, Header, PageSize, Pgno, Txid};
 
 use super::{Capture, CaptureError};
 use crate::{
     Error,
-    state::{PageChanges, PageTable, Position},
+    state::{PageChanges, PageSet, PageTable, Position, Tips},
     wal::{Cursor, WalFile, protocol::Action},
 };
 
@@ -24,8 +24,10 @@ pub(crate) struct Image {
     database: Arc<File>,
     wal: WalFile,
     newest: BTreeMap<Pgno, u32>,
-    /// Header of a snapshot of it.
+    /// Header of a snapshot of it, or of a file with the changes since an earlier transaction.
     pub(crate) header: Header,
+    /// The pages to read; all of them where there is no choice.
+    chosen: Option<PageSet>,
 }
 
 impl Image {
@@ -34,7 +36,7 @@ impl Image {
         self.header.max_txid
     }
 
-    /// Calls `page` with every page but the lock page, in order.
+    /// Calls `page` with every chosen page but the lock page, in order.
     pub(crate) fn for_each_page<E: From<io::Error>>(
         &self,
         mut page: impl FnMut(Pgno, &[u8]) -> Result<(), E>,
@@ -43,8 +45,9 @@ impl Image {
         let batch = (READ_BYTES / size.len()).max(1) as u32;
         let mut buffer = vec![0; batch as usize * size.len()];
         let mut first = 1;
-        while first <= self.header.commit {
-            let count = batch.min(self.header.commit - first + 1);
+        while let Some(run) = self.next_run(first, batch) {
+            let count = run.end - run.start;
+            first = run.start;
             let bytes = buffer
                 .get_mut(..count as usize * size.len())
                 .unwrap_or_default();
@@ -66,12 +69,22 @@ impl Image {
         }
         Ok(())
     }
+
+    /// The next chosen pages from `first` on that lie side by side, `most` of them at most.
+    fn next_run(&self, first: u32, most: u32) -> Option<Range<u32>> {
+        let chosen = |pgno: &u32| self.chosen.as_ref().is_none_or(|set| set.contains(*pgno));
+        let start = (first..=self.header.commit).find(chosen)?;
+        let last = self.header.commit.min(start.saturating_add(most - 1));
+        let run = (start..=last).take_while(chosen).count();
+        Some(start..start + run as u32)
+    }
 }
 
 impl Capture {
-    /// Starts an image as of now; for the first one of a history, starts the history with it.
-    /// Pin and guard are held, and captures go on, until [`Capture::end_image`].
-    pub(crate) fn begin_image(&mut self) -> Result<Image, CaptureError> {
+    /// Starts an image as of now; for the first one of a history, starts the history with it. With
+    /// `since` only of the pages that changed after that transaction, where that is known and not
+    /// nearly all. Pin and guard are held, and captures go on, until [`Capture::end_image`].
+    pub(crate) fn begin_image(&mut self, since: Option<Txid>) -> Result<Image, CaptureError> {
         let attached = self.attached_mut()?;
         for (missing, lock) in [
             (attached.pin.is_none(), Action::TakePin),
@@ -115,19 +128,23 @@ impl Capture {
                     page_size: index.page_size,
                     pages: index.pages,
                     inode: self.attached_mut()?.id.inode,
-                    database_checksum: None,
+                    table: None,
+                    tips: Tips::default(),
                 };
                 self.state.table = None;
                 self.state.save(position)?;
                 position
             }
         };
-        let mut header = Header::new(
-            position.page_size,
-            position.pages,
-            Txid::FIRST,
-            position.txid,
-        );
+        let chosen = match since {
+            Some(since) => self.changed_since(since, &position)?,
+            None => None,
+        };
+        let min = match (&chosen, since) {
+            (Some(_), Some(since)) => since.next(),
+            _ => Txid::FIRST,
+        };
+        let mut header = Header::new(position.page_size, position.pages, min, position.txid);
         // As every other file that ends with this transaction: that is how they are recognised.
         header.timestamp_ms = position.timestamp_ms;
         self.stats.captured = Some(super::created(&header));
@@ -138,7 +155,25 @@ impl Capture {
             wal,
             newest: scan.newest,
             header,
+            chosen,
         })
+    }
+
+    /// The pages that changed after `since`, unless a snapshot takes hardly more.
+    fn changed_since(&self, since: Txid, position: &Position) -> Result<Option<PageSet>, Error> {
+        let Some(table) = self.state.table.as_ref().filter(|_| since < position.txid) else {
+            return Ok(None);
+        };
+        let changed = table.changed_after(since, position.pages);
+        let Some(mut changed) = changed.map_err(self.state.failed("read the page table in"))?
+        else {
+            return Ok(None);
+        };
+        if changed.len() == 0 {
+            changed.insert(1); // a file has a page even if only the size changed
+        }
+        let few = u64::from(changed.len()) * 4 <= u64::from(position.pages) * 3;
+        Ok(few.then_some(changed))
     }
 
     /// Ends an image. A page table that was made from it is brought up to the present and used.
@@ -157,21 +192,19 @@ impl Capture {
         };
         let failed = self.state.failed("complete the page table in");
         let mut pages = image.header.commit;
-        let Some(mut sum) = table.checksum(pages).map_err(&failed)? else {
+        let Some(mut sums) = table.sums(pages).map_err(&failed)? else {
             return Ok(());
         };
         for staged in self.state.stage.files() {
             if staged.name.min > image.txid() {
                 let path = self.state.stage.path(staged.name);
                 let changes = super::changes_of(self.disk.as_ref(), &path)?;
-                sum = table
-                    .checksum_after(sum, pages, &changes)
-                    .map_err(&failed)?;
+                sums = table.sums_after(sums, pages, &changes).map_err(&failed)?;
                 table.apply(&changes).map_err(&failed)?;
                 pages = changes.pages;
             }
         }
-        position.database_checksum = Some(sum);
+        position.table = Some(sums);
         self.state.save(position)?;
         self.state.table = Some(table);
         Ok(())
@@ -203,6 +236,7 @@ impl Capture {
             wal,
             newest: scan.newest,
             header,
+            chosen: None,
         };
         let changes = self.stage_differences(&image, &before)?;
         let continued = Position {
@@ -255,6 +289,7 @@ impl Capture {
         let mut changes = PageChanges {
             checksums: BTreeMap::new(),
             pages: image.header.commit,
+            txid: image.header.max_txid,
         };
         let mut known = KnownChecksums::new(table, before.pages);
         let mut staging = self.start_staging(image.header.clone())?;
@@ -330,7 +365,7 @@ impl<'a> KnownChecksums<'a> {
             self.block.clear();
             let last = self.pages.min(pgno.saturating_add(Self::BLOCK - 1));
             self.table
-                .read_entries(pgno, last, |_, checksum| self.block.push(checksum))?;
+                .read_entries(pgno, last, |_, entry| self.block.push(entry.checksum))?;
         }
         Ok(self.block.get((pgno - self.first) as usize).copied())
     }
@@ -382,7 +417,7 @@ mod tests {
         let policy = RotationPolicy::default();
         let mut capture = Capture::new(path, disk, clock, policy).unwrap();
         capture.attach().unwrap();
-        let image = capture.begin_image().unwrap();
+        let image = capture.begin_image(None).unwrap();
         capture.end_image(&image, None).unwrap();
         let index = capture.follow_generation().unwrap();
         conn.execute_batch("INSERT INTO t VALUES (zeroblob(20000))")

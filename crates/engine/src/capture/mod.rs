@@ -226,9 +226,10 @@ impl Capture {
             .map_err(self.state.failed("clean"))
     }
 
-    /// Removes the oldest staged files until at most `bytes` are left.
+    /// Removes the oldest staged files until at most `bytes` are left. What changed in them stays
+    /// known in the page table, if there is one; while it is being made they are needed for it.
     pub(crate) fn shrink_stage(&mut self, bytes: u64) -> Result<Option<Txid>, Error> {
-        if !self.images.is_empty() {
+        if !self.images.is_empty() && !self.has_table() {
             return Ok(None);
         }
         let disk = Arc::clone(&self.disk);

@@ -104,6 +104,7 @@ impl Capture {
         let mut changes = PageChanges {
             checksums: BTreeMap::new(),
             pages: header.commit,
+            txid: header.max_txid,
         };
         let mut staging = self.start_staging(header)?;
         let attached = self.attached_mut()?;
@@ -177,10 +178,10 @@ impl Capture {
         changes: &PageChanges,
     ) -> Result<(), Error> {
         let failed = self.state.failed("update the page table in");
-        position.database_checksum = match (&self.state.table, before.database_checksum) {
-            (Some(table), Some(sum)) => Some(
+        position.table = match (&self.state.table, before.table) {
+            (Some(table), Some(sums)) => Some(
                 table
-                    .checksum_after(sum, before.pages, changes)
+                    .sums_after(sums, before.pages, changes)
                     .map_err(&failed)?,
             ),
             _ => None,

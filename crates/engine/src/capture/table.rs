@@ -14,7 +14,7 @@ use super::Capture;
 use crate::{
     Error,
     error::describe,
-    state::{PageChanges, Staged},
+    state::{PageChanges, Staged, Tip},
 };
 
 impl Capture {
@@ -59,8 +59,7 @@ impl Capture {
             self.state.table = None;
             return Ok(());
         };
-        let (Some(table), Some(expected)) = (self.state.table.take(), position.database_checksum)
-        else {
+        let (Some(table), Some(expected)) = (self.state.table.take(), position.table) else {
             return Ok(());
         };
         let failed = self.state.failed("read the page table in");
@@ -77,12 +76,13 @@ impl Capture {
                 table.apply(&changes).map_err(&failed)?;
             }
         }
-        if table.checksum(position.pages).map_err(&failed)? == Some(expected) {
+        if table.sums(position.pages).map_err(&failed)? == Some(expected) {
             self.state.table = Some(table);
         } else {
             tracing::warn!(
                 database = %self.path.display(),
-                "the table of page checksums does not add up; building it anew"
+                "the page table does not add up; building it anew, and a replica that is behind \
+                 what is staged gets a snapshot"
             );
         }
         Ok(())
@@ -96,7 +96,10 @@ impl Capture {
         let Some(position) = self.state.position else {
             return false;
         };
-        let mut captured = (position.txid == tail.txid).then_some(position.timestamp_ms);
+        let mut captured = match position.txid == tail.txid {
+            true => Some(position.timestamp_ms),
+            false => position.tips.timestamp_of(tail.txid),
+        };
         // What a page was at that transaction, and `None` where only a newer one is known.
         let mut pages: BTreeMap<Pgno, Option<u64>> = BTreeMap::new();
         for staged in self.state.stage.files() {
@@ -123,14 +126,19 @@ impl Capture {
                 }
             }
         }
+        // Where no staged file tells which transactions there were, pages alone prove nothing: a
+        // transaction of another history may have left most of them alone.
+        let staged = self.state.stage.files().first();
+        let unknown = staged.is_none_or(|oldest| oldest.name.min > tail.txid.next());
         let mut proven = match captured {
             Some(captured) if captured != tail.timestamp_ms => return false,
+            None if unknown => return false,
             captured => captured.is_some(),
         };
         for (pgno, checksum) in &tail.pages {
             let known = match pages.get(pgno) {
                 Some(known) => *known,
-                None => self.table_entry(*pgno, position.pages),
+                None => self.checksum_then(*pgno, tail.txid),
             };
             match known {
                 Some(known) if known != *checksum => return false,
@@ -140,14 +148,26 @@ impl Capture {
         proven
     }
 
-    fn table_entry(&self, pgno: Pgno, pages: u32) -> Option<u64> {
+    /// The checksum of a page as it was after this transaction, if it has not changed since.
+    fn checksum_then(&self, pgno: Pgno, txid: Txid) -> Option<u64> {
         let table = self.state.table.as_ref()?;
-        let mut entry = None;
+        let pages = self.state.position?.pages;
+        let mut found = None;
         if pgno.get() <= pages {
-            let read = table.read_entries(pgno.get(), pgno.get(), |_, known| entry = Some(known));
+            let read = table.read_entries(pgno.get(), pgno.get(), |_, entry| found = Some(entry));
             read.ok()?;
         }
-        entry
+        let found = found.filter(|entry| entry.changed <= txid)?;
+        Some(found.checksum)
+    }
+
+    /// Notes what a replica has. That is recorded with the next position, which is soon enough: until
+    /// then the replica has what the position, or the file before it, ends with.
+    pub(crate) fn note_tip(&mut self, tip: Tip) {
+        let position = self.state.position.as_mut();
+        if let Some(position) = position.filter(|position| tip.txid <= position.txid) {
+            position.tips.note(tip);
+        }
     }
 }
 
@@ -186,7 +206,13 @@ fn read_changes(disk: &dyn Disk, path: &Path) -> Result<(Header, PageChanges), E
         checksums.insert(pgno, Checksum::page(pgno, &page).get());
     }
     decoder.finish().map_err(ltx)?;
-    Ok((header, PageChanges { checksums, pages }))
+    let txid = header.max_txid;
+    let changes = PageChanges {
+        checksums,
+        pages,
+        txid,
+    };
+    Ok((header, changes))
 }
 
 /// A file read from its start to its end.

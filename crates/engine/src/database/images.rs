@@ -1,12 +1,17 @@
-//! Whole databases on their way to replicas: one read serves every replica that waits.
+//! Whole databases, or what changed in them, on their way to replicas. Each replica has a reader of
+//! its own, so that one that takes long delays no other.
 
 use std::{
+    collections::VecDeque,
+    future::Future,
     io,
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -17,35 +22,36 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Database, Snapshot};
+use super::{Content, Database, ImageRequest, Snapshot};
 use crate::{
     Error, capture,
     capture::{CaptureError, Due, Image},
     error::describe,
     replica::{ChunkWriter, chunks},
-    state::PageTable,
+    state::{PageEntry, PageTable},
 };
 
-/// How long a first request waits for the other replicas, so that one read serves all.
+/// How long a first request waits for the other replicas: what is read begins above what each of
+/// them has.
 const GATHER: Duration = Duration::from_millis(100);
-/// Page checksums written to the table at once.
-const TABLE_BATCH: usize = 8_192;
+/// Entries written to the table at once.
+const TABLE_BATCH: usize = 4_096;
 
-/// Replicas that wait for a snapshot.
+/// What replicas have asked for.
 #[derive(Debug, Default)]
-pub(super) struct PendingSnapshots {
-    requests: Vec<(Txid, oneshot::Sender<Snapshot>)>,
+pub(super) struct PendingImages {
+    requests: VecDeque<ImageRequest>,
     since: Option<Instant>,
 }
 
-impl PendingSnapshots {
-    /// Reads the database even if no replica waits: its page checksums are needed.
+impl PendingImages {
+    /// Reads the database even if no replica waits: its page table is needed.
     pub(super) fn want_table(&mut self) {
         self.since.get_or_insert_with(Instant::now);
     }
 
-    pub(super) fn add(&mut self, above: Txid, reply: oneshot::Sender<Snapshot>) {
-        self.requests.push((above, reply));
+    pub(super) fn add(&mut self, request: ImageRequest) {
+        self.requests.push_back(request);
         self.since.get_or_insert_with(Instant::now);
     }
 
@@ -59,9 +65,18 @@ impl PendingSnapshots {
         })
     }
 
-    fn take(&mut self) -> Vec<(Txid, oneshot::Sender<Snapshot>)> {
-        self.since = None;
-        std::mem::take(&mut self.requests)
+    /// The oldest request that somebody still waits for. The others follow at once.
+    fn take(&mut self) -> Option<ImageRequest> {
+        self.requests.retain(|request| !request.reply.is_closed());
+        let oldest = self.requests.pop_front();
+        self.since = self.since.filter(|_| !self.requests.is_empty());
+        oldest
+    }
+
+    /// The newest transaction of all the replicas that wait.
+    fn above(&self) -> Txid {
+        let above = self.requests.iter().map(|request| request.above);
+        above.max().unwrap_or_default()
     }
 }
 
@@ -70,19 +85,41 @@ impl PendingSnapshots {
 pub(super) struct ImageJob {
     /// What came of it; an error if the thread panicked.
     result: oneshot::Receiver<ImageResult>,
+    makes_table: bool,
     /// Cleared when the locks that keep the image consistent are gone.
     valid: Arc<AtomicBool>,
 }
 
 pub(super) type ImageResult = (Image, Result<Option<PageTable>, Error>);
 
+/// A job that has ended.
+#[derive(Debug)]
+pub(super) struct FinishedImage {
+    result: Option<ImageResult>,
+    valid: bool,
+}
+
 impl ImageJob {
-    /// Waits for the end of the job, for ever without one.
-    pub(super) async fn finished(job: &mut Option<Self>) -> Option<ImageResult> {
-        match job {
-            Some(job) => (&mut job.result).await.ok(),
-            None => std::future::pending().await,
-        }
+    fn will_make_table(&self) -> bool {
+        self.makes_table && self.valid.load(Ordering::Acquire)
+    }
+
+    /// Waits for the end of one of the jobs, for ever without any.
+    pub(super) async fn finished(jobs: &mut Vec<Self>) -> FinishedImage {
+        std::future::poll_fn(|context| {
+            for (at, job) in jobs.iter_mut().enumerate() {
+                if let Poll::Ready(result) = Pin::new(&mut job.result).poll(context) {
+                    let job = jobs.swap_remove(at);
+                    let valid = job.valid.load(Ordering::Acquire);
+                    return Poll::Ready(FinishedImage {
+                        result: result.ok(),
+                        valid,
+                    });
+                }
+            }
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -93,57 +130,44 @@ impl Drop for ImageJob {
 }
 
 impl Database {
-    /// Starts to read the database for the replicas that wait.
+    /// Starts to read the database for a replica that waits, or for its page table.
     pub(super) async fn start_image(&mut self, permit: SemaphorePermit<'static>) {
-        let requests = self.snapshots.take();
-        let table_wanted = self
-            .capture
-            .as_ref()
-            .is_some_and(|capture| !capture.has_table());
-        if requests.is_empty() && !table_wanted {
+        let above = self.pending.above();
+        let request = self.pending.take();
+        let known = self.capture.as_ref().is_some_and(|c| c.has_table());
+        let being_made = self.images.iter().any(ImageJob::will_make_table);
+        let makes_table = !known && !being_made;
+        if request.is_none() && !makes_table {
             return;
         }
-        let above = requests
-            .iter()
-            .map(|(above, _)| *above)
-            .max()
-            .unwrap_or_default();
+        let since = match &request {
+            Some(request) if request.content == Content::Changes => Some(request.above),
+            _ => None,
+        };
+        // A table is made of all pages.
+        let since = since.filter(|_| !makes_table);
         let image = self
             .with_capture(move |capture| {
                 capture.raise_floor(above);
-                let table = (!capture.has_table()).then(|| capture.state.table_path());
-                capture.begin_image().map(|image| (image, table))
+                let table = makes_table.then(|| capture.state.table_path());
+                capture.begin_image(since).map(|image| (image, table))
             })
             .await;
         self.publish();
         let (image, table) = match image {
             Ok(started) => started,
             Err(CaptureError::Discontinuity(reason)) => return self.reattach(&reason).await,
-            // The replies are dropped, and the replicas ask again.
+            // The reply is dropped, and the replica asks again.
             Err(CaptureError::Failed(Error::NoDatabase(_))) => return,
             Err(CaptureError::Failed(error)) => {
                 self.failed(&error).await;
                 return;
             }
         };
-        let (name, created) = (image.header.name(), capture::created(&image.header));
-        let mut receivers = Vec::new();
-        for (_, reply) in requests {
-            let (sender, stream) = chunks();
-            if reply
-                .send(Snapshot {
-                    name,
-                    created,
-                    stream,
-                })
-                .is_ok()
-            {
-                receivers.push(sender);
-            }
-        }
+        let receivers = request.map(|request| send_image(request, &image));
         let valid = Arc::new(AtomicBool::new(true));
         let job = Reader {
-            output: ChunkWriter::new(receivers),
+            output: ChunkWriter::new(receivers.into_iter().flatten().collect()),
             disk: Arc::clone(&self.config.disk),
             table,
             valid: Arc::clone(&valid),
@@ -154,13 +178,16 @@ impl Database {
             // Nobody waits any more when the database's task has ended.
             let _ = done.send(job.run(image));
         });
-        self.image = Some(ImageJob { result, valid });
+        self.images.push(ImageJob {
+            result,
+            makes_table,
+            valid,
+        });
     }
 
     /// Uses the page table that the job made, and goes on with normal locks.
-    pub(super) async fn finish_image(&mut self, result: Option<ImageResult>) {
-        let Some(job) = self.image.take() else { return };
-        let valid = job.valid.load(Ordering::Acquire);
+    pub(super) async fn finish_image(&mut self, finished: FinishedImage) {
+        let FinishedImage { result, valid } = finished;
         let Some((image, table)) = result else {
             return self
                 .reattach("reading the database ended unexpectedly")
@@ -184,13 +211,27 @@ impl Database {
 
     /// The locks are gone: what is being read is not consistent any more.
     pub(super) fn give_up_images(&mut self) {
-        if let Some(job) = &self.image {
+        for job in &self.images {
             job.valid.store(false, Ordering::Release);
         }
     }
 }
 
-/// Reads an image once, for the page table and every receiver.
+/// Tells the replica what comes, and where to write it to, if it still waits.
+fn send_image(
+    request: ImageRequest,
+    image: &Image,
+) -> Option<tokio::sync::mpsc::Sender<crate::replica::Piece>> {
+    let (sender, stream) = chunks();
+    let snapshot = Snapshot {
+        name: image.header.name(),
+        created: capture::created(&image.header),
+        stream,
+    };
+    request.reply.send(snapshot).is_ok().then_some(sender)
+}
+
+/// Reads an image once, for the page table and a receiver.
 struct Reader {
     output: ChunkWriter,
     disk: Arc<dyn Disk>,
@@ -227,7 +268,11 @@ impl Reader {
                 return Err(ReadError::Unwanted);
             }
             if let Some(table) = &mut table {
-                table.push(pgno.get(), Checksum::page(pgno, page).get())?;
+                let entry = PageEntry {
+                    checksum: Checksum::page(pgno, page).get(),
+                    changed: image.txid(),
+                };
+                table.push(pgno.get(), entry)?;
             }
             encoder
                 .encode_page(pgno, page)
@@ -290,7 +335,7 @@ struct TableBuilder {
     table: PageTable,
     path: PathBuf,
     first: u32,
-    batch: Vec<u64>,
+    batch: Vec<PageEntry>,
 }
 
 impl TableBuilder {
@@ -310,12 +355,12 @@ impl TableBuilder {
         }
     }
 
-    fn push(&mut self, pgno: u32, checksum: u64) -> Result<(), Error> {
+    fn push(&mut self, pgno: u32, entry: PageEntry) -> Result<(), Error> {
         // The lock page is passed over, and counts zero.
         while self.first + (self.batch.len() as u32) < pgno {
-            self.batch.push(0);
+            self.batch.push(PageEntry::default());
         }
-        self.batch.push(checksum);
+        self.batch.push(entry);
         if self.batch.len() >= TABLE_BATCH {
             self.write()
         } else {
@@ -337,7 +382,7 @@ impl TableBuilder {
 
     fn finish(mut self, pages: u32) -> Result<PageTable, Error> {
         while self.first + (self.batch.len() as u32) <= pages {
-            self.batch.push(0);
+            self.batch.push(PageEntry::default());
         }
         self.write()?;
         Ok(self.table)

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::{
     Error, ReplicationOptions,
     capture::{Capture, Tail},
-    state::Staged,
+    state::{Staged, Tip},
     verify::Record,
 };
 
@@ -54,18 +54,16 @@ pub(crate) enum Command {
     Sync {
         reply: oneshot::Sender<Result<Txid, Error>>,
     },
-    /// A snapshot whose transaction is above this one.
-    Snapshot {
-        above: Txid,
-        reply: oneshot::Sender<Snapshot>,
-    },
-    /// Whether the newest object of a replica is of the history captured here.
+    /// The database, or what changed in it, read at once.
+    Image(ImageRequest),
+    /// Whether the newest object of the replica at this place is of the history captured here.
     CompareTail {
+        location: String,
         tail: Tail,
         reply: oneshot::Sender<bool>,
     },
     /// A replica has more than before.
-    Arrived,
+    Arrived(Tip),
     /// Other settings.
     Update {
         options: ReplicationOptions,
@@ -78,8 +76,28 @@ pub(crate) enum Command {
     },
 }
 
-/// A whole database on its way to a replica.
+/// What a replica asks to be read.
+#[derive(Debug)]
+pub(crate) struct ImageRequest {
+    /// The newest transaction on the replica; the file is to end above it.
+    pub(crate) above: Txid,
+    pub(crate) content: Content,
+    pub(crate) reply: oneshot::Sender<Snapshot>,
+}
+
+/// What a file for a replica is to hold.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Content {
+    /// Every page.
+    Everything,
+    /// The pages that changed since the newest transaction of the replica, or everything where those
+    /// are not known, or nearly all.
+    Changes,
+}
+
+/// A database, or what changed in it, on its way to a replica.
 pub(crate) struct Snapshot {
+    /// It begins with the first transaction if it has every page.
     pub(crate) name: LtxName,
     pub(crate) created: SystemTime,
     pub(crate) stream: ByteStream,
@@ -93,14 +111,20 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// Asks for a snapshot above a transaction; `None` when the database's task has ended.
+/// Asks for a file that ends above a transaction; `None` when the database's task has ended.
 pub(crate) async fn request_snapshot(
     commands: &mpsc::UnboundedSender<Command>,
     above: Txid,
+    content: Content,
 ) -> Option<Snapshot> {
     loop {
         let (reply, answer) = oneshot::channel();
-        commands.send(Command::Snapshot { above, reply }).ok()?;
+        let request = ImageRequest {
+            above,
+            content,
+            reply,
+        };
+        commands.send(Command::Image(request)).ok()?;
         if let Ok(snapshot) = answer.await {
             return Some(snapshot);
         }
@@ -109,10 +133,19 @@ pub(crate) async fn request_snapshot(
     }
 }
 
-/// Whether the newest object of a replica is of the history captured here.
-pub(crate) async fn tail_matches(commands: &mpsc::UnboundedSender<Command>, tail: Tail) -> bool {
+/// Whether the newest object of the replica at this place is of the history captured here.
+pub(crate) async fn tail_matches(
+    commands: &mpsc::UnboundedSender<Command>,
+    location: String,
+    tail: Tail,
+) -> bool {
     let (reply, answer) = oneshot::channel();
-    if commands.send(Command::CompareTail { tail, reply }).is_err() {
+    let command = Command::CompareTail {
+        location,
+        tail,
+        reply,
+    };
+    if commands.send(command).is_err() {
         return false;
     }
     answer.await.unwrap_or(false)

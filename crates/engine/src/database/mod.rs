@@ -3,6 +3,7 @@
 mod images;
 mod messages;
 mod replicas;
+mod schedule;
 mod stop;
 
 use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
@@ -16,21 +17,23 @@ use tokio::{
 };
 use tokio_util::{sync::DropGuard, task::TaskTracker};
 
-use self::images::{ImageJob, ImageResult, PendingSnapshots};
-pub(crate) use self::messages::{Captured, Command, Snapshot, request_snapshot, tail_matches};
+pub(crate) use self::messages::{Captured, Command, Content, request_snapshot, tail_matches};
+use self::{
+    images::{FinishedImage, ImageJob, PendingImages},
+    messages::{ImageRequest, Snapshot},
+    schedule::Schedule,
+};
 use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicationOptions,
-    capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy, StepOutcome},
+    capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
     error::describe,
     runtime::{Claim, Engine, blocking, transfer},
+    state::Tip,
     watch::{FILES, Notices, Watch},
 };
 
 /// The least time between two looks at a database whose changes wait for the sync interval.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// A commit in progress is looked for again after this, then twice, four times … as long.
-const FIRST_LOOK: Duration = Duration::from_millis(1);
-const LONGEST_LOOK: Duration = Duration::from_millis(64);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Without notices from the file system the database is looked at this often.
@@ -44,9 +47,6 @@ pub(crate) struct DatabaseConfig {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: RotationPolicy,
-    /// Staged files that wait for a replica take this much disk at most, in bytes. A replica that
-    /// is away for longer gets a snapshot when it comes back.
-    pub(crate) stage_limit: u64,
 }
 
 /// A running task, seen from outside.
@@ -115,8 +115,9 @@ pub(crate) async fn start(
         replicas: Vec::new(),
         tasks: TaskTracker::new(),
         schedule: Schedule::new(),
-        snapshots: PendingSnapshots::default(),
-        image: None,
+        pending: PendingImages::default(),
+        images: Vec::new(),
+        shrunk_for: None,
         syncs: Vec::new(),
     };
     let wanted = database.config.options.clone();
@@ -143,55 +144,6 @@ pub(crate) async fn start(
     Ok(handle)
 }
 
-/// When to look next.
-#[derive(Debug)]
-struct Schedule {
-    /// The last capture that produced something.
-    last_capture: Option<Instant>,
-    /// The last look.
-    last_look: Instant,
-    next_look: Option<Instant>,
-    /// Looks since the last notice that found a transaction in progress.
-    looks: u32,
-    /// Failures in a row.
-    failures: u32,
-    /// Since when the WAL has frames that are not backfilled.
-    unfinished_since: Option<Instant>,
-}
-
-impl Schedule {
-    fn new() -> Self {
-        Self {
-            last_capture: None,
-            last_look: Instant::now(),
-            next_look: None,
-            looks: 0,
-            failures: 0,
-            unfinished_since: None,
-        }
-    }
-}
-
-impl Schedule {
-    /// Decides when to look again without another notice.
-    fn plan(&mut self, outcome: &StepOutcome, due: Due, sync_interval: Duration) {
-        let now = Instant::now();
-        let left = outcome.pending || outcome.writing;
-        let at_interval = self.last_capture.map(|last| last + sync_interval);
-        // What a capture that just was did not see waits for the interval, as what a notice tells.
-        let waits = due == Due::Later || at_interval.is_some_and(|at| at > now);
-        self.next_look = if outcome.busy || left && !waits {
-            let pause = FIRST_LOOK.saturating_mul(1 << self.looks.min(10));
-            self.looks += 1;
-            Some(now + pause.min(LONGEST_LOOK))
-        } else {
-            at_interval.filter(|_| left)
-        };
-        let look_in = outcome.look_in.map(|after| now + after.max(FIRST_LOOK));
-        self.next_look = self.next_look.into_iter().chain(look_in).min();
-    }
-}
-
 struct RunningReplica {
     options: crate::ReplicaOptions,
     /// Ends its task when dropped.
@@ -216,8 +168,10 @@ struct Database {
     replicas: Vec<RunningReplica>,
     tasks: TaskTracker,
     schedule: Schedule,
-    snapshots: PendingSnapshots,
-    image: Option<ImageJob>,
+    pending: PendingImages,
+    images: Vec<ImageJob>,
+    /// The replicas for which staged files were last removed that they do not have.
+    shrunk_for: Option<String>,
     /// Who waits for a capture of what was committed before.
     syncs: Vec<oneshot::Sender<Result<Txid, Error>>>,
 }
@@ -238,8 +192,8 @@ enum Wake {
     Time,
     Tick,
     Command(Option<Command>),
-    ImageDone(Option<ImageResult>),
-    Snapshots(SemaphorePermit<'static>),
+    ImageDone(Box<FinishedImage>),
+    Pending(SemaphorePermit<'static>),
 }
 
 impl Database {
@@ -252,8 +206,8 @@ impl Database {
                     self.look(self.due()).await;
                 }
                 Wake::Tick => self.tick().await,
-                Wake::ImageDone(result) => self.finish_image(result).await,
-                Wake::Snapshots(permit) => self.start_image(permit).await,
+                Wake::ImageDone(result) => self.finish_image(*result).await,
+                Wake::Pending(permit) => self.start_image(permit).await,
                 Wake::Command(Some(Command::Stop { deadline, reply })) => {
                     let stopped = self.stop(deadline).await;
                     let Self {
@@ -273,8 +227,8 @@ impl Database {
 
     async fn wait(&mut self) -> Wake {
         let next_look = self.schedule.next_look;
-        let readable = self.image.is_none() && self.is_attached();
-        let snapshots_at = self.snapshots.due(self.replicas.len()).filter(|_| readable);
+        let readable = self.is_attached();
+        let pending_at = self.pending.due(self.replicas.len()).filter(|_| readable);
         // Notices within the pause are not lost: they wait in their flags.
         let quiet_until = match next_look {
             Some(_) if self.schedule.failures > 0 => self.schedule.last_look + FIRST_RETRY,
@@ -290,11 +244,11 @@ impl Database {
                 notices.wait().await;
             } => Wake::Notice,
             () = sleep_until(next_look) => Wake::Time,
-            result = ImageJob::finished(&mut self.image) => Wake::ImageDone(result),
+            result = ImageJob::finished(&mut self.images) => Wake::ImageDone(Box::new(result)),
             permit = async {
-                sleep_until(snapshots_at).await;
+                sleep_until(pending_at).await;
                 transfer().await
-            } => Wake::Snapshots(permit),
+            } => Wake::Pending(permit),
             ticked = self.ticks.changed() => match ticked {
                 Ok(()) => Wake::Tick,
                 Err(_) => std::future::pending().await,
@@ -475,7 +429,7 @@ impl Database {
         if state == DatabaseState::Running {
             let known = self.capture.as_ref().is_some_and(|c| c.has_table());
             if !known && self.status.borrow().txid > Txid::ZERO {
-                self.snapshots.want_table();
+                self.pending.want_table();
             }
             self.schedule.next_look = Some(Instant::now());
         }
@@ -544,12 +498,23 @@ impl Database {
                 self.syncs.push(reply);
                 self.look(Due::Now).await;
             }
-            Command::Snapshot { above, reply } => self.snapshots.add(above, reply),
-            Command::CompareTail { tail, reply } => {
-                let matches = self.with_capture(move |c| c.is_ours(&tail)).await;
-                let _ = reply.send(matches);
+            Command::Image(request) => self.pending.add(request),
+            Command::CompareTail {
+                location,
+                tail,
+                reply,
+            } => {
+                let tip = Tip::new(&location, tail.txid, tail.timestamp_ms);
+                let matches = self.with_capture(move |capture| {
+                    let ours = capture.is_ours(&tail);
+                    if ours {
+                        capture.note_tip(tip);
+                    }
+                    ours
+                });
+                let _ = reply.send(matches.await);
             }
-            Command::Arrived => self.release_staged().await,
+            Command::Arrived(tip) => self.release_staged(Some(tip)).await,
             Command::Update { options, reply } => {
                 let result = self.set_replicas(options);
                 let _ = reply.send(result);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use evertide_ltx::Txid;
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Database, RunningReplica, slow_look};
@@ -10,11 +11,13 @@ use crate::{
     capture::Capture,
     error::describe,
     replica::{self, ReplicaContext},
+    state::Tip,
 };
 
 impl Database {
-    /// Removes staged files that every replica has, or the oldest where they take too much disk.
-    pub(super) async fn release_staged(&mut self) {
+    /// Notes what a replica has, and removes staged files that every replica has, or the oldest where
+    /// they take too much disk.
+    pub(super) async fn release_staged(&mut self, arrived: Option<Tip>) {
         let least = self
             .status
             .borrow()
@@ -23,30 +26,47 @@ impl Database {
             .map(|replica| replica.txid)
             .min();
         let Some(least) = least else { return };
-        let limit = self.config.stage_limit;
+        let limit = self.options.stage_limit;
         let result = self
             .with_capture(move |capture| {
+                if let Some(tip) = arrived {
+                    capture.note_tip(tip);
+                }
                 capture.release_staged(least)?;
                 capture.shrink_stage(limit)
             })
             .await;
         match result {
             Ok(None) => {}
-            Ok(Some(txid)) => tracing::warn!(
-                database = %self.config.path.display(), %txid,
-                "captured files waited too long for a replica and were removed; it gets a snapshot"
-            ),
+            Ok(Some(txid)) => self.shrunk(txid),
             Err(error) => tracing::warn!(error = describe(&error), "cannot remove staged files"),
         }
         self.publish_staged();
+    }
+
+    /// Reports once for each absence that a replica will not get every transaction by itself.
+    fn shrunk(&mut self, txid: Txid) {
+        let status = self.status.borrow();
+        let behind = status.replicas.iter().filter(|replica| replica.txid < txid);
+        let behind: Vec<&str> = behind.map(|replica| replica.name.as_str()).collect();
+        if !behind.is_empty() && self.shrunk_for.as_deref() != Some(&behind.join(", ")) {
+            let behind = behind.join(", ");
+            tracing::warn!(
+                database = %self.config.path.display(), %txid, replicas = behind,
+                "what waits for replicas that are behind is as large as allowed, and the oldest of \
+                 it is removed; when they are back they get all pages that changed meanwhile"
+            );
+            drop(status);
+            self.shrunk_for = Some(behind);
+        }
     }
 
     /// Replicas that are away release nothing.
     pub(super) async fn limit_stage(&mut self) {
         let files = |capture: &Capture| capture.state.stage.files().iter().map(|f| f.bytes).sum();
         let bytes: u64 = self.capture.as_deref().map_or(0, files);
-        if bytes > self.config.stage_limit {
-            self.release_staged().await;
+        if bytes > self.options.stage_limit {
+            self.release_staged(None).await;
         }
     }
 

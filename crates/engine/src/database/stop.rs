@@ -28,8 +28,8 @@ impl Database {
             };
             match wake {
                 Wake::Command(Some(command)) => self.command(command).await,
-                Wake::ImageDone(result) => self.finish_image(result).await,
-                Wake::Snapshots(permit) => self.start_image(permit).await,
+                Wake::ImageDone(result) => self.finish_image(*result).await,
+                Wake::Pending(permit) => self.start_image(permit).await,
                 Wake::Command(None) => break,
                 Wake::Notice | Wake::Time | Wake::Tick if goal.is_none() => {
                     goal = self.capture_all().await;

@@ -14,7 +14,11 @@ mod retain;
 mod snapshot;
 mod upkeep;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{Clock, Disk, LtxObject, ReplicaClient};
@@ -24,7 +28,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::body::{ChunkWriter, chunks};
+pub(crate) use self::body::{ChunkWriter, Piece, chunks};
 pub use self::maintain::{Maintained, Maintenance};
 use self::{
     plan::{Remote, UploadPlan, plan_upload, restorable},
@@ -32,8 +36,9 @@ use self::{
 };
 use crate::{
     DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
-    database::{Captured, Command, request_snapshot, tail_matches},
+    database::{Captured, Command, Content, request_snapshot, tail_matches},
     error::describe,
+    state::Tip,
     verify::Recorder,
 };
 
@@ -102,6 +107,8 @@ struct Replica {
 struct Uploaded {
     object: LtxObject,
     snapshot: bool,
+    /// It holds what changed in an absence.
+    catch_up: bool,
 }
 
 impl Replica {
@@ -173,7 +180,10 @@ impl Replica {
                         }
                     }
                 }
-                UploadPlan::Snapshot { above } => self.upload_snapshot(above).await?,
+                UploadPlan::Changes { since } => self.upload_image(since, Content::Changes).await?,
+                UploadPlan::Snapshot { above } => {
+                    self.upload_image(above, Content::Everything).await?
+                }
             };
             remote = Remote::Ours(uploaded.object.name.max);
             self.arrived(&uploaded, &captured);
@@ -217,7 +227,10 @@ impl Replica {
                 .await
                 .map_err(|source| self.replica_error(source))?;
             let ours = match tail {
-                Some(tail) => tail_matches(&self.context.commands, tail).await,
+                Some(tail) => {
+                    let location = self.context.client.location();
+                    tail_matches(&self.context.commands, location, tail).await
+                }
                 None => false,
             };
             if ours {
@@ -264,31 +277,47 @@ impl Replica {
         Ok(Uploaded {
             object,
             snapshot: false,
+            catch_up: false,
         })
     }
 
-    async fn upload_snapshot(&mut self, above: Txid) -> Result<Uploaded, Error> {
-        let Some(snapshot) = request_snapshot(&self.context.commands, above).await else {
+    /// Uploads what is read from the database now: all of it, or what changed.
+    async fn upload_image(&mut self, above: Txid, content: Content) -> Result<Uploaded, Error> {
+        let asked = request_snapshot(&self.context.commands, above, content).await;
+        let Some(image) = asked else {
             // The database's task has ended, and this one is about to be cancelled.
             return std::future::pending().await;
         };
         self.last_upload = Some(Instant::now());
-        let client = Arc::clone(&self.context.client);
-        let name = snapshot.name;
-        let put = client
-            .put(Level::SNAPSHOT, name, snapshot.created, snapshot.stream)
-            .await;
+        let (name, client) = (image.name, Arc::clone(&self.context.client));
+        let snapshot = name.is_snapshot();
+        let level = match snapshot {
+            true => Level::SNAPSHOT,
+            false => Level::L0,
+        };
+        let put = client.put(level, name, image.created, image.stream).await;
         let object = put.map_err(|source| self.replica_error(source))?;
         self.recorder.uploaded(name.max);
-        tracing::info!(
-            database = %self.context.status.borrow().path.display(),
-            replica = self.context.options.name,
-            txid = %name.max, bytes = object.size,
-            "uploaded a snapshot"
-        );
+        let (database, replica) = (self.database(), &self.context.options.name);
+        let (database, bytes) = (database.display(), object.size);
+        match (content, snapshot) {
+            (Content::Everything, _) => tracing::info!(
+                %database, replica, txid = %name.max, bytes, "uploaded a snapshot"
+            ),
+            (Content::Changes, false) => tracing::info!(
+                %database, replica, since = %above, txid = %name.max, bytes,
+                "the replica was away for long; uploaded the pages that changed meanwhile"
+            ),
+            (Content::Changes, true) => tracing::warn!(
+                %database, replica, since = %above, txid = %name.max, bytes,
+                "the replica was away for long; uploaded a snapshot, as nearly every page changed \
+                 meanwhile or it is not known any more which did"
+            ),
+        }
         Ok(Uploaded {
             object,
-            snapshot: true,
+            snapshot,
+            catch_up: !snapshot,
         })
     }
 
@@ -336,11 +365,17 @@ impl Replica {
             status.uploads += 1;
             status.uploaded_bytes += uploaded.object.size;
             status.snapshots += u64::from(uploaded.snapshot);
+            status.catch_ups += u64::from(uploaded.catch_up);
             status.error = None;
             status.failing_since = None;
         });
         // Staged files that every replica has can go now.
-        let _ = self.context.commands.send(Command::Arrived);
+        let tip = Tip::new(
+            &self.context.client.location(),
+            uploaded.object.name.max,
+            milliseconds(uploaded.object.created),
+        );
+        let _ = self.context.commands.send(Command::Arrived(tip));
     }
 
     fn failed(&mut self, error: &Error) {
@@ -359,6 +394,10 @@ impl Replica {
         });
     }
 
+    fn database(&self) -> PathBuf {
+        self.context.status.borrow().path.clone()
+    }
+
     fn tell(&self, news: News) {
         // Upkeep ends only together with this task.
         let _ = self.news.send(news);
@@ -374,6 +413,12 @@ impl Replica {
             source,
         }
     }
+}
+
+/// Milliseconds since the epoch.
+fn milliseconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_millis() as i64
 }
 
 /// Changes the status of a replica, if there still is one of that name.

@@ -11,8 +11,14 @@ pub(crate) enum UploadPlan {
     Nothing,
     /// The staged files from this one on, merged into one.
     Files(usize),
-    /// A snapshot of a transaction above this one: the replica has nothing, or nothing that the
-    /// staged files continue.
+    /// One file with the pages that changed since this transaction, the newest on the replica: what
+    /// was staged since is gone.
+    Changes {
+        /// The newest transaction on the replica.
+        since: Txid,
+    },
+    /// A snapshot of a transaction above this one: the replica has nothing, or nothing that was
+    /// captured here.
     Snapshot {
         /// The newest transaction on the replica.
         above: Txid,
@@ -74,10 +80,13 @@ pub(crate) fn plan_upload(remote: Remote, captured: Txid, staged: &[Staged]) -> 
     }
     match staged
         .iter()
-        .position(|file| file.name.min == remote.next())
+        .position(|file| file.name.max > remote)
+        .and_then(|first| Some((first, staged.get(first)?)))
     {
-        Some(first) => UploadPlan::Files(first),
-        None => UploadPlan::Snapshot { above: remote },
+        Some((first, file)) if file.name.min == remote.next() => UploadPlan::Files(first),
+        // It would have to branch off inside a file.
+        Some((_, file)) if file.name.min <= remote => UploadPlan::Snapshot { above: remote },
+        _ => UploadPlan::Changes { since: remote },
     }
 }
 
@@ -121,9 +130,14 @@ mod tests {
             (8, 9, UploadPlan::Files(2)),
             (4, 9, UploadPlan::Files(1)),
             (3, 9, UploadPlan::Files(0)),
-            (2, 9, snapshot(2)),   // what continues it was removed
+            (
+                2,
+                9,
+                UploadPlan::Changes {
+                    since: Txid::new(2),
+                },
+            ), // what continues it was removed
             (6, 9, snapshot(6)),   // its history branched off inside 5..8
-            (0, 9, snapshot(0)),   // it is empty
             (10, 9, snapshot(10)), // it is ahead: the local database was restored or replaced
             (7, 0, snapshot(7)),   // there is no local history yet
             (0, 0, snapshot(0)),
@@ -135,5 +149,7 @@ mod tests {
             let other = plan_upload(Remote::Other(remote), Txid::new(captured), &staged);
             assert_eq!(other, snapshot(remote.get()), "another history at {remote}");
         }
+        let empty = plan_upload(Remote::Other(Txid::ZERO), Txid::new(9), &staged);
+        assert_eq!(empty, snapshot(0));
     }
 }

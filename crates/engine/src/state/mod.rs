@@ -5,12 +5,13 @@
 //! |---|---|
 //! | `lock` | locked while a process replicates the database; names that process |
 //! | `position` | where capture stands |
-//! | `pages` | the page checksum table |
+//! | `pages` | the page table: checksum of each page, and the transaction that changed it last |
 //! | `ltx/0/<min>-<max>.ltx` | captured files that not every replica has yet, and the newest one |
 
 mod pages;
 mod position;
 mod stage;
+mod tips;
 
 use std::{
     io,
@@ -24,9 +25,10 @@ use crate::Error;
 
 use self::position::PositionFile;
 pub(crate) use self::{
-    pages::{PageChanges, PageTable},
+    pages::{PageChanges, PageEntry, PageSet, PageTable, TableSums},
     position::Position,
     stage::{Stage, StageWriter, Staged},
+    tips::{Tip, Tips},
 };
 
 /// The local state of one database, locked by this process.
@@ -36,7 +38,7 @@ pub(crate) struct LocalState {
     positions: PositionFile,
     /// Where capture stands; `None` before the first snapshot.
     pub(crate) position: Option<Position>,
-    /// The page checksum table, complete for `position`.
+    /// The page table, complete for `position`.
     pub(crate) table: Option<PageTable>,
     /// Captured files.
     pub(crate) stage: Stage,

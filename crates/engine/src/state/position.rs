@@ -1,27 +1,35 @@
 //! Where capture stands: one small record, written in two slots by turns.
 //!
 //! ```text
-//!   0 `EVTPOS01`             40 frame index, from 0        72 db checksum (XOR of page checksums)
-//!   8 sequence number        44 running checksum, 2 words  80 min TXID of the newest staged file
-//!  16 TXID                   52 database size in pages     88 page size
-//!  24 salts                  56 flags: 1 = table complete  92 zero
-//!  32 database inode         64 timestamp of the TXID, ms  120 CRC-64 of bytes 0..120
+//!   0 `EVTPOS02`             48 running checksum's second  80 min TXID of the newest staged file
+//!   8 sequence number        52 database size in pages     88 page size
+//!  16 TXID                   56 flags: 1 = table complete  96 sum of the table's transactions
+//!  24 salts                  64 timestamp of the TXID, ms  104 what replicas had, 8 of 24 bytes
+//!  32 database inode         72 database checksum (XOR of  376 CRC-64 of bytes 0..376
+//!  40 frame index, from 0       the page checksums)
+//!  44 running checksum
 //! ```
 //!
 //! Integers are little-endian. A slot that was being written when the process died does not add up,
 //! and the other one, of the sync before, is used; so is none when both are damaged. The record is
 //! a cache: losing it costs time, never correctness. It is not synced, as a power cut that
 //! loses it loses no more than that.
+//!
+//! What replicas had is part of the record, and not a file of its own, so that both go back together
+//! when a power cut takes the newest: a transaction that the record does not reach may have been
+//! captured again, cut elsewhere.
 
 use std::{io, path::Path};
 
 use evertide_ltx::{Checksum, PageSize, Pgno, Txid};
 use evertide_storage::{Disk, DiskFile};
 
+use super::{TableSums, Tips};
 use crate::wal::{Salts, WalChecksum};
 
-const MAGIC: [u8; 8] = *b"EVTPOS01";
-const LEN: usize = 128;
+const MAGIC: [u8; 8] = *b"EVTPOS02";
+const LEN: usize = 384;
+const TIPS: usize = 104;
 /// Slots are apart by more than a sector, so that a torn write hits one of them.
 const SLOT_OFFSETS: [u64; 2] = [0, 4_096];
 const FLAG_TABLE: u32 = 1;
@@ -48,8 +56,10 @@ pub(crate) struct Position {
     pub(crate) pages: u32,
     /// The inode of the database file, to tell a replaced one.
     pub(crate) inode: u64,
-    /// XOR of all page checksums, where the page table is complete.
-    pub(crate) database_checksum: Option<u64>,
+    /// What the page table adds up to, where it is complete.
+    pub(crate) table: Option<TableSums>,
+    /// What replicas were last known to have.
+    pub(crate) tips: Tips,
 }
 
 impl Position {
@@ -69,17 +79,13 @@ impl Position {
         put(44, &self.checksum.0.to_le_bytes());
         put(48, &self.checksum.1.to_le_bytes());
         put(52, &self.pages.to_le_bytes());
-        let flags = if self.database_checksum.is_some() {
-            FLAG_TABLE
-        } else {
-            0
-        };
+        let flags = if self.table.is_some() { FLAG_TABLE } else { 0 };
         put(56, &flags.to_le_bytes());
         put(64, &self.timestamp_ms.to_le_bytes());
-        put(
-            72,
-            &self.database_checksum.unwrap_or_default().to_le_bytes(),
-        );
+        let sums = self.table.unwrap_or_default();
+        put(72, &sums.checksums.to_le_bytes());
+        put(96, &sums.changes.to_le_bytes());
+        put(TIPS, &self.tips.encode());
         put(80, &self.staged_min.get().to_le_bytes());
         put(88, &self.page_size.get().to_le_bytes());
         let checksum = record_checksum(&bytes);
@@ -93,6 +99,10 @@ impl Position {
         if bytes.first_chunk() != Some(&MAGIC) || u64_at(LEN - 8)? != record_checksum(bytes) {
             return None;
         }
+        let sums = TableSums {
+            checksums: u64_at(72)?,
+            changes: u64_at(96)?,
+        };
         let has_table = u32_at(56)? & FLAG_TABLE != 0;
         let position = Self {
             txid: Txid::new(u64_at(16)?),
@@ -104,7 +114,8 @@ impl Position {
             page_size: PageSize::new(u32_at(88)?).ok()?,
             pages: u32_at(52)?,
             inode: u64_at(32)?,
-            database_checksum: if has_table { Some(u64_at(72)?) } else { None },
+            table: has_table.then_some(sums),
+            tips: Tips::decode(bytes.get(TIPS..)?.first_chunk()?),
         };
         Some((u64_at(8)?, position))
     }
@@ -162,7 +173,13 @@ impl PositionFile {
 mod tests {
     use evertide_storage::OsDisk;
 
-    use super::*;
+    use super::{super::Tip, *};
+
+    fn tips(txid: u64) -> Tips {
+        let mut tips = Tips::default();
+        tips.note(Tip::new("s3://bucket/app", Txid::new(txid), 16));
+        tips
+    }
 
     fn position(txid: u64) -> Position {
         Position {
@@ -175,7 +192,11 @@ mod tests {
             page_size: PageSize::new(4_096).unwrap(),
             pages: 12,
             inode: 13,
-            database_checksum: Some(14),
+            table: Some(TableSums {
+                checksums: 14,
+                changes: 15,
+            }),
+            tips: tips(txid - 1),
         }
     }
 

@@ -43,7 +43,7 @@ pub(crate) struct Record {
 impl Record {
     /// The record of a captured transaction, where the checksum is known.
     pub(crate) fn of(position: &Position) -> Option<Self> {
-        let sum = position.database_checksum?;
+        let sum = position.table?.checksums;
         Some(Self {
             txid: position.txid,
             timestamp_ms: position.timestamp_ms,

@@ -237,6 +237,7 @@ fn make_newer(content: &mut [u8], file: File) {
 }
 
 /// Where the two records of a position file are, and what is in each.
+const LEN: usize = 384;
 const RECORDS: [usize; 2] = [0, 4_096];
 const SEQUENCE: Range<usize> = 8..16;
 const TXID: Range<usize> = 16..24;
@@ -244,17 +245,17 @@ const TIMESTAMP: Range<usize> = 64..72;
 const STAGED_MIN: Range<usize> = 80..88;
 
 /// The newest position record of the state in this folder.
-fn newest_record(state: &Path) -> [u8; 128] {
+fn newest_record(state: &Path) -> [u8; LEN] {
     let content = std::fs::read(path(state, File::Position)).unwrap();
-    let records = RECORDS.map(|at| *content[at..].first_chunk::<128>().unwrap());
-    let sequence = |record: &[u8; 128]| u64::from_le_bytes(record[SEQUENCE].try_into().unwrap());
+    let records = RECORDS.map(|at| *content[at..].first_chunk::<LEN>().unwrap());
+    let sequence = |record: &[u8; LEN]| u64::from_le_bytes(record[SEQUENCE].try_into().unwrap());
     records.into_iter().max_by_key(sequence).unwrap()
 }
 
 /// Makes the checksum of a position record right.
-fn seal(record: &mut [u8; 128]) {
-    let checksum = Checksum::page(Pgno::FIRST, &record[..120]).get();
-    record[120..].copy_from_slice(&checksum.to_le_bytes());
+fn seal(record: &mut [u8; LEN]) {
+    let checksum = Checksum::page(Pgno::FIRST, &record[..LEN - 8]).get();
+    record[LEN - 8..].copy_from_slice(&checksum.to_le_bytes());
 }
 
 fn copy(from: &Path, to: &Path) {

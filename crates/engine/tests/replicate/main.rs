@@ -4,8 +4,10 @@
 
 mod changes;
 mod footprint;
+mod gate;
 mod lifecycle;
 mod locks;
+mod outages;
 mod restarts;
 mod review;
 
