@@ -51,6 +51,9 @@ pub struct Capabilities {
     /// time exactly one succeeds, and none replaces or revives what was deleted meanwhile. Without it a
     /// client compares before it writes, and what comes in between is lost.
     pub compare_and_set: bool,
+    /// Whether what it holds is read from a file system of this machine rather than from a service,
+    /// which may want money for it.
+    pub local: bool,
 }
 
 /// Which content of a small object this is: opaque, of the store that gave it. Equal contents may have

@@ -22,6 +22,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct MemoryClient {
     name: String,
+    local: bool,
     state: Mutex<State>,
 }
 
@@ -38,7 +39,16 @@ impl MemoryClient {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            local: true,
             state: Mutex::default(),
+        }
+    }
+
+    /// The same, which says of itself that it is a service and no file system.
+    pub fn service(name: impl Into<String>) -> Self {
+        Self {
+            local: false,
+            ..Self::new(name)
         }
     }
 
@@ -57,6 +67,7 @@ impl ReplicaClient for MemoryClient {
         Capabilities {
             conditional_create: true,
             compare_and_set: true,
+            local: self.local,
         }
     }
 

@@ -116,6 +116,51 @@ fn what_litestream_wrote_to_s3_we_restore_and_continue() {
     assert_eq!(place.rows("official.db"), 8);
 }
 
+/// Every snapshot but the first would be paid for twice: to be read, and to be written.
+#[test]
+fn snapshots_of_a_large_database_download_nothing() {
+    let cloud = Cloud::new();
+    let (place, url) = (&cloud.place, &cloud.url());
+    let database = place.database("app.db", 1);
+    let large = "CREATE TABLE large (x); INSERT INTO large VALUES (randomblob(5000000))";
+    database.execute_batch(large).unwrap();
+    let settings = format!(
+        "levels: [{{interval: 1s}}]\nsnapshot: {{interval: 2s}}\ndbs: [{{path: app.db, replica: {{url: '{url}'}}}}]\n"
+    );
+    place.write("litestream.yml", &settings);
+    let arguments = [
+        "replicate",
+        "--config",
+        "litestream.yml",
+        "--log-level",
+        "debug",
+    ];
+    let mut command = place.command(&arguments);
+    let log = place.path("log");
+    let mut replicate = ChildProcess::spawn_logged(Cloud::with_key(&mut command), &log).unwrap();
+    let mut rows = 1;
+    evertide_testkit::wait_until(PATIENCE, "two snapshots from the database", || {
+        insert(&database, 1);
+        rows += 1;
+        place.read("log").matches("origin=Database").count() >= 2
+    });
+    replicate.terminate(PATIENCE).unwrap();
+    let log = place.read("log");
+    let from_replica = |line: &&str| line.contains("level=9") && line.contains("origin=Replica");
+    assert_eq!(log.lines().find(from_replica), None);
+    cloud.ok(&["verify", "--deep", url]);
+    cloud.ok(&["restore", url, "-o", "ours.db"]);
+    let run = cloud
+        .litestream(&["restore", "-o", "official.db", url])
+        .output()
+        .unwrap();
+    assert!(run.status.success(), "{run:?}");
+    for restored in ["ours.db", "official.db"] {
+        evertide_testkit::assert_same_database(place.path("app.db"), place.path(restored));
+        assert_eq!(place.rows(restored), rows);
+    }
+}
+
 #[test]
 fn a_bucket_that_is_not_there_and_a_wrong_key_are_named_and_no_secret_is_shown() {
     let cloud = Cloud::new();

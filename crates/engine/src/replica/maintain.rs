@@ -1,11 +1,18 @@
 //! Keeping the files of a replica as they should be: levels, snapshots, retention.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{Clock, Disk, Error as StoreError, LtxObject, OsDisk, ReplicaClient};
 use futures_util::future::try_join_all;
-use tokio::sync::watch;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
 
 use super::{
     agenda::{Rules, Task, plan},
@@ -13,11 +20,17 @@ use super::{
     files::Files,
     merge::{Merger, Source},
     retain::{plan_level_0, plan_retention},
+    snapshot::{Origin, origin},
 };
-use crate::{Error, ReplicaOptions, database::Captured};
+use crate::{
+    Error, ReplicaOptions,
+    database::{Captured, Command, Snapshot, request_snapshot},
+};
 
 /// Files deleted with one request at most.
 const DELETED_AT_ONCE: usize = 1_000;
+/// How long the database is waited for that a snapshot is to be read from.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What maintenance has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -31,6 +44,8 @@ pub struct Maintained {
     pub deleted: u64,
     /// Bytes stored.
     pub bytes: u64,
+    /// Bytes read from the replica for that.
+    pub read: u64,
 }
 
 /// Keeps the levels, snapshots and retention of one replica.
@@ -49,8 +64,16 @@ pub struct Maintenance {
     retention_due: Option<SystemTime>,
     last_check: Option<SystemTime>,
     done: Maintained,
-    /// What is captured here, and from which transaction on the replica has it from here.
-    local: Option<(watch::Receiver<Captured>, Option<Txid>)>,
+    local: Option<Local>,
+}
+
+/// The database that is replicated.
+struct Local {
+    captured: watch::Receiver<Captured>,
+    /// From which transaction on the replica has it from here.
+    from: Option<Txid>,
+    /// Where to ask for a snapshot.
+    commands: mpsc::UnboundedSender<Command>,
 }
 
 impl fmt::Debug for Maintenance {
@@ -75,6 +98,7 @@ impl Maintenance {
                 client,
                 disk: Arc::new(OsDisk),
                 replica: options.name.clone(),
+                read: Arc::default(),
             },
             rules: Rules::new(options),
             clock,
@@ -86,20 +110,29 @@ impl Maintenance {
         }
     }
 
-    /// Has it read captured files from local disk where they still are.
+    /// Has it read captured files from local disk where they still are, and snapshots from the database
+    /// where that is cheaper.
     pub(super) fn with_local(
         mut self,
         disk: Arc<dyn Disk>,
         captured: watch::Receiver<Captured>,
+        commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         self.merger.disk = disk;
-        self.local = Some((captured, None));
+        self.local = Some(Local {
+            captured,
+            from: None,
+            commands,
+        });
         self
     }
 
     /// What has been done so far.
     pub fn done(&self) -> Maintained {
-        self.done
+        Maintained {
+            read: self.merger.read.load(Ordering::Relaxed),
+            ..self.done
+        }
     }
 
     /// Does everything that is due now; when something will be due next, if nothing arrives until
@@ -122,8 +155,8 @@ impl Maintenance {
     /// A file was stored by somebody else: what is known is brought up to date without a request.
     pub fn arrived(&mut self, object: LtxObject) {
         self.expire_later(&object);
-        if let Some((_, from @ None)) = &mut self.local {
-            *from = Some(object.name.min);
+        if let Some(local) = &mut self.local {
+            local.from.get_or_insert(object.name.min);
         }
         if let Some(files) = &mut self.files {
             files.add(object);
@@ -133,8 +166,8 @@ impl Maintenance {
     /// These are all the files there are. Nothing of what was uploaded before is known to be from
     /// here.
     pub(super) fn listed(&mut self, objects: Vec<LtxObject>) {
-        if let Some((_, from)) = &mut self.local {
-            *from = None;
+        if let Some(local) = &mut self.local {
+            local.from = None;
         }
         self.know(objects.into_iter().collect());
     }
@@ -208,8 +241,24 @@ impl Maintenance {
             copies: self.copies_of(&object),
             object,
         };
-        let sources = sources.into_iter().map(source).collect();
-        let object = match self.merger.merge(sources, level).await {
+        let sources: Vec<Source> = sources.into_iter().map(source).collect();
+        let image = self.image(level, &sources).await;
+        let origin = match image {
+            Some(_) => Origin::Database,
+            None => Origin::Replica,
+        };
+        let stored = match image {
+            Some(Snapshot {
+                name,
+                created,
+                stream,
+            }) => {
+                let put = self.merger.client.put(level, name, created, stream).await;
+                put.map_err(|source| self.failed(source))
+            }
+            None => self.merger.merge(sources, level).await,
+        };
+        let object = match stored {
             Ok(object) => object,
             Err(Error::Replica { source, .. }) if source.is_already_exists() => {
                 return self.recognise(level, source).await;
@@ -218,7 +267,7 @@ impl Maintenance {
         };
         tracing::debug!(
             replica = self.merger.replica, %level, file = %object.name, files = count,
-            bytes = object.size, "compacted"
+            bytes = object.size, ?origin, "compacted"
         );
         self.done.bytes += object.size;
         match level {
@@ -231,6 +280,22 @@ impl Maintenance {
             files.forget_settled(self.rules.top());
         }
         Ok(())
+    }
+
+    /// The database as it is now, where that is a better source of the next snapshot than the replica.
+    async fn image(&self, level: Level, sources: &[Source]) -> Option<Snapshot> {
+        let local = self.local.as_ref()?;
+        let remote = sources.iter().filter(|source| source.copies.is_empty());
+        let to_be_read = remote.map(|source| source.object.size).sum();
+        let store = self.merger.client.capabilities();
+        match origin(to_be_read, store, level == Level::SNAPSHOT) {
+            Origin::Replica => None,
+            // A database that is not there just now is none that can be waited for.
+            Origin::Database => timeout(PATIENCE, request_snapshot(&local.commands, Txid::ZERO))
+                .await
+                .ok()
+                .flatten(),
+        }
     }
 
     /// A file that is new, or that makes others superfluous, gives retention something to do.
@@ -260,13 +325,14 @@ impl Maintenance {
     /// The captured files that an object of level 0 was made of, if this process uploaded it and
     /// they are still there.
     fn copies_of(&self, object: &LtxObject) -> Vec<std::path::PathBuf> {
-        let Some((captured, Some(from))) = &self.local else {
+        let Some(local) = &self.local else {
             return Vec::new();
         };
-        if object.level != Level::L0 || object.name.min < *from {
+        let ours = local.from.is_some_and(|from| from <= object.name.min);
+        if object.level != Level::L0 || !ours {
             return Vec::new();
         }
-        let captured = captured.borrow();
+        let captured = local.captured.borrow();
         let within = |name: LtxName| object.name.min <= name.min && name.max <= object.name.max;
         let names: Vec<LtxName> = captured
             .staged
@@ -362,4 +428,103 @@ impl Maintenance {
             source,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_ltx::{Encoder, Header, PageSize, Pgno};
+    use evertide_storage::{Destination, ManualClock, MemoryClient, bytes_stream};
+
+    use super::{super::files::tests::time, *};
+
+    const PAGES: u32 = 100;
+    const PAGE: usize = 65_536;
+
+    /// A file of which nothing can be compressed, so that a snapshot is larger than what is read without
+    /// thinking about it.
+    fn ltx(min: u64, max: u64, pages: u32, second: u64) -> (LtxName, Vec<u8>) {
+        let size = PageSize::new(PAGE as u32).unwrap();
+        let mut header = Header::new(size, PAGES, Txid::new(min), Txid::new(max));
+        header.timestamp_ms = second as i64 * 1_000;
+        let name = header.name();
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        let mut page = vec![0; PAGE];
+        for pgno in 1..=pages {
+            fastrand::Rng::with_seed(max << 32 | u64::from(pgno)).fill(&mut page);
+            encoder
+                .encode_page(Pgno::new(pgno).unwrap(), &page)
+                .unwrap();
+        }
+        (name, encoder.finish().unwrap().0)
+    }
+
+    /// Maintenance of a service with a large snapshot and a small file after it, some days later.
+    async fn maintenance(
+        commands: mpsc::UnboundedSender<Command>,
+    ) -> (Maintenance, Arc<MemoryClient>) {
+        let client = Arc::new(MemoryClient::service("bucket"));
+        for (level, min, max, pages, second) in [(9, 1, 1, PAGES, 10), (0, 2, 2, 1, 20)] {
+            let (level, (name, bytes)) = (Level::new(level).unwrap(), ltx(min, max, pages, second));
+            let body = bytes_stream(bytes.into());
+            client.put(level, name, time(second), body).await.unwrap();
+        }
+        let options = ReplicaOptions::new("bucket", Destination::file("/nowhere").unwrap());
+        let clock = Arc::new(ManualClock::new(time(1_000_000)));
+        let (_, captured) = watch::channel(Captured {
+            txid: Txid::new(3),
+            created: None,
+            record: None,
+            staged: Arc::new([]),
+            dir: "/nowhere".into(),
+        });
+        let store = Arc::clone(&client) as Arc<dyn ReplicaClient>;
+        let maintenance = Maintenance::new(store, &options, clock);
+        let maintenance = maintenance.with_local(Arc::new(OsDisk), captured, commands);
+        (maintenance, client)
+    }
+
+    #[tokio::test]
+    async fn a_large_snapshot_of_a_service_is_not_made_by_downloading_the_one_before() {
+        let (commands, mut asked) = mpsc::unbounded_channel();
+        let (mut maintenance, client) = maintenance(commands).await;
+        let (name, image) = ltx(1, 3, PAGES, 30);
+        let content = image.clone();
+        let database = tokio::spawn(async move {
+            let Some(Command::Snapshot { above, reply }) = asked.recv().await else {
+                panic!("something else was asked for");
+            };
+            assert_eq!(above, Txid::ZERO, "no transaction of its own is needed");
+            let (created, stream) = (time(30), bytes_stream(image.into()));
+            let snapshot = Snapshot {
+                name,
+                created,
+                stream,
+            };
+            reply.send(snapshot).unwrap();
+        });
+        maintenance.run().await.unwrap();
+        database.await.unwrap();
+        let done = maintenance.done();
+        assert_eq!(done.snapshots, 1, "{done:?}");
+        assert!(done.read < SMALL_ENOUGH, "{done:?}");
+        let stored = client.get(Level::SNAPSHOT, name, None).await.unwrap();
+        let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+        assert!(stored == content);
+    }
+
+    #[tokio::test]
+    async fn without_a_database_the_snapshot_is_made_of_what_the_replica_has() {
+        let (commands, asked) = mpsc::unbounded_channel();
+        drop(asked);
+        let (mut maintenance, client) = maintenance(commands).await;
+        maintenance.run().await.unwrap();
+        let done = maintenance.done();
+        assert_eq!(done.snapshots, 1, "{done:?}");
+        assert!(done.read > SMALL_ENOUGH, "{done:?}");
+        let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
+        assert_eq!(snapshots.last().unwrap().name.max, Txid::new(2));
+    }
+
+    /// Less than a snapshot, and enough for what was captured after it.
+    const SMALL_ENOUGH: u64 = 10 * PAGE as u64;
 }

@@ -5,7 +5,10 @@ use std::{
     io::{self, Read, Write},
     ops::Range,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -50,6 +53,8 @@ pub(super) struct Merger {
     pub(super) disk: Arc<dyn Disk>,
     /// The name of the replica in the settings.
     pub(super) replica: String,
+    /// Bytes read from it.
+    pub(super) read: Arc<AtomicU64>,
 }
 
 impl Merger {
@@ -111,7 +116,7 @@ impl Merger {
         let LtxObject {
             name, level, size, ..
         } = source.object;
-        let bytes = fetch(&*self.client, level, name, 0..size).await;
+        let bytes = self.fetch(level, name, 0..size).await;
         let bytes = bytes.map_err(evertide_ltx::Error::from)?;
         Ok(vec![Input::Memory(bytes.reader())])
     }
@@ -176,7 +181,7 @@ impl Merger {
             put.map(Some).map_err(Failure::from)
         };
         // Whatever ends one side makes the other end, too.
-        let (put, ()) = tokio::join!(put, serve(&*self.client, asked));
+        let (put, ()) = tokio::join!(put, self.serve(asked));
         match (finished.await, put) {
             // What could not be read is also why it could not be put.
             (Ok(Err(error)), Ok(_) | Err(Failure::Store(StoreError::Body { .. }))) => {
@@ -188,6 +193,46 @@ impl Merger {
                 Ok(object)
             }
             _ => Err(unexpected("the merge ended unexpectedly".to_owned())),
+        }
+    }
+
+    /// Answers the merging thread until it ends.
+    async fn serve(&self, mut asked: mpsc::Receiver<Request>) {
+        while let Some(request) = asked.recv().await {
+            // Nobody waits for the answer when the thread has ended.
+            let _ = request
+                .reply
+                .send(self.fetch(request.level, request.name, request.range).await);
+        }
+    }
+
+    /// Reads a range whole, and tries again where that may help.
+    async fn fetch(&self, level: Level, name: LtxName, range: Range<u64>) -> io::Result<Bytes> {
+        let mut failures = 0;
+        loop {
+            let error = match self.client.get(level, name, Some(range.clone())).await {
+                Ok(body) => match read_whole(body, &range).await {
+                    Ok(bytes) => {
+                        self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                        return Ok(bytes);
+                    }
+                    Err(error) => {
+                        let location = self.client.location();
+                        io::Error::other(format!(
+                            "{location}: reading {name} of level {level}: {error}"
+                        ))
+                    }
+                },
+                Err(error @ (StoreError::NotFound { .. } | StoreError::OutOfRange { .. })) => {
+                    return Err(io::Error::other(error));
+                }
+                Err(error) => io::Error::other(error),
+            };
+            failures += 1;
+            if failures == FAILURES {
+                return Err(error);
+            }
+            tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(failures)).await;
         }
     }
 }
@@ -303,48 +348,6 @@ impl Read for Ranges {
             .split_to(taken)
             .copy_to_slice(buffer.get_mut(..taken).unwrap_or_default());
         Ok(taken)
-    }
-}
-
-/// Answers the merging thread until it ends.
-async fn serve(client: &dyn ReplicaClient, mut asked: mpsc::Receiver<Request>) {
-    while let Some(request) = asked.recv().await {
-        // Nobody waits for the answer when the thread has ended.
-        let _ = request
-            .reply
-            .send(fetch(client, request.level, request.name, request.range).await);
-    }
-}
-
-/// Reads a range whole, and tries again where that may help.
-async fn fetch(
-    client: &dyn ReplicaClient,
-    level: Level,
-    name: LtxName,
-    range: Range<u64>,
-) -> io::Result<Bytes> {
-    let mut failures = 0;
-    loop {
-        let error = match client.get(level, name, Some(range.clone())).await {
-            Ok(body) => match read_whole(body, &range).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(error) => {
-                    let location = client.location();
-                    io::Error::other(format!(
-                        "{location}: reading {name} of level {level}: {error}"
-                    ))
-                }
-            },
-            Err(error @ (StoreError::NotFound { .. } | StoreError::OutOfRange { .. })) => {
-                return Err(io::Error::other(error));
-            }
-            Err(error) => io::Error::other(error),
-        };
-        failures += 1;
-        if failures == FAILURES {
-            return Err(error);
-        }
-        tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(failures)).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use evertide_ltx::{Level, Txid};
-use evertide_storage::LtxObject;
+use evertide_storage::{Capabilities, LtxObject};
 
 use super::{
     compact::{MOST_SOURCES, Next, Windows, captured},
@@ -39,6 +39,29 @@ pub(super) fn plan_snapshot(
         }
     }
     open.map_or(Next::Never, Next::At)
+}
+
+/// Where the pages of a snapshot come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Origin {
+    /// The files on the replica that lead to it, merged. Needs no lock on the database, and is of the end
+    /// of a window.
+    Replica,
+    /// The database, as it is now. Takes its locks for the time of the upload, and reads nothing from
+    /// the replica.
+    Database,
+}
+
+/// As many bytes are read from a service without asking whether there is another way.
+const SMALL: u64 = 4 << 20;
+
+/// Chooses the cheaper origin. Reading from a service costs time, and with most of them money; reading
+/// from a file system is as cheap as reading the database.
+pub(super) fn origin(to_be_read: u64, store: Capabilities, database_at_hand: bool) -> Origin {
+    match database_at_hand && !store.local && to_be_read > SMALL {
+        true => Origin::Database,
+        false => Origin::Replica,
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +100,17 @@ mod tests {
         assert_eq!(plan(&files, 300), Next::Now(vec![(9, 4), (0, 5)]));
         files.push(file(9, 1, 5, 200));
         assert_eq!(plan(&files, 9_000), Next::Never);
+    }
+
+    #[test]
+    fn a_large_snapshot_of_a_service_is_read_from_the_database_if_there_is_one() {
+        let (mut local, service) = (Capabilities::default(), Capabilities::default());
+        local.local = true;
+        let large = SMALL + 1;
+        assert_eq!(origin(large, service, true), Origin::Database);
+        assert_eq!(origin(SMALL, service, true), Origin::Replica);
+        assert_eq!(origin(large, local, true), Origin::Replica);
+        assert_eq!(origin(large, service, false), Origin::Replica);
     }
 
     #[test]

@@ -53,7 +53,11 @@ impl Upkeep {
         );
         let captured = context.captured.clone();
         Self {
-            maintenance: maintenance.with_local(Arc::clone(&context.disk), captured.clone()),
+            maintenance: maintenance.with_local(
+                Arc::clone(&context.disk),
+                captured.clone(),
+                context.commands.clone(),
+            ),
             news,
             captured,
             clock: Arc::clone(&context.clock),

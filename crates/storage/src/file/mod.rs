@@ -486,6 +486,7 @@ impl ReplicaClient for FileClient {
         Capabilities {
             conditional_create: true,
             compare_and_set: true,
+            local: true,
         }
     }
 

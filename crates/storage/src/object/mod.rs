@@ -123,6 +123,7 @@ impl ReplicaClient for ObjectClient {
         Capabilities {
             conditional_create: self.dialect.conditional_create,
             compare_and_set: self.dialect.compare_and_set,
+            local: false,
         }
     }
 
