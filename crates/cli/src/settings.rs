@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use evertide::ReplicationOptions;
 use evertide_server::settings::{
-    DatabaseSettings, MAX_SETTINGS, SettingsErrors, parse_config_file_for, parse_stored,
+    DatabaseSettings, FleetSettings, MAX_SETTINGS, SettingsErrors, parse_config_file_for,
+    parse_fleet_file, parse_stored,
 };
 use evertide_storage::{Disk, OsDisk};
 use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
@@ -30,79 +31,133 @@ impl From<DatabaseSettings> for Database {
     }
 }
 
-/// Reads settings: at least one database.
-pub(crate) fn load(from: SettingsFrom<'_>) -> anyhow::Result<Vec<Database>> {
-    load_for(from, None)
+/// The settings of everything that is to be replicated.
+#[derive(Debug)]
+pub(crate) enum Fleet {
+    /// Databases, and directories of them: at least one.
+    Named(FleetSettings),
+    /// Those of one database, which they do not name.
+    Unnamed(ReplicationOptions),
 }
 
-/// As [`load`], to find one database: it may be lost, and belong to a directory of the settings.
-pub(crate) fn load_for(
-    from: SettingsFrom<'_>,
-    wanted: Option<&Path>,
-) -> anyhow::Result<Vec<Database>> {
-    match from {
+/// What settings are, before anything is looked for in them.
+struct Content {
+    text: Zeroizing<Vec<u8>>,
+    format: ConfigFormat,
+    place: String,
+}
+
+/// Reads settings of everything that is to be replicated.
+pub(crate) fn load_fleet(from: SettingsFrom<'_>) -> anyhow::Result<Fleet> {
+    let content = match from {
         SettingsFrom::Store {
             key,
             database,
             scope,
         } => {
-            let store = SecureConfigStore::open(database, AgeKeyFile::new(key))?;
-            let config = store.latest(scope)?;
-            let parsed = parse_stored(config.content.as_bytes(), &config.info.format, database);
-            let replication = parsed.map_err(|errors| {
-                let place = format!("scope {scope} of {}", database.display());
-                mistakes(&place, &errors)
-            })?;
-            Ok(vec![Database {
-                path: Some(database.to_owned()),
-                replication,
-            }])
+            let replication = load_stored(key, database, scope)?;
+            let databases = vec![DatabaseSettings::new(database, replication)];
+            return Ok(Fleet::Named(databases.into()));
         }
-        SettingsFrom::File { path, key } => {
-            let content = read_file(path)?;
-            match (key, is_encrypted(&content)) {
-                (None, false) => parse_file(path, &content, wanted),
-                (Some(key), true) => {
-                    let what = path.display().to_string();
-                    let content = AgeKeyFile::new(key).decrypt(&content, &what)?;
-                    parse_file(path, content.as_bytes(), wanted)
-                }
-                (None, true) => bail!(
-                    "{} is encrypted: give the key file that opens it with --age-key",
-                    path.display()
-                ),
-                (Some(_), false) => bail!(
-                    "{} is not encrypted, so --age-key does not apply: leave it out, or give the \
-                     file that `config export` wrote",
-                    path.display()
-                ),
-            }
-        }
+        SettingsFrom::File { path, key } => open(path, key)?,
+    };
+    let parsed = match content.of_one_database() {
+        Some(replication) => replication.map(Fleet::Unnamed),
+        None => parse_fleet_file(&content.text, &content.format).map(Fleet::Named),
+    };
+    let fleet = parsed.map_err(|errors| mistakes(&content.place, &errors))?;
+    if let Fleet::Named(settings) = &fleet
+        && settings.databases.is_empty()
+        && settings.watched.is_empty()
+    {
+        bail!(no_database(&content.place));
     }
+    Ok(fleet)
 }
 
-fn parse_file(path: &Path, content: &[u8], wanted: Option<&Path>) -> anyhow::Result<Vec<Database>> {
-    let format = format_of(path, content)?;
-    let parsed = if format == ConfigFormat::Toml && is_of_one_database(content) {
-        // There is no database to find in it, so its path does not matter.
-        parse_stored(content, &format, Path::new("")).map(|replication| {
+/// Reads settings, at least of one database, to find one: it may be lost, and belong to a directory
+/// of the settings.
+pub(crate) fn load_for(
+    from: SettingsFrom<'_>,
+    wanted: Option<&Path>,
+) -> anyhow::Result<Vec<Database>> {
+    let content = match from {
+        SettingsFrom::Store {
+            key,
+            database,
+            scope,
+        } => {
+            let replication = load_stored(key, database, scope)?;
+            return Ok(vec![Database {
+                path: Some(database.to_owned()),
+                replication,
+            }]);
+        }
+        SettingsFrom::File { path, key } => open(path, key)?,
+    };
+    let parsed = match content.of_one_database() {
+        Some(replication) => replication.map(|replication| {
             vec![Database {
                 path: None,
                 replication,
             }]
-        })
-    } else {
-        let databases = parse_config_file_for(content, &format, wanted);
-        databases.map(|databases| databases.into_iter().map(Database::from).collect())
+        }),
+        None => parse_config_file_for(&content.text, &content.format, wanted)
+            .map(|databases| databases.into_iter().map(Database::from).collect()),
     };
-    let databases = parsed.map_err(|errors| mistakes(&path.display().to_string(), &errors))?;
+    let databases = parsed.map_err(|errors| mistakes(&content.place, &errors))?;
     if databases.is_empty() {
-        bail!(
-            "{} has no database: expected at least one, with a replica",
-            path.display()
-        );
+        bail!(no_database(&content.place));
     }
     Ok(databases)
+}
+
+fn no_database(place: &str) -> String {
+    format!("{place} has no database: expected at least one, with a replica")
+}
+
+fn load_stored(key: &Path, database: &Path, scope: &str) -> anyhow::Result<ReplicationOptions> {
+    let store = SecureConfigStore::open(database, AgeKeyFile::new(key))?;
+    let config = store.latest(scope)?;
+    let parsed = parse_stored(config.content.as_bytes(), &config.info.format, database);
+    parsed.map_err(|errors| {
+        let place = format!("scope {scope} of {}", database.display());
+        mistakes(&place, &errors)
+    })
+}
+
+/// Reads a file of settings, decrypted where a key is given.
+fn open(path: &Path, key: Option<&Path>) -> anyhow::Result<Content> {
+    let content = read_file(path)?;
+    let place = path.display().to_string();
+    let text = match (key, is_encrypted(&content)) {
+        (None, false) => content,
+        (Some(key), true) => {
+            let content = AgeKeyFile::new(key).decrypt(&content, &place)?;
+            Zeroizing::new(content.as_bytes().to_vec())
+        }
+        (None, true) => {
+            bail!("{place} is encrypted: give the key file that opens it with --age-key")
+        }
+        (Some(_), false) => bail!(
+            "{place} is not encrypted, so --age-key does not apply: leave it out, or give the \
+             file that `config export` wrote"
+        ),
+    };
+    Ok(Content {
+        format: format_of(path, &text)?,
+        text,
+        place,
+    })
+}
+
+impl Content {
+    /// Reads it as settings of one database, if that is what it is.
+    fn of_one_database(&self) -> Option<Result<ReplicationOptions, SettingsErrors>> {
+        let unnamed = self.format == ConfigFormat::Toml && is_of_one_database(&self.text);
+        // There is no database to find in it, so its path does not matter.
+        unnamed.then(|| parse_stored(&self.text, &self.format, Path::new("")))
+    }
 }
 
 /// Settings with mistakes, as an error that lists them all.

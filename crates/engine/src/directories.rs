@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -9,8 +10,20 @@ use std::{
 use crate::{
     Error,
     runtime::Engine,
+    wal::descriptors::{self, Access},
     watch::{Notices, Watch},
 };
+
+/// Whether the file begins as a database of SQLite does. It is opened at most once in the life of the
+/// process and never closed, so that no lock that somebody holds on it in this process is dropped.
+pub fn is_database(path: &Path) -> bool {
+    const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+    let Ok((file, _)) = descriptors::open(path, Access::Read) else {
+        return false;
+    };
+    let mut start = [0; MAGIC.len()];
+    file.read_exact_at(&mut start, 0).is_ok() && start == *MAGIC
+}
 
 /// Notices about what comes to some directories and goes: by the one inotify instance that serves
 /// all databases of the process, without a thread or a timer.

@@ -72,7 +72,7 @@ pub use evertide_ltx::Txid;
 pub use evertide_storage::Destination;
 
 pub use self::{
-    directories::DirectoryWatch,
+    directories::{DirectoryWatch, is_database},
     error::Error,
     follow::{FollowError, FollowEvent, FollowOptions, FollowReport, follow},
     options::{

@@ -189,6 +189,7 @@ struct Changes<'a> {
     removed: Vec<&'a str>,
     changed: Vec<&'a str>,
     intervals: bool,
+    stage_limit: bool,
 }
 
 impl<'a> Changes<'a> {
@@ -196,6 +197,7 @@ impl<'a> Changes<'a> {
         let mut changes = Self {
             intervals: old.monitor_interval != new.monitor_interval
                 || old.checkpoint_interval != new.checkpoint_interval,
+            stage_limit: old.stage_limit != new.stage_limit,
             ..Self::default()
         };
         for replica in &new.replicas {
@@ -225,6 +227,9 @@ impl fmt::Display for Changes<'_> {
         }
         if self.intervals {
             said.push("intervals changed".to_owned());
+        }
+        if self.stage_limit {
+            said.push("limit of staged files changed".to_owned());
         }
         if said.is_empty() {
             // Equal replicas in another order.

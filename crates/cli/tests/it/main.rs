@@ -15,3 +15,4 @@ mod signals;
 mod support;
 mod usage;
 mod verify;
+mod watching;

@@ -1,12 +1,14 @@
 //! All databases of a directory: `dir` with `pattern` and `recursive`, in both languages.
 //!
-//! A directory is looked through when settings are read, at the start and at each reload. No file is
-//! opened for that: closing a descriptor of a database that is in use would drop its locks.
+//! A directory is looked through when settings are read, at the start and at each reload, and where
+//! it is watched whenever something came or went. No file is opened for that: closing a descriptor
+//! of a database that is in use would drop its locks.
 
 use std::{
     collections::HashSet,
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use evertide::{Destination, ReplicationOptions};
@@ -46,25 +48,103 @@ pub(super) fn databases(
     options: &ReplicationOptions,
     seen: &mut Seen,
 ) -> Vec<DatabaseSettings> {
-    let Some((found, place)) = find(report, section, seen.wanted()) else {
+    let Some((directory, place)) = read(report, section) else {
+        return Vec::new();
+    };
+    let directory = WatchedDirectory {
+        options: options.clone(),
+        ..directory
+    };
+    let watched = section.get("watch").is_some_and(|_| directory.watched);
+    let Some(found) = find(report, &directory, &place, seen.wanted()) else {
         return Vec::new();
     };
     let mut databases = Vec::new();
     for Found { path, below } in found {
         seen.database(report, &path, &place);
-        let mut replication = options.clone();
-        for replica in &mut replication.replicas {
-            match inside(&replica.destination, &below) {
-                Ok(destination) => {
-                    seen.destination(report, &destination, &place);
-                    replica.destination = destination;
+        match directory.database(&path, &below) {
+            Ok(database) => {
+                for replica in &database.replication.replicas {
+                    seen.destination(report, &replica.destination, &place);
                 }
-                Err(reason) => report.add(&place, Mistake::BadDestination(reason)),
+                databases.push(database);
+            }
+            Err(reason) => report.add(&place, Mistake::BadDestination(reason)),
+        }
+    }
+    if watched {
+        // The kind of each replica is known to be one that can be shared out.
+        for replica in &options.replicas {
+            if let Err(reason) = inside(&replica.destination, Path::new("any.db")) {
+                report.add(&place, Mistake::BadDestination(reason));
             }
         }
-        databases.push(DatabaseSettings { path, replication });
+        if seen.watch(directory) {
+            return Vec::new();
+        }
     }
     databases
+}
+
+/// A directory whose databases are replicated as they come, and let go as they vanish.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WatchedDirectory {
+    path: PathBuf,
+    pattern: Glob,
+    recursive: bool,
+    watched: bool,
+    options: ReplicationOptions,
+}
+
+/// What a look through a directory found.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct DirectoryContent {
+    /// Its databases, with their settings, in the order of their paths.
+    pub databases: Vec<DatabaseSettings>,
+    /// The directories that were looked through: those to watch.
+    pub directories: Vec<PathBuf>,
+    /// Whether a file has the name of a database, and is none or none yet.
+    pub unfinished: bool,
+}
+
+impl WatchedDirectory {
+    /// Time between two looks where nothing was noticed.
+    pub fn monitor_interval(&self) -> Duration {
+        self.options.monitor_interval
+    }
+
+    /// Looks for databases: files whose name matches, and that begin as databases of SQLite do.
+    ///
+    /// # Errors
+    ///
+    /// When a directory cannot be read.
+    pub fn look(&self) -> io::Result<DirectoryContent> {
+        let search = search(&OsDisk, &self.path, &self.pattern, self.recursive)?;
+        let mut content = DirectoryContent {
+            databases: Vec::new(),
+            directories: search.directories,
+            unfinished: search.unfinished,
+        };
+        for Found { path, below } in search.found {
+            if !evertide::is_database(&path) {
+                content.unfinished = true;
+                continue;
+            }
+            // Whether replicas can be shared out was seen when the settings were read.
+            content.databases.extend(self.database(&path, &below).ok());
+        }
+        Ok(content)
+    }
+
+    /// A database of the directory, with replicas of its own.
+    fn database(&self, path: &Path, below: &Path) -> Result<DatabaseSettings, String> {
+        let mut options = self.options.clone();
+        for replica in &mut options.replicas {
+            replica.destination = inside(&replica.destination, below)?;
+        }
+        Ok(DatabaseSettings::new(path, options))
+    }
 }
 
 /// The place of one database's replica, as Litestream has it: its path below the directory, below
@@ -89,11 +169,8 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
     }
 }
 
-fn find(
-    report: &mut Report,
-    section: &Section<'_>,
-    wanted: Option<&Path>,
-) -> Option<(Vec<Found>, Place)> {
+/// What the settings say about the directory, but for its options.
+fn read(report: &mut Report, section: &Section<'_>) -> Option<(WatchedDirectory, Place)> {
     let dir = section.required(report, "dir", "give the directory of the databases")?;
     if let Some(path) = section.get("path") {
         report.add(&path.place, Mistake::Together("dir"));
@@ -106,44 +183,54 @@ fn find(
         field.map_or(Some(false), |field| field.boolean(report))
     };
     let (recursive, watch) = (flag(report, "recursive"), flag(report, "watch"));
-    if let (Some(true), Some(field)) = (watch, section.get("watch")) {
-        report.add(
-            &field.place,
-            Mistake::NotYet(
-                "directories are looked through at the start and at each reload (SIGHUP): remove \
-                 it, and reload when there is a new database",
-            ),
-        );
-    }
-    let (pattern, recursive) = (pattern?, recursive?);
+    let (pattern, recursive, watched) = (pattern?, recursive?, watch?);
     let path = replica::database_path(report, &dir)?;
     let Some(glob) = Glob::parse(pattern.value) else {
         report.add(&pattern.place, Mistake::BadPattern);
         return None;
     };
-    let place = dir.place;
-    let lost = wanted.and_then(|wanted| belongs(wanted, &path, &glob, recursive));
-    let mistake = match (search(&OsDisk, &path, &glob, recursive), lost) {
+    let directory = WatchedDirectory {
+        path,
+        pattern: glob,
+        recursive,
+        watched,
+        options: ReplicationOptions::default(),
+    };
+    Some((directory, dir.place))
+}
+
+/// The databases that are there now. In a directory that is not watched there has to be one.
+fn find(
+    report: &mut Report,
+    directory: &WatchedDirectory,
+    place: &Place,
+    wanted: Option<&Path>,
+) -> Option<Vec<Found>> {
+    let (path, glob, recursive) = (&directory.path, &directory.pattern, directory.recursive);
+    let lost = wanted.and_then(|wanted| belongs(wanted, path, glob, recursive));
+    let found = search(&OsDisk, path, glob, recursive).map(|search| search.found);
+    let dir = path.display().to_string();
+    let mistake = match (found, lost) {
         (Ok(mut found), Some(lost)) => {
             if !found.iter().any(|found| found.below == lost.below) {
                 found.push(lost);
             }
-            return Some((found, place));
+            return Some(found);
         }
         (Err(error), Some(lost)) if error.kind() == io::ErrorKind::NotFound => {
-            return Some((vec![lost], place));
+            return Some(vec![lost]);
         }
-        (Ok(found), None) if !found.is_empty() => return Some((found, place)),
+        (Ok(found), None) if directory.watched || !found.is_empty() => return Some(found),
         (Ok(_), None) => Mistake::NothingFound {
-            dir: dir.value.to_owned(),
-            pattern: pattern.value.to_owned(),
+            dir,
+            pattern: glob.text.clone(),
         },
         (Err(error), _) => Mistake::BadDirectory {
-            dir: dir.value.to_owned(),
+            dir,
             reason: error.to_string(),
         },
     };
-    report.add(&place, mistake);
+    report.add(place, mistake);
     None
 }
 
@@ -159,12 +246,28 @@ fn belongs(wanted: &Path, dir: &Path, glob: &Glob, recursive: bool) -> Option<Fo
     })
 }
 
-/// All databases in a directory, sorted; each file once, whatever links lead to it.
-fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Result<Vec<Found>> {
+/// What is in a directory.
+#[derive(Default)]
+struct Search {
+    /// Databases, sorted; each file once, whatever links lead to it.
+    found: Vec<Found>,
+    /// The directories that were read.
+    directories: Vec<PathBuf>,
+    /// A file has the name of a database, and cannot be one, or not yet.
+    unfinished: bool,
+}
+
+fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Result<Search> {
     let mut waiting = vec![(PathBuf::new(), 0)];
-    let mut found = Vec::new();
+    let (mut names, mut result) = (Vec::new(), Search::default());
     while let Some((below, depth)) = waiting.pop() {
-        let entries = disk.read_dir(&dir.join(&below))?;
+        let directory = dir.join(&below);
+        let entries = match disk.read_dir(&directory) {
+            // It was there a moment ago.
+            Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => continue,
+            entries => entries?,
+        };
+        result.directories.push(directory);
         for entry in entries {
             let Some(name) = entry.name.to_str() else {
                 continue;
@@ -176,37 +279,38 @@ fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Resu
                     waiting.push((below, depth + 1));
                 }
             } else if glob.matches(name) && !COMPANIONS.iter().any(|end| name.ends_with(end)) {
-                found.push(below);
+                names.push(below);
             }
         }
     }
-    found.sort();
+    names.sort();
     let mut files = HashSet::new();
-    let mut databases = Vec::new();
-    for below in found {
+    for below in names {
         let path = dir.join(&below);
         match disk.metadata(&path) {
-            Ok(file)
-                if file.kind == FileKind::File
-                    && file.len > 0
-                    && file.len.is_multiple_of(SMALLEST_PAGE)
-                    && files.insert((file.dev, file.ino)) =>
-            {
-                databases.push(Found { path, below });
+            Ok(file) if file.kind != FileKind::File => {}
+            Ok(file) if file.len == 0 || !file.len.is_multiple_of(SMALLEST_PAGE) => {
+                result.unfinished = true;
+            }
+            Ok(file) if files.insert((file.dev, file.ino)) => {
+                result.found.push(Found { path, below });
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(databases)
+    Ok(result)
 }
 
 /// A pattern for names, as Go's `filepath.Match` has them: `*`, `?`, `[a-z]`, `[^a-z]`, `\x`.
-#[derive(Debug, PartialEq, Eq)]
-struct Glob(Vec<Part>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Glob {
+    text: String,
+    parts: Vec<Part>,
+}
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Part {
     /// Any characters, or none.
     Star,
@@ -232,19 +336,22 @@ impl Glob {
                 other => Part::Character(other),
             });
         }
-        Some(Self(parts))
+        Some(Self {
+            text: text.to_owned(),
+            parts,
+        })
     }
 
     fn matches(&self, name: &str) -> bool {
         // The positions in the pattern that some reading of the name so far leads to.
-        let mut states = vec![false; self.0.len() + 1];
+        let mut states = vec![false; self.parts.len() + 1];
         if let Some(first) = states.first_mut() {
             *first = true;
         }
         self.skip_stars(&mut states);
         for character in name.chars() {
             let mut next = vec![false; states.len()];
-            for (at, part) in self.0.iter().enumerate() {
+            for (at, part) in self.parts.iter().enumerate() {
                 if !states.get(at).copied().unwrap_or(false) || !part.takes(character) {
                     continue;
                 }
@@ -261,7 +368,7 @@ impl Glob {
 
     /// A star may also stand for nothing.
     fn skip_stars(&self, states: &mut [bool]) {
-        for (at, part) in self.0.iter().enumerate() {
+        for (at, part) in self.parts.iter().enumerate() {
             if *part == Part::Star
                 && states.get(at).copied().unwrap_or(false)
                 && let Some(state) = states.get_mut(at + 1)
@@ -385,6 +492,7 @@ mod tests {
             let glob = Glob::parse(pattern).unwrap();
             let found = search(&OsDisk, dir.path(), &glob, recursive).unwrap();
             let names = found
+                .found
                 .into_iter()
                 .map(|found| found.below.display().to_string());
             names.collect::<Vec<_>>()
@@ -392,6 +500,7 @@ mod tests {
         assert_eq!(names("*.db", false), ["a.db"]);
         assert_eq!(names("*.db", true), ["a.db", "sub/b.db", "sub/deep/c.db"]);
         assert_eq!(names("a*", true), ["a.db", "a.txt"]);
-        assert!(search(&OsDisk, &dir.path().join("no"), &Glob(vec![]), true).is_err());
+        let all = Glob::parse("*").unwrap();
+        assert!(search(&OsDisk, &dir.path().join("no"), &all, true).is_err());
     }
 }

@@ -200,6 +200,17 @@ pub enum Mistake {
         /// What zero would mean, if anything.
         zero: &'static str,
     },
+    /// A text that is no size, or none that makes sense.
+    #[error(
+        "`{text}` is no size of {min} bytes or more: write a number with a unit \
+         (kB, MB, GB, TB, or KiB, MiB, GiB, TiB), such as \"512MiB\""
+    )]
+    BadSize {
+        /// The text.
+        text: String,
+        /// The least that is possible.
+        min: u64,
+    },
     /// Two replicas of a database with one name.
     #[error(
         "`{name}` is also the name of {}: give each replica a name of its own",

@@ -22,6 +22,7 @@ use super::{
 
 const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
     monitor_interval: "monitor-interval",
+    stage_limit: "stage-limit",
     checkpoint_interval: "checkpoint-interval",
 };
 
@@ -35,7 +36,8 @@ const TOP: [&str; 8] = [
     "snapshot",
     "retention",
 ];
-const DATABASE: [&str; 10] = [
+/// `stage-limit` is Evertide's own.
+const DATABASE: [&str; 11] = [
     "path",
     "dir",
     "pattern",
@@ -45,6 +47,7 @@ const DATABASE: [&str; 10] = [
     "replicas",
     "monitor-interval",
     "checkpoint-interval",
+    "stage-limit",
     "snapshot",
 ];
 const SNAPSHOT: [&str; 2] = ["interval", "retention"];
@@ -74,19 +77,22 @@ const REPLICA: [&str; 8] = [
 ///
 /// All mistakes at once, each with its key and line; of a text that is no YAML, the first.
 pub fn parse_litestream_yaml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
-    parse(text, Report::default(), Seen::default())
+    parse(text, Report::default(), &mut Seen::default())
 }
 
 /// As [`parse_litestream_yaml`], for those who look for one database.
 pub(super) fn parse_stored(
     text: &str,
-    seen: Seen,
+    seen: &mut Seen,
 ) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     parse(text, Report::default(), seen)
 }
 
 /// As [`parse_litestream_yaml`], with the variables of the environment replaced.
-pub(super) fn parse_file(text: &str, seen: Seen) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
+pub(super) fn parse_file(
+    text: &str,
+    seen: &mut Seen,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     check_size(text.len())?;
     let text = variables::replaced(text, variables::of_process);
     parse(&text, Report::new(Variables::Replaced), seen)
@@ -95,7 +101,7 @@ pub(super) fn parse_file(text: &str, seen: Seen) -> Result<Vec<DatabaseSettings>
 fn parse(
     text: &str,
     mut report: Report,
-    mut seen: Seen,
+    seen: &mut Seen,
 ) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     check_size(text.len())?;
     let document = match yaml::read(text) {
@@ -129,7 +135,7 @@ fn parse(
         Some(field) => {
             let dbs = "a list of databases, each `- path: …`,";
             for section in field.tables(&mut report, dbs, MISSING_DATABASES) {
-                databases.extend(database(&mut report, &section, &global, &mut seen));
+                databases.extend(database(&mut report, &section, &global, seen));
             }
         }
         None => report.missing(&root, "dbs", MISSING_DATABASES),

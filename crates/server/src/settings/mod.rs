@@ -19,6 +19,7 @@ mod litestream_s3;
 mod litestream_yaml;
 mod replica;
 mod section;
+mod size;
 mod toml;
 mod variables;
 mod yaml;
@@ -29,6 +30,7 @@ use evertide::ReplicationOptions;
 use evertide_vault::ConfigFormat;
 
 pub use self::{
+    directory::{DirectoryContent, WatchedDirectory},
     duration::{DurationError, format_duration, parse_duration},
     error::{Mistake, Place, SettingsError, SettingsErrors},
     litestream_yaml::parse_litestream_yaml,
@@ -51,6 +53,35 @@ pub struct DatabaseSettings {
     pub replication: ReplicationOptions,
 }
 
+impl DatabaseSettings {
+    /// The database at this path, replicated like this.
+    pub fn new(path: impl Into<PathBuf>, replication: ReplicationOptions) -> Self {
+        Self {
+            path: path.into(),
+            replication,
+        }
+    }
+}
+
+/// What a file given to `--config` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct FleetSettings {
+    /// Databases that are listed, or were found in directories that are not watched.
+    pub databases: Vec<DatabaseSettings>,
+    /// Directories whose databases are replicated as they come.
+    pub watched: Vec<WatchedDirectory>,
+}
+
+impl From<Vec<DatabaseSettings>> for FleetSettings {
+    fn from(databases: Vec<DatabaseSettings>) -> Self {
+        Self {
+            databases,
+            watched: Vec::new(),
+        }
+    }
+}
+
 /// Reads what the encrypted store holds for `database`.
 ///
 /// TOML holds no path. A `litestream.yml`, which the newer Go module stores, holds several: the
@@ -67,8 +98,8 @@ pub fn parse_stored(
     match format {
         ConfigFormat::Toml => toml::parse_toml_of(text(content)?, database),
         ConfigFormat::Yaml => {
-            let seen = replica::Seen::looking_for(Some(database));
-            let databases = litestream_yaml::parse_stored(text(content)?, seen)?;
+            let mut seen = replica::Seen::looking_for(Some(database));
+            let databases = litestream_yaml::parse_stored(text(content)?, &mut seen)?;
             let path = replica::comparable(database);
             let listed = databases
                 .iter()
@@ -111,7 +142,31 @@ pub fn parse_config_file_for(
     format: &ConfigFormat,
     database: Option<&Path>,
 ) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
-    let seen = replica::Seen::looking_for(database);
+    parse_file(content, format, &mut replica::Seen::looking_for(database))
+}
+
+/// As [`parse_config_file`], with the directories that are to be watched apart from the databases.
+///
+/// # Errors
+///
+/// As [`parse_config_file`].
+pub fn parse_fleet_file(
+    content: &[u8],
+    format: &ConfigFormat,
+) -> Result<FleetSettings, SettingsErrors> {
+    let mut seen = replica::Seen::watching();
+    let databases = parse_file(content, format, &mut seen)?;
+    Ok(FleetSettings {
+        databases,
+        watched: seen.into_watched(),
+    })
+}
+
+fn parse_file(
+    content: &[u8],
+    format: &ConfigFormat,
+    seen: &mut replica::Seen,
+) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     match format {
         ConfigFormat::Toml => toml::parse_databases(text(content)?, seen),
         ConfigFormat::Yaml => litestream_yaml::parse_file(text(content)?, seen),

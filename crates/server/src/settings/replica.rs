@@ -12,6 +12,7 @@ use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_storage::{Destination, Secret};
 
 use super::{
+    directory::WatchedDirectory,
     error::{Mistake, Place},
     section::{Limits, Report, Section, Text, Zero, similar},
 };
@@ -75,9 +76,13 @@ pub(super) const RETENTION: Limits = Limits {
     zero: Zero::ForEver,
 };
 
+/// Less could not even hold what one sync of a busy database captures.
+const LEAST_STAGE_LIMIT: u64 = 1 << 20;
+
 /// The names of the settings of a database, in one of the two languages.
 pub(super) struct DatabaseKeys {
     pub(super) monitor_interval: &'static str,
+    pub(super) stage_limit: &'static str,
     pub(super) checkpoint_interval: &'static str,
 }
 
@@ -90,8 +95,10 @@ pub(super) fn database_options(
     let mut options = ReplicationOptions::default();
     let monitor = section.duration(report, keys.monitor_interval, &MONITOR_INTERVAL);
     let checkpoint = section.duration(report, keys.checkpoint_interval, &CHECKPOINT_INTERVAL);
+    let stage_limit = section.size(report, keys.stage_limit, LEAST_STAGE_LIMIT);
     options.monitor_interval = monitor.unwrap_or(options.monitor_interval);
     options.checkpoint_interval = checkpoint.unwrap_or(options.checkpoint_interval);
+    options.stage_limit = stage_limit.unwrap_or(options.stage_limit);
     options
 }
 
@@ -236,6 +243,8 @@ pub(super) struct Seen {
     destinations: HashMap<String, Place>,
     directories: Vec<(PathBuf, Place)>,
     wanted: Option<PathBuf>,
+    /// Directories to be watched, where they are kept apart.
+    watched: Option<Vec<WatchedDirectory>>,
 }
 
 impl Seen {
@@ -257,6 +266,27 @@ impl Seen {
             wanted: wanted.map(comparable),
             ..Self::default()
         }
+    }
+
+    /// For those who watch directories.
+    pub(super) fn watching() -> Self {
+        Self {
+            watched: Some(Vec::new()),
+            ..Self::default()
+        }
+    }
+
+    /// Keeps a directory apart, where that is wanted.
+    pub(super) fn watch(&mut self, directory: WatchedDirectory) -> bool {
+        match &mut self.watched {
+            Some(watched) => watched.push(directory),
+            None => return false,
+        }
+        true
+    }
+
+    pub(super) fn into_watched(self) -> Vec<WatchedDirectory> {
+        self.watched.unwrap_or_default()
     }
 
     /// The database that is looked for.

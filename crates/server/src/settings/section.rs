@@ -6,6 +6,7 @@ use super::{
     document::{Entry, Node, Table, Value},
     duration::parse_duration,
     error::{Mistake, Place, SettingsError, SettingsErrors},
+    size::parse_size,
 };
 
 /// The mistakes so far.
@@ -182,6 +183,27 @@ impl<'n> Section<'n> {
             },
         );
         None
+    }
+}
+
+impl Section<'_> {
+    /// A size in bytes, from `min` on.
+    pub(super) fn size(&self, report: &mut Report, key: &str, min: u64) -> Option<u64> {
+        let field = self.get(key)?;
+        if !matches!(field.node.value, Value::Text(_)) {
+            field.wrong_type(report, "a size in quotes, such as \"512MiB\",");
+            return None;
+        }
+        let text = field.text(report)?;
+        if text.value.is_empty() {
+            return None;
+        }
+        let size = parse_size(text.value);
+        if size.is_none_or(|size| size < min) {
+            let text = text.value.chars().take(40).collect();
+            report.add(&field.place, Mistake::BadSize { text, min });
+        }
+        size.filter(|size| *size >= min)
     }
 }
 

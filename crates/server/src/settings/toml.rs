@@ -19,14 +19,20 @@ use super::{
 
 const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
     monitor_interval: "monitor_interval",
+    stage_limit: "stage_limit",
     checkpoint_interval: "checkpoint_interval",
 };
 
 /// Keys of the whole configuration of one database.
-const TOP: [&str; 3] = ["monitor_interval", "checkpoint_interval", "replicas"];
+const TOP: [&str; 4] = [
+    "monitor_interval",
+    "checkpoint_interval",
+    "stage_limit",
+    "replicas",
+];
 
 /// Keys of a `[[databases]]` table.
-const DATABASE: [&str; 8] = [
+const DATABASE: [&str; 9] = [
     "path",
     "dir",
     "pattern",
@@ -34,6 +40,7 @@ const DATABASE: [&str; 8] = [
     "watch",
     "monitor_interval",
     "checkpoint_interval",
+    "stage_limit",
     "replicas",
 ];
 
@@ -132,12 +139,12 @@ fn parse_for(text: &str, mut seen: Seen) -> Result<ReplicationOptions, SettingsE
 ///
 /// All mistakes at once, each with its key and line.
 pub fn parse_databases_toml(text: &str) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
-    parse_databases(text, Seen::default())
+    parse_databases(text, &mut Seen::default())
 }
 
 pub(super) fn parse_databases(
     text: &str,
-    mut seen: Seen,
+    seen: &mut Seen,
 ) -> Result<Vec<DatabaseSettings>, SettingsErrors> {
     let mut report = Report::default();
     let table = read(&mut report, text)?;
@@ -165,16 +172,11 @@ pub(super) fn parse_databases(
                 check_database_keys(&mut report, &section);
                 if section.has("dir") {
                     let options = database(&mut report, &section, &mut Seen::default());
-                    databases.extend(directory::databases(
-                        &mut report,
-                        &section,
-                        &options,
-                        &mut seen,
-                    ));
+                    databases.extend(directory::databases(&mut report, &section, &options, seen));
                     continue;
                 }
-                let path = database_path(&mut report, &section, &mut seen);
-                let replication = database(&mut report, &section, &mut seen);
+                let path = database_path(&mut report, &section, seen);
+                let replication = database(&mut report, &section, seen);
                 databases.extend(path.map(|path| DatabaseSettings { path, replication }));
             }
         }

@@ -4,7 +4,7 @@
 use std::{fs, path::Path};
 
 use evertide_server::settings::{
-    DatabaseSettings, SettingsErrors, parse_config_file, parse_databases_toml,
+    DatabaseSettings, SettingsErrors, parse_config_file, parse_databases_toml, parse_fleet_file,
     parse_litestream_yaml,
 };
 use evertide_vault::ConfigFormat;
@@ -64,6 +64,40 @@ fn every_database_of_a_directory_gets_a_replica_of_its_own_in_both_languages() {
 }
 
 #[test]
+fn a_watched_directory_may_be_empty_and_is_looked_through_anew() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = yaml(dir.path(), "  watch: true\n  recursive: true\n");
+    assert!(parse_litestream_yaml(&text).unwrap().is_empty());
+    let fleet = parse_fleet_file(text.as_bytes(), &ConfigFormat::Yaml).unwrap();
+    assert!(fleet.databases.is_empty());
+    let [watched] = &fleet.watched[..] else {
+        panic!("{fleet:?}")
+    };
+    let look = || {
+        let content = watched.look().unwrap();
+        let databases = listed(&content.databases, dir.path()).into_iter();
+        let names: Vec<_> = databases.map(|(name, _)| name).collect();
+        (names, content.directories.len(), content.unfinished)
+    };
+    assert_eq!(look(), (vec![], 1, false));
+    fs::create_dir(dir.path().join("eu")).unwrap();
+    let header = [&b"SQLite format 3\0"[..], &[0; 496]].concat();
+    fs::write(dir.path().join("eu/b.db"), header).unwrap();
+    fs::write(dir.path().join("empty.db"), "").unwrap();
+    assert_eq!(look(), (vec!["eu/b.db".to_owned()], 2, true));
+    fs::write(dir.path().join("empty.db"), [1; 512]).unwrap();
+    assert_eq!(look(), (vec!["eu/b.db".to_owned()], 2, true));
+    fs::remove_file(dir.path().join("empty.db")).unwrap();
+    assert_eq!(look(), (vec!["eu/b.db".to_owned()], 2, false));
+    let content = watched.look().unwrap();
+    let expected = [(
+        "eu/b.db".to_owned(),
+        vec!["file:///backup/eu/b.db".to_owned()],
+    )];
+    assert_eq!(listed(&content.databases, dir.path()), expected);
+}
+
+#[test]
 fn what_is_wrong_with_a_directory_is_said_with_its_line() {
     let tenants = tenants();
     let dir = tenants.path();
@@ -74,8 +108,12 @@ fn what_is_wrong_with_a_directory_is_said_with_its_line() {
         assert!(found[0].starts_with(mistake), "{found:#?}");
     };
     one(
-        &yaml(dir, "  watch: true\n"),
-        "line 4: dbs[0].watch: is not supported yet: directories are looked through at the start",
+        &yaml(dir, "  watch: often\n"),
+        "line 4: dbs[0].watch: true or false is expected here",
+    );
+    one(
+        &yaml(&dir.join("missing"), "  watch: true\n"),
+        "line 2: dbs[0].dir: cannot look for databases in",
     );
     one(
         &yaml(dir, "").replace("*.db", "[a"),

@@ -186,7 +186,7 @@ dbs:
       auto-recover: true
       colour: blue
   - dir: /data
-    watch: true
+    watch: often
     replica:
       url: s3://bucket/path
       access-key-id: AKIA
@@ -217,7 +217,7 @@ dbs:
         "line 14: dbs[0].replica.auto-recover: is a setting of Litestream",
         "line 15: dbs[0].replica.colour: unknown key; known here: type, name",
         "line 16: dbs[1].pattern: is missing: say which files are databases",
-        "line 17: dbs[1].watch: is not supported yet: directories are looked through",
+        "line 17: dbs[1].watch: true or false is expected here",
         "line 18: dbs[1].replica.secret-access-key: is missing: both keys are needed, or neither",
         "line 22: dbs[2].monitor-interval: `fast` is not a duration",
         "line 24: dbs[2].replicas[0].path: cannot be given together with `url`",

@@ -185,7 +185,7 @@ snapshot_interval = true
     let expected = "\
 line 2: monitor-interval: unknown key; did you mean `monitor_interval`?
 line 3: checkpoint_interval: a duration in quotes, such as \"10s\", is expected here, not a number
-line 4: colour: unknown key; known here: monitor_interval, checkpoint_interval, replicas
+line 4: colour: unknown key; known here: monitor_interval, checkpoint_interval, stage_limit, replicas
 line 5: db_path: does not belong here: the application passes the path of its database: remove it
 line 10: replicas[0].file_path: the value holds the variable `$HOME`, and variables are not \
 replaced: write the value itself, so that the configuration says all there is to know
@@ -455,4 +455,28 @@ fn far_too_much_is_not_even_parsed() {
     assert!(parse_toml(&deep).is_err());
     let deep = format!("{} = 1", ["a"; 20_000].join("."));
     assert!(parse_toml(&deep).is_err());
+}
+
+#[test]
+fn the_limit_of_staged_files_is_a_size_with_a_unit() {
+    let text = |limit: &str| {
+        format!(
+            "stage_limit = {limit}\n[[replicas]]\nname = 'a'\ntype = 'file'\nfile_path = '/a'\n"
+        )
+    };
+    let limit = |given: &str| parse_toml(&text(given)).unwrap().stage_limit;
+    assert_eq!(limit("'64 MiB'"), 64 << 20);
+    assert_eq!(limit("'2GB'"), 2_000_000_000);
+    assert_eq!(limit("''"), 1 << 30);
+    for (given, expected) in [
+        ("'1000000'", "line 1: stage_limit: `1000000` is no size"),
+        (
+            "'1KiB'",
+            "line 1: stage_limit: `1KiB` is no size of 1048576 bytes or more",
+        ),
+        ("'-1GiB'", "line 1: stage_limit: `-1GiB` is no size"),
+        ("1073741824", "line 1: stage_limit: a size in quotes"),
+    ] {
+        assert_mistake(parse_toml(&text(given)), expected);
+    }
 }

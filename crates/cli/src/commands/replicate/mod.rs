@@ -1,7 +1,6 @@
 //! `evertide replicate`
 
 mod child;
-mod fleet;
 
 use std::{
     path::{Path, PathBuf},
@@ -11,20 +10,20 @@ use std::{
 
 use anyhow::{anyhow, bail};
 use evertide::{Durability, ReplicaOptions, ReplicaStatus, Replication, ReplicationOptions};
-use evertide_server::{NotRunning, Server, ServerHandle};
+use evertide_server::{
+    FleetDaemon, NotRunning, Server, ServerHandle,
+    settings::{DatabaseSettings, FleetSettings},
+};
 use evertide_storage::OsDisk;
 use tokio::task::JoinSet;
 
-use self::{
-    child::{Ended, Program},
-    fleet::Fleet,
-};
+use self::child::{Ended, Program};
 use super::source::destination;
 use crate::{
     args::{ReplicateArgs, ReplicateFrom, SettingsFrom},
     failure::usage,
     logs,
-    settings::{self, Database},
+    settings::{self, Fleet},
 };
 
 /// Docker waits ten seconds before it kills; systemd and Kubernetes wait longer.
@@ -33,8 +32,8 @@ const SHUTDOWN: Duration = Duration::from_secs(25);
 pub(crate) fn replicate(args: &ReplicateArgs) -> anyhow::Result<()> {
     let origin = Origin::new(args.resolve()?);
     logs::start(args.log);
-    let databases = origin.databases()?;
-    super::block_on(run(args, origin, databases))
+    let settings = origin.settings()?;
+    super::block_on(run(args, origin, settings))
 }
 
 /// What to replicate, in a form that can be read again.
@@ -94,7 +93,7 @@ impl Origin {
     }
 
     /// Reads the settings: each database once.
-    fn databases(&self) -> anyhow::Result<Vec<(PathBuf, ReplicationOptions)>> {
+    fn settings(&self) -> anyhow::Result<FleetSettings> {
         match self {
             Self::Arguments { database, urls } => {
                 if database.to_string_lossy().contains("://") {
@@ -112,7 +111,7 @@ impl Origin {
                         .replicas
                         .push(ReplicaOptions::new(name, destination));
                 }
-                Ok(vec![(database.clone(), options)])
+                Ok(vec![DatabaseSettings::new(database, options)].into())
             }
             Self::Settings {
                 from:
@@ -121,15 +120,14 @@ impl Origin {
                         database,
                         scope,
                     },
-            } => named(
-                settings::load(SettingsFrom::Store {
+            } => {
+                let from = SettingsFrom::Store {
                     key,
                     database,
                     scope,
-                })?,
-                None,
-                database,
-            ),
+                };
+                named(settings::load_fleet(from)?, None, database)
+            }
             Self::Settings {
                 from:
                     OwnedSettings::File {
@@ -139,49 +137,40 @@ impl Origin {
                     },
             } => {
                 let key = key.as_deref();
-                named(
-                    settings::load(SettingsFrom::File { path, key })?,
-                    database.as_deref(),
-                    path,
-                )
+                let loaded = settings::load_fleet(SettingsFrom::File { path, key })?;
+                named(loaded, database.as_deref(), path)
             }
         }
     }
 }
 
 /// Gives settings that name no database the one of the command line.
-fn named(
-    databases: Vec<Database>,
-    given: Option<&Path>,
-    place: &Path,
-) -> anyhow::Result<Vec<(PathBuf, ReplicationOptions)>> {
+fn named(loaded: Fleet, given: Option<&Path>, place: &Path) -> anyhow::Result<FleetSettings> {
     let place = place.display();
-    let name = |database: Database| match (database.path, given) {
-        (Some(path), None) => Ok((path, database.replication)),
-        (None, Some(given)) => Ok((given.to_owned(), database.replication)),
-        (None, None) => Err(usage(format!(
+    match (loaded, given) {
+        (Fleet::Named(settings), None) => Ok(settings),
+        (Fleet::Unnamed(options), Some(given)) => {
+            Ok(vec![DatabaseSettings::new(given, options)].into())
+        }
+        (Fleet::Unnamed(_), None) => Err(usage(format!(
             "the settings in {place} name no database: give its path as the last argument"
         ))),
-        (Some(_), Some(given)) => Err(usage(format!(
+        (Fleet::Named(_), Some(given)) => Err(usage(format!(
             "the settings in {place} name their databases: leave {} out",
             given.display()
         ))),
-    };
-    databases.into_iter().map(name).collect()
+    }
 }
 
-async fn run(
-    args: &ReplicateArgs,
-    origin: Origin,
-    databases: Vec<(PathBuf, ReplicationOptions)>,
-) -> anyhow::Result<()> {
+async fn run(args: &ReplicateArgs, origin: Origin, settings: FleetSettings) -> anyhow::Result<()> {
+    let databases = &settings.databases;
     if args.restore_if_db_not_exists {
-        for (path, options) in &databases {
-            restore_missing(path, options).await?;
+        for database in databases {
+            restore_missing(&database.path, &database.replication).await?;
         }
     }
     if args.once {
-        let mut paths = databases.iter().map(|(path, _)| path);
+        let mut paths = databases.iter().map(|database| &database.path);
         if let Some(missing) = paths.find(|path| !path.exists()) {
             bail!(
                 "no database at {}: check the path; --once does not wait for it",
@@ -189,7 +178,11 @@ async fn run(
             );
         }
     }
-    let fleet = Arc::new(Fleet::new(origin, databases)?);
+    let fleet = FleetDaemon::new(settings)?;
+    let fleet = Arc::new(match origin {
+        Origin::Settings { .. } => fleet.reloading(move || Ok(origin.settings()?)),
+        Origin::Arguments { .. } => fleet,
+    });
     let server = Server::without_http()
         .shutdown_deadline(SHUTDOWN)
         .add_daemon(fleet.clone());
@@ -240,7 +233,11 @@ async fn restore_missing(path: &Path, options: &ReplicationOptions) -> anyhow::R
 }
 
 /// Runs until every replica has everything, or one fails, or a signal comes.
-async fn run_once(server: Server, handle: ServerHandle, fleet: Arc<Fleet>) -> anyhow::Result<()> {
+async fn run_once(
+    server: Server,
+    handle: ServerHandle,
+    fleet: Arc<FleetDaemon>,
+) -> anyhow::Result<()> {
     let work = tokio::spawn(async move {
         handle.serving().await?;
         let result = tokio::select! {

@@ -1,0 +1,396 @@
+//! Several databases as one daemon: those that settings list, and those that come to directories.
+
+mod watch;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use evertide::{Replication, ReplicationOptions};
+use tokio::{
+    sync::Mutex,
+    task::{JoinHandle, JoinSet},
+};
+
+use crate::{
+    Daemon, DaemonError, Reloaded,
+    settings::{DatabaseSettings, FleetSettings},
+};
+
+/// How long a database that is no longer wanted may take to finish its uploads.
+const REMOVAL: Duration = Duration::from_secs(10);
+
+/// Reads the settings again.
+type Source = dyn Fn() -> Result<FleetSettings, DaemonError> + Send + Sync;
+
+/// Replicates databases, and takes over changed settings. Databases that come to a watched directory
+/// are replicated from then on, and those that vanish are stopped in order, all without a restart.
+///
+/// ```no_run
+/// use evertide_server::{FleetDaemon, Server, settings};
+/// use evertide_vault::ConfigFormat;
+///
+/// # async fn run(router: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+/// let read = || {
+///     let content = std::fs::read("tenants.toml")?;
+///     Ok(settings::parse_fleet_file(&content, &ConfigFormat::Toml)?)
+/// };
+/// let fleet = FleetDaemon::new(read()?)?.reloading(read);
+/// Server::new(router).add_daemon(fleet).run().await?;
+/// # Ok(())
+/// # }
+/// # type Read = Result<settings::FleetSettings, evertide_server::DaemonError>;
+/// ```
+pub struct FleetDaemon {
+    shared: Arc<Shared>,
+    source: Option<Arc<Source>>,
+    watching: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for FleetDaemon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FleetDaemon")
+            .field("shared", &self.shared)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    fleet: Mutex<Fleet>,
+    /// A replica failed, and nobody wants to wait for it.
+    given_up: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Fleet {
+    settings: FleetSettings,
+    members: BTreeMap<PathBuf, Replication>,
+    /// Databases of watched directories that could not be started, and why.
+    refused: HashMap<PathBuf, String>,
+    /// The ends of those that vanished.
+    leaving: JoinSet<Result<(), String>>,
+}
+
+impl FleetDaemon {
+    /// The daemon of these settings. Nothing is started yet.
+    ///
+    /// # Errors
+    ///
+    /// [`evertide::Error`], when a database cannot be replicated like that.
+    pub fn new(settings: FleetSettings) -> Result<Self, evertide::Error> {
+        let mut members = BTreeMap::new();
+        for database in &settings.databases {
+            members.insert(database.path.clone(), build(database)?);
+        }
+        // What is in watched directories now is started with the rest.
+        for directory in &settings.watched {
+            for database in directory.look().unwrap_or_default().databases {
+                if !members.contains_key(&database.path) {
+                    members.insert(database.path.clone(), build(&database)?);
+                }
+            }
+        }
+        let fleet = Fleet {
+            settings,
+            members,
+            refused: HashMap::new(),
+            leaving: JoinSet::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                fleet: Mutex::new(fleet),
+                given_up: AtomicBool::new(false),
+            }),
+            source: None,
+            watching: Mutex::new(None),
+        })
+    }
+
+    /// Reads the settings like this at each reload.
+    #[must_use]
+    pub fn reloading(
+        mut self,
+        source: impl Fn() -> Result<FleetSettings, DaemonError> + Send + Sync + 'static,
+    ) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+
+    /// Stopping does not wait for replicas from now on.
+    pub fn give_up(&self) {
+        self.shared.given_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Handles of all databases.
+    pub async fn members(&self) -> Vec<Replication> {
+        self.shared.members().await
+    }
+
+    /// Watches the directories of the settings, and no others.
+    async fn watch(&self) -> Result<(), DaemonError> {
+        let mut watching = self.watching.lock().await;
+        if let Some(before) = watching.take() {
+            before.abort();
+            // Whatever it was doing to the fleet, it does no more.
+            let _ = before.await;
+        }
+        let watched = self.shared.fleet.lock().await.settings.watched.clone();
+        if !watched.is_empty() {
+            let task = watch::run(Arc::clone(&self.shared), watched)?;
+            *watching = Some(tokio::spawn(task));
+        }
+        Ok(())
+    }
+
+    async fn unwatch(&self) {
+        if let Some(watching) = self.watching.lock().await.take() {
+            watching.abort();
+            let _ = watching.await;
+        }
+    }
+}
+
+impl Shared {
+    async fn members(&self) -> Vec<Replication> {
+        self.fleet.lock().await.members.values().cloned().collect()
+    }
+
+    /// Starts what came to watched directories and stops what vanished. Returns whether all that is
+    /// there is replicated.
+    async fn follow(&self, found: Vec<DatabaseSettings>) -> bool {
+        let mut fleet = self.fleet.lock().await;
+        while fleet.leaving.try_join_next().is_some() {}
+        let there: BTreeSet<&Path> = found.iter().map(|database| &*database.path).collect();
+        for path in fleet.vanished(&there) {
+            let Some(member) = fleet.members.remove(&path) else {
+                continue;
+            };
+            tracing::info!(database = %path.display(), "the database is gone; replication ends");
+            fleet.leaving.spawn(async move {
+                let stopped = stop(&member, REMOVAL).await;
+                if let Err(error) = &stopped {
+                    tracing::warn!(database = %path.display(), error, "ended too soon");
+                }
+                stopped
+            });
+        }
+        fleet.refused.retain(|path, _| there.contains(&**path));
+        let members = &fleet.members;
+        let new = found.iter().filter(|new| !members.contains_key(&new.path));
+        let mut starting = JoinSet::new();
+        for database in new {
+            let (path, built) = (database.path.clone(), build(database));
+            starting.spawn(async move {
+                let member = match built {
+                    Ok(member) => member.start().await.map(|()| member),
+                    Err(error) => Err(error),
+                };
+                (path, member)
+            });
+        }
+        while let Some(started) = starting.join_next().await {
+            let Ok((path, started)) = started else {
+                continue; // cancelled or panicked: it is tried again with the next look
+            };
+            fleet.started(path, started);
+        }
+        fleet.refused.is_empty()
+    }
+}
+
+impl Fleet {
+    /// Members of watched directories whose files are not there any more.
+    fn vanished(&self, there: &BTreeSet<&Path>) -> Vec<PathBuf> {
+        let listed = |path: &Path| {
+            let mut databases = self.settings.databases.iter();
+            databases.any(|database| database.path == path)
+        };
+        let members = self.members.keys();
+        members
+            .filter(|path| !there.contains(&***path) && !listed(path))
+            .filter(|path| matches!(path.try_exists(), Ok(false)))
+            .cloned()
+            .collect()
+    }
+
+    fn started(&mut self, path: PathBuf, started: Result<Replication, evertide::Error>) {
+        match started {
+            Ok(member) => {
+                tracing::info!(database = %path.display(), "replicating a database that came");
+                self.refused.remove(&path);
+                self.members.insert(path, member);
+            }
+            Err(error) => {
+                let why = error.to_string();
+                // It is tried again with every look, and said once.
+                if self.refused.get(&path) != Some(&why) {
+                    tracing::warn!(
+                        database = %path.display(), error = why,
+                        "cannot replicate a database that came; trying again"
+                    );
+                    self.refused.insert(path, why);
+                }
+            }
+        }
+    }
+
+    async fn apply(&mut self, settings: FleetSettings) -> Result<Reloaded, DaemonError> {
+        let mut wanted: BTreeMap<PathBuf, ReplicationOptions> = BTreeMap::new();
+        let mut databases = settings.databases.clone();
+        for directory in &settings.watched {
+            databases.extend(directory.look()?.databases);
+        }
+        let mut new = Vec::new();
+        let mut changed = Vec::new();
+        // Everything is checked before anything is changed.
+        for database in databases {
+            if wanted.contains_key(&database.path) {
+                continue;
+            }
+            match self.members.get(&database.path) {
+                Some(member) if member.options() == database.replication => {}
+                Some(member) => {
+                    build(&database)?;
+                    changed.push((member.clone(), database.replication.clone()));
+                }
+                None => new.push(build(&database)?),
+            }
+            wanted.insert(database.path, database.replication);
+        }
+        let members = self.members.keys();
+        let gone: Vec<_> = members
+            .filter(|path| !wanted.contains_key(*path))
+            .cloned()
+            .collect();
+        self.settings = settings;
+
+        let mut said = Vec::new();
+        let mut failed = Vec::new();
+        for (member, options) in changed {
+            let path = member.path().display();
+            match member.update(options).await {
+                Ok(()) => said.push(format!("changed {path}")),
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        for path in gone {
+            if let Some(member) = self.members.remove(&path) {
+                said.push(format!("removed {}", path.display()));
+                failed.extend(stop(&member, REMOVAL).await.err());
+            }
+        }
+        for member in new {
+            match member.start().await {
+                Ok(()) => {
+                    said.push(format!("added {}", member.path().display()));
+                    self.members.insert(member.path().to_owned(), member);
+                }
+                Err(error) => failed.push(error.to_string()),
+            }
+        }
+        match (failed.is_empty(), said.is_empty()) {
+            (true, true) => Ok(Reloaded::Unchanged),
+            (true, false) => Ok(Reloaded::Changed(said.join("; "))),
+            (false, _) => Err(failed.join("; ").into()),
+        }
+    }
+}
+
+fn build(database: &DatabaseSettings) -> Result<Replication, evertide::Error> {
+    Replication::builder(&database.path)
+        .options(database.replication.clone())
+        .build()
+}
+
+async fn stop(member: &Replication, deadline: Duration) -> Result<(), String> {
+    match member.stop(deadline).await {
+        Ok(()) | Err(evertide::Error::NotRunning(_)) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[async_trait]
+impl Daemon for FleetDaemon {
+    fn name(&self) -> &str {
+        "replication"
+    }
+
+    async fn start(&self) -> Result<(), DaemonError> {
+        let members = self.members().await;
+        let mut starting = JoinSet::new();
+        for member in &members {
+            let member = member.clone();
+            starting.spawn(async move { member.start().await });
+        }
+        let mut failed = Vec::new();
+        while let Some(started) = starting.join_next().await {
+            failed.extend(started?.err());
+        }
+        let Some(first) = failed.into_iter().next() else {
+            for member in &members {
+                let replicas = member.options().replicas;
+                let to: Vec<_> = replicas
+                    .iter()
+                    .map(|replica| replica.destination.to_string())
+                    .collect();
+                let (database, to) = (member.path().display(), to.join(", "));
+                tracing::info!(%database, to, "replicating");
+            }
+            return self.watch().await;
+        };
+        for member in members {
+            let _ = stop(&member, Duration::ZERO).await;
+        }
+        Err(first.into())
+    }
+
+    async fn stop(&self, deadline: Duration) -> Result<(), DaemonError> {
+        self.unwatch().await;
+        // Some of the time is ours, so that each database is named rather than all cut off.
+        let given_up = self.shared.given_up.load(Ordering::Relaxed);
+        let deadline = if given_up {
+            Duration::ZERO
+        } else {
+            deadline.mul_f32(0.95)
+        };
+        let (members, mut stopping) = {
+            let mut fleet = self.shared.fleet.lock().await;
+            let members: Vec<Replication> = fleet.members.values().cloned().collect();
+            (members, std::mem::take(&mut fleet.leaving))
+        };
+        for member in members {
+            stopping.spawn(async move { stop(&member, deadline).await });
+        }
+        let mut failed = Vec::new();
+        while let Some(stopped) = stopping.join_next().await {
+            failed.extend(stopped?.err());
+        }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(failed.join("; ").into())
+        }
+    }
+
+    async fn reload(&self) -> Result<Reloaded, DaemonError> {
+        let Some(source) = &self.source else {
+            return Ok(Reloaded::Unsupported);
+        };
+        let source = Arc::clone(source);
+        let settings = tokio::task::spawn_blocking(move || source()).await??;
+        // Nobody else changes the fleet meanwhile.
+        self.unwatch().await;
+        let applied = self.shared.fleet.lock().await.apply(settings).await;
+        self.watch().await?;
+        applied
+    }
+}
