@@ -4,7 +4,7 @@ use std::{
     fmt, io,
     path::{Path, PathBuf},
     str::FromStr,
-    sync::Arc,
+    sync::{Arc, LazyLock},
 };
 
 use crate::{Disk, Error, FileClient, ReplicaClient};
@@ -20,6 +20,9 @@ pub enum Destination {
     /// A bucket of S3, or of what speaks like it.
     #[cfg(feature = "s3")]
     S3(crate::S3Options),
+    /// A bucket of Google Cloud Storage.
+    #[cfg(feature = "gcs")]
+    Gcs(crate::GcsOptions),
 }
 
 /// A replica in a directory.
@@ -33,6 +36,7 @@ pub struct FileOptions {
 const UNSUPPORTED: &[&str] = &[
     #[cfg(not(feature = "s3"))]
     "s3",
+    #[cfg(not(feature = "gcs"))]
     "gs",
     "abs",
     "sftp",
@@ -42,11 +46,23 @@ const UNSUPPORTED: &[&str] = &[
     "oss",
 ];
 
-/// What this build has clients for, for error messages.
-#[cfg(not(feature = "s3"))]
-const SUPPORTED: &str = "file (`file:///path` or `/path`)";
-#[cfg(feature = "s3")]
-const SUPPORTED: &str = "file (`file:///path` or `/path`), s3 (`s3://bucket/path`)";
+/// What this build has clients for, each with an example.
+const CLIENTS: &[(&str, &str)] = &[
+    ("file", "`file:///path` or `/path`"),
+    #[cfg(feature = "s3")]
+    ("s3", "`s3://bucket/path`"),
+    #[cfg(feature = "gcs")]
+    ("gs", "`gs://bucket/path`"),
+];
+
+/// The same for error messages.
+static SUPPORTED: LazyLock<String> = LazyLock::new(|| {
+    let clients = CLIENTS.iter();
+    let shown: Vec<_> = clients
+        .map(|(name, url)| format!("{name} ({url})"))
+        .collect();
+    shown.join(", ")
+});
 
 impl Destination {
     /// The directory at this path. A relative path starts at the working directory.
@@ -89,22 +105,31 @@ impl Destination {
             return Err(Error::Unsupported {
                 scheme: known,
                 url: redacted(text),
-                supported: SUPPORTED,
+                supported: &SUPPORTED,
             });
         }
-        #[cfg(feature = "s3")]
-        if scheme == "s3" {
-            let parsed = match rest.strip_prefix("//") {
-                Some(rest) => crate::S3Options::parse(rest),
-                None => Err("expected two slashes, as in `s3://bucket/path`".to_owned()),
-            };
-            return parsed.map(Self::S3).map_err(|reason| Error::BadUrl {
+        let parsed = match (scheme.as_str(), rest.strip_prefix("//")) {
+            #[cfg(feature = "s3")]
+            ("s3", Some(rest)) => Some(crate::S3Options::parse(rest).map(Self::S3)),
+            #[cfg(feature = "gcs")]
+            ("gs", Some(rest)) => Some(crate::GcsOptions::parse(rest).map(Self::Gcs)),
+            _ => None,
+        };
+        if let Some(parsed) = parsed {
+            return parsed.map_err(|reason| Error::BadUrl {
                 url: redacted(text),
                 reason,
             });
         }
+        let mut clients = CLIENTS.iter().filter(|(name, _)| *name != "file");
+        if let Some((_, example)) = clients.find(|(name, _)| *name == scheme) {
+            return Err(Error::BadUrl {
+                url: redacted(text),
+                reason: format!("expected two slashes, as in {example}"),
+            });
+        }
         if scheme != "file" {
-            let reason = format!("unknown scheme `{scheme}`; expected {SUPPORTED}");
+            let reason = format!("unknown scheme `{scheme}`; expected {}", *SUPPORTED);
             return Err(Error::BadUrl {
                 url: redacted(text),
                 reason,
@@ -143,6 +168,8 @@ impl Destination {
             Self::File(options) => Ok(Arc::new(FileClient::new(options.clone(), disk))),
             #[cfg(feature = "s3")]
             Self::S3(options) => Ok(options.connect()?),
+            #[cfg(feature = "gcs")]
+            Self::Gcs(options) => Ok(options.connect()?),
         }
     }
 
@@ -163,8 +190,8 @@ impl Destination {
                 database,
                 disk,
             ))),
-            #[cfg(feature = "s3")]
-            Self::S3(options) => Ok(options.connect()?),
+            #[allow(unreachable_patterns)] // where there is no other
+            _ => self.connect(disk),
         }
     }
 }
@@ -175,6 +202,8 @@ impl fmt::Display for Destination {
             Self::File(options) => options.fmt(f),
             #[cfg(feature = "s3")]
             Self::S3(options) => options.fmt(f),
+            #[cfg(feature = "gcs")]
+            Self::Gcs(options) => options.fmt(f),
         }
     }
 }
@@ -205,7 +234,8 @@ fn split_scheme(text: &str) -> Option<(String, &str)> {
             .chars()
             .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     let scheme = scheme.to_ascii_lowercase();
-    let known = ["file", "s3"].contains(&scheme.as_str()) || UNSUPPORTED.contains(&scheme.as_str());
+    let has_client = CLIENTS.iter().any(|(name, _)| *name == scheme);
+    let known = has_client || UNSUPPORTED.contains(&scheme.as_str());
     (valid && (known || rest.starts_with("//"))).then_some((scheme, rest))
 }
 

@@ -26,7 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `s3` adds replicas in S3 and what speaks like it. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
+//! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
 //! that tests turn, and the suite that every client must pass.
 
 mod client;
@@ -40,12 +40,18 @@ mod error;
 mod file;
 #[cfg(feature = "testing")]
 mod memory;
-#[cfg(feature = "s3")]
+#[cfg(feature = "_object")]
 mod object;
 mod secret;
 mod stream;
+#[cfg(feature = "_http")]
+mod url;
 mod v3;
+#[cfg(feature = "_http")]
+mod web;
 
+#[cfg(feature = "gcs")]
+pub use self::object::GcsOptions;
 #[cfg(feature = "s3")]
 pub use self::object::S3Options;
 pub use self::{

@@ -61,4 +61,16 @@ pub trait Replicas {
     /// The replica at this path, empty at first; later calls with the same path give the same
     /// replica.
     fn open(&self, path: &str) -> std::sync::Arc<dyn crate::ReplicaClient>;
+
+    /// How exactly the store itself keeps times. What is finer is then read from the LTX file, which the
+    /// contents of the cases are not.
+    fn resolution(&self) -> std::time::Duration {
+        std::time::Duration::from_millis(1)
+    }
+
+    /// A replica with LTX files 1 to 5,000, each of one byte, on level 0: for stores that take long to be
+    /// given them one by one.
+    fn full(&self) -> Option<std::sync::Arc<dyn crate::ReplicaClient>> {
+        None
+    }
 }

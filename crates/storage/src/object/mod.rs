@@ -1,6 +1,11 @@
 //! Replicas in object stores, through OpenDAL.
 
+mod connection;
+#[cfg(feature = "gcs")]
+mod gcs;
+mod once;
 mod put;
+#[cfg(feature = "s3")]
 mod s3;
 mod small;
 
@@ -12,6 +17,10 @@ use evertide_ltx::{Level, LtxName, Txid};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use opendal::{ErrorKind, Metadata, Operator};
 
+#[cfg(feature = "gcs")]
+pub use self::gcs::GcsOptions;
+use self::once::PutOnce;
+#[cfg(feature = "s3")]
 pub use self::s3::S3Options;
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
@@ -32,8 +41,34 @@ struct Dialect {
     timestamp: &'static str,
     /// Objects can be created on condition that there is none.
     conditional_create: bool,
-    /// Objects can be replaced on condition that they are a certain one, by ETag.
+    /// Objects can be replaced on condition that they are a certain one.
     compare_and_set: bool,
+    /// What tells one content of an object from another.
+    version: VersionBy,
+    /// What the store's error says where the bucket is missing.
+    missing_bucket: &'static str,
+    /// How many objects are deleted.
+    deletion: Deletion,
+    /// Bytes in a part of a large upload; `None` where the store's client has a say in that.
+    part: Option<usize>,
+}
+
+/// What tells one content of an object from another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(dead_code)] // not every store has every one
+enum VersionBy {
+    ETag,
+    Generation,
+}
+
+/// How many objects are deleted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(dead_code)] // as above
+enum Deletion {
+    /// Many with one request.
+    InBatches,
+    /// Each with a request of its own.
+    OneByOne,
 }
 
 /// A replica in an object store.
@@ -41,6 +76,8 @@ pub(crate) struct ObjectClient {
     operator: Operator,
     location: String,
     dialect: Dialect,
+    /// How to store what is small, where the store has a better way than OpenDAL's.
+    once: Option<Box<dyn PutOnce>>,
 }
 
 impl fmt::Debug for ObjectClient {
@@ -53,6 +90,26 @@ impl fmt::Debug for ObjectClient {
 }
 
 impl ObjectClient {
+    fn connect(
+        location: String,
+        dialect: Dialect,
+        operator: Result<Operator, opendal::Error>,
+    ) -> Result<Self, Error> {
+        let operator = operator.map_err(|source| Error::Store {
+            location: location.clone(),
+            action: "use",
+            object: "the settings".into(),
+            hint: hint(&source),
+            source: Box::new(source),
+        })?;
+        Ok(Self {
+            operator,
+            location,
+            dialect,
+            once: None,
+        })
+    }
+
     fn key(&self, level: Level, name: LtxName) -> String {
         format!("{}{name}", (self.dialect.level)(level))
     }
@@ -66,7 +123,7 @@ impl ObjectClient {
         move |source| {
             let (location, object) = (self.location.clone(), object.to_owned());
             match source.kind() {
-                ErrorKind::NotFound if !is_missing_bucket(&source) => {
+                ErrorKind::NotFound if !self.is_missing_bucket(&source) => {
                     Error::NotFound { location, object }
                 }
                 ErrorKind::ConditionNotMatch => Error::AlreadyExists { location, object },
@@ -74,11 +131,33 @@ impl ObjectClient {
                     location,
                     action,
                     object,
-                    hint: hint(&source),
+                    hint: match self.is_missing_bucket(&source) {
+                        true => MISSING_BUCKET,
+                        false => hint(&source),
+                    },
                     source: Box::new(source),
                 },
             }
         }
+    }
+
+    /// An error of a listing, as ours: what has no objects is listed all the same.
+    fn not_listed<'a>(&'a self, prefix: &'a str) -> impl Fn(opendal::Error) -> Error + Copy + 'a {
+        move |source| match source.kind() {
+            ErrorKind::NotFound => Error::Store {
+                location: self.location.clone(),
+                action: "list",
+                object: prefix.to_owned(),
+                hint: MISSING_BUCKET,
+                source: Box::new(source),
+            },
+            _ => self.failed("list", prefix)(source),
+        }
+    }
+
+    /// Whether the bucket is missing, which is no empty replica.
+    fn is_missing_bucket(&self, error: &opendal::Error) -> bool {
+        error.to_string().contains(self.dialect.missing_bucket)
     }
 
     fn object(&self, level: Level, name: LtxName, metadata: &Metadata) -> LtxObject {
@@ -97,6 +176,19 @@ impl ObjectClient {
         let text = timestamps.get(self.dialect.timestamp)?;
         let timestamp: jiff::Timestamp = text.parse().ok()?;
         Some(timestamp.into())
+    }
+
+    async fn delete_keys(&self, keys: Vec<String>) -> Result<(), opendal::Error> {
+        match self.dialect.deletion {
+            Deletion::InBatches => self.operator.delete_iter(keys).await,
+            Deletion::OneByOne => {
+                stream::iter(keys.into_iter().map(Ok))
+                    .try_for_each_concurrent(CONCURRENT_REQUESTS, async |key| {
+                        self.operator.delete(&key).await
+                    })
+                    .await
+            }
+        }
     }
 
     async fn dated(&self, mut object: LtxObject) -> Result<Option<LtxObject>, Error> {
@@ -129,18 +221,13 @@ impl ReplicaClient for ObjectClient {
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
         let prefix = (self.dialect.level)(level);
-        let failed = self.failed("list", &prefix);
+        let failed = self.not_listed(&prefix);
         let mut lister = self.operator.lister_with(&prefix);
         if let Some(after) = after {
             // Above every name that begins at `after`, below the next.
             lister = lister.start_after(&format!("{prefix}{after}-g"));
         }
-        let mut lister = match lister.await {
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
-                return Ok(Vec::new());
-            }
-            lister => lister.map_err(failed)?,
-        };
+        let mut lister = lister.await.map_err(failed)?;
         let mut objects = Vec::new();
         while let Some(entry) = lister.try_next().await.map_err(failed)? {
             // Not every store begins where it is told.
@@ -201,8 +288,18 @@ impl ReplicaClient for ObjectClient {
         let mut body = opened.map_err(failed)?;
         let size = match body.metadata().await {
             Ok(metadata) => metadata.content_length(),
-            Err(error) if error.kind() == ErrorKind::RangeNotSatisfied => {
-                return Err(out_of_range(beyond().await?, wanted));
+            // Not every client tells this answer from others that are final.
+            Err(error)
+                if range.is_some()
+                    && !error.is_temporary()
+                    && [ErrorKind::RangeNotSatisfied, ErrorKind::Unexpected]
+                        .contains(&error.kind()) =>
+            {
+                let size = beyond().await?;
+                return Err(match wanted.end > size {
+                    true => out_of_range(size, wanted),
+                    false => failed(error),
+                });
             }
             Err(error) => return Err(failed(error)),
         };
@@ -236,8 +333,9 @@ impl ReplicaClient for ObjectClient {
         };
         let keys: Vec<_> = names.iter().map(|name| self.key(level, *name)).collect();
         let prefix = (self.dialect.level)(level);
-        let deleted = self.operator.delete_iter(keys).await;
-        deleted.map_err(self.failed("delete", &prefix))?;
+        self.delete_keys(keys)
+            .await
+            .map_err(self.failed("delete", &prefix))?;
         // Stores were seen that say so and do not.
         let after = Some(first.min.previous()).filter(|after| *after > Txid::ZERO);
         let left = self.list(level, after).await?;
@@ -269,13 +367,9 @@ impl ReplicaClient for ObjectClient {
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
-        let failed = self.failed("list", SMALL);
-        let mut lister = match self.operator.lister_with(SMALL).recursive(true).await {
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
-                return Ok(Vec::new());
-            }
-            lister => lister.map_err(failed)?,
-        };
+        let failed = self.not_listed(SMALL);
+        let lister = self.operator.lister_with(SMALL).recursive(true);
+        let mut lister = lister.await.map_err(failed)?;
         let mut keys = Vec::new();
         while let Some(entry) = lister.try_next().await.map_err(failed)? {
             let key = entry.path().strip_prefix(SMALL);
@@ -310,16 +404,10 @@ fn exactly(size: u64, body: ByteStream) -> ByteStream {
     ))
 }
 
-/// Whether the bucket is missing, which is no empty replica.
-fn is_missing_bucket(error: &opendal::Error) -> bool {
-    error.to_string().contains("NoSuchBucket")
-}
+const MISSING_BUCKET: &str = "; create the bucket, or check its name, region and endpoint";
 
 /// What the user can do about an error.
 fn hint(error: &opendal::Error) -> &'static str {
-    if is_missing_bucket(error) {
-        return "; create the bucket, or check its name, region and endpoint";
-    }
     match error.kind() {
         ErrorKind::PermissionDenied => {
             "; check the access key and what its policy allows: list, get, put, delete"

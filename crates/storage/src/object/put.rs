@@ -2,15 +2,15 @@
 
 use std::time::SystemTime;
 
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
 use opendal::Writer;
 
-use super::ObjectClient;
-use crate::{ByteStream, Error};
+use super::{ObjectClient, once::PutOnce};
+use crate::{ByteStream, Error, Precondition};
 
-/// Bytes in a part of an upload; what is smaller goes in one request. With the largest number of
-/// parts that S3 allows, 10,000, an object has 68 GiB.
-const PART: usize = 7 << 20;
+/// What is smaller goes in one request, where the store has a way of its own for that.
+const SMALL: usize = 7 << 20;
 
 /// An upload, given up where it is dropped before its end.
 struct Upload(Option<Writer>);
@@ -34,10 +34,23 @@ impl ObjectClient {
         created: SystemTime,
         mut body: ByteStream,
     ) -> Result<u64, Error> {
-        let failed = self.failed("store", key);
         let timestamp = jiff::Timestamp::try_from(created).unwrap_or_default();
         let metadata = [(self.dialect.timestamp.to_owned(), timestamp.to_string())];
-        let mut writer = self.operator.writer_with(key).chunk(PART);
+        if let Some(once) = &self.once {
+            let [(name, time)] = &metadata;
+            match self
+                .put_small_stream(&**once, key, (name, time), body)
+                .await?
+            {
+                Stored::All(size) => return Ok(size),
+                Stored::Nothing(whole) => body = whole,
+            }
+        }
+        let failed = self.failed("store", key);
+        let mut writer = self.operator.writer_with(key);
+        if let Some(part) = self.dialect.part {
+            writer = writer.chunk(part);
+        }
         if self.dialect.conditional_create {
             writer = writer.if_not_exists(true);
         }
@@ -45,11 +58,7 @@ impl ObjectClient {
         let mut upload = Upload(Some(writer));
         let mut size = 0;
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(|source| Error::Body {
-                location: self.location.clone(),
-                object: key.to_owned(),
-                source,
-            })?;
+            let chunk = chunk.map_err(|source| self.body_failed(key, source))?;
             size += chunk.len() as u64;
             if let Some(writer) = &mut upload.0 {
                 writer.write(chunk).await.map_err(failed)?;
@@ -61,4 +70,52 @@ impl ObjectClient {
         upload.0 = None;
         Ok(size)
     }
+
+    /// Stores what turns out to be small, in one request.
+    async fn put_small_stream(
+        &self,
+        once: &dyn PutOnce,
+        key: &str,
+        metadata: (&str, &str),
+        mut body: ByteStream,
+    ) -> Result<Stored, Error> {
+        let mut read: Vec<Bytes> = Vec::new();
+        let mut size = 0;
+        while size <= SMALL {
+            match body.next().await {
+                Some(chunk) => {
+                    let chunk = chunk.map_err(|source| self.body_failed(key, source))?;
+                    size += chunk.len();
+                    read.push(chunk);
+                }
+                None => {
+                    let condition = match self.dialect.conditional_create {
+                        true => Precondition::Absent,
+                        false => Precondition::None,
+                    };
+                    let stored = once.put(key, read.into(), Some(metadata), &condition).await;
+                    stored.map_err(self.failed("store", key))?;
+                    return Ok(Stored::All(size as u64));
+                }
+            }
+        }
+        let read = stream::iter(read.into_iter().map(Ok));
+        Ok(Stored::Nothing(Box::pin(read.chain(body))))
+    }
+
+    fn body_failed(&self, key: &str, source: std::io::Error) -> Error {
+        Error::Body {
+            location: self.location.clone(),
+            object: key.to_owned(),
+            source,
+        }
+    }
+}
+
+/// What became of a body.
+enum Stored {
+    /// So many bytes, which were all.
+    All(u64),
+    /// It is too long, and as it was.
+    Nothing(ByteStream),
 }

@@ -1,22 +1,21 @@
 //! S3 and what speaks like it.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc};
 
-use opendal::{HttpTransporter, OperationContext, Operator, services};
-use opendal_layer_retry::RetryLayer;
-use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use opendal::{Operator, services};
 
-use super::{Dialect, ObjectClient};
-use crate::{Error, Secret};
+use super::{
+    Deletion, Dialect, ObjectClient, VersionBy,
+    connection::{self, environment},
+};
+use crate::{Error, Secret, url};
 
-/// What a path in a URL may not have as it is.
-const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
-const IN_QUERY: &AsciiSet = &IN_PATH.add(b'&').add(b'+');
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection on which nothing moves for so long is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where the region matters to nobody, as with most servers that only speak like S3.
 const DEFAULT_REGION: &str = "us-east-1";
+
+/// Bytes in a part of an upload; what is smaller goes in one request. With the largest number of
+/// parts that S3 allows, 10,000, an object has 68 GiB.
+const PART: usize = 7 << 20;
 
 /// A replica in a bucket.
 ///
@@ -76,17 +75,16 @@ impl S3Options {
                  AWS_SECRET_ACCESS_KEY, or use the encrypted settings; expected {EXPECTED}"
             ));
         }
-        let mut options = Self::new(bucket, &decoded(path)?);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = decoded(value)?;
+        let mut options = Self::new(bucket, &url::decoded(path)?);
+        for parameter in url::parameters(query) {
+            let (key, value) = parameter?;
             match key {
                 "endpoint" => options.endpoint = Some(value).filter(|value| !value.is_empty()),
                 "region" => options.region = Some(value).filter(|value| !value.is_empty()),
                 "forcePathStyle" | "force-path-style" => {
-                    options.force_path_style = Some(flag(key, &value)?);
+                    options.force_path_style = Some(url::flag(key, &value)?);
                 }
-                "conditionalWrites" => options.conditional_writes = flag(key, &value)?,
+                "conditionalWrites" => options.conditional_writes = url::flag(key, &value)?,
                 _ => return Err(format!("unknown parameter `{key}`; expected {EXPECTED}")),
             }
         }
@@ -94,7 +92,6 @@ impl S3Options {
     }
 
     fn operator(&self) -> Result<Operator, opendal::Error> {
-        let environment = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
         let region = self.region.clone();
         let region = region
             .or_else(|| environment("AWS_REGION"))
@@ -118,80 +115,30 @@ impl S3Options {
                 .disable_config_load()
                 .disable_ec2_metadata();
         }
-        let context = OperationContext::new().with_http_transport(transport()?);
-        // For the moment: a connection that has died meanwhile, a server that is busy. What lasts longer
-        // is for the caller, who knows what else there is to do.
-        let retry = RetryLayer::new().with_max_times(3).with_jitter();
-        Ok(Operator::new(builder)?.with_context(context).layer(retry))
+        connection::operator(builder, connection::transport()?)
     }
 
     pub(crate) fn connect(&self) -> Result<Arc<ObjectClient>, Error> {
-        let location = self.to_string();
-        let operator = self.operator().map_err(|source| Error::Store {
-            location: location.clone(),
-            action: "use",
-            object: "the bucket".into(),
-            hint: super::hint(&source),
-            source: Box::new(source),
-        })?;
-        Ok(Arc::new(ObjectClient {
-            operator,
-            location,
-            dialect: Dialect {
-                level: |level| format!("{:04x}/", level.get()),
-                timestamp: "litestream-timestamp",
-                conditional_create: self.conditional_writes,
-                compare_and_set: self.conditional_writes,
-            },
-        }))
+        let dialect = Dialect {
+            level: |level| format!("{:04x}/", level.get()),
+            timestamp: "litestream-timestamp",
+            conditional_create: self.conditional_writes,
+            compare_and_set: self.conditional_writes,
+            version: VersionBy::ETag,
+            missing_bucket: "NoSuchBucket",
+            deletion: Deletion::InBatches,
+            part: Some(PART),
+        };
+        ObjectClient::connect(self.to_string(), dialect, self.operator()).map(Arc::new)
     }
-}
-
-/// Connections with a TLS of our own: a library has no say in the one of the process.
-fn transport() -> Result<HttpTransporter, opendal::Error> {
-    let failed = |what: &'static str| {
-        move |error: Box<dyn std::error::Error + Send + Sync>| {
-            opendal::Error::new(opendal::ErrorKind::ConfigInvalid, what)
-                .set_source(std::io::Error::other(error))
-        }
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    // The system's; SSL_CERT_FILE and SSL_CERT_DIR are heeded. Those it cannot read are left out.
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let tls = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| failed("cannot set up TLS")(error.into()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let client = reqwest::Client::builder()
-        .tls_backend_preconfigured(tls)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
-        .build()
-        .map_err(|error| failed("cannot set up HTTP")(error.into()))?;
-    Ok(HttpTransporter::new(
-        opendal_http_transport_reqwest::ReqwestTransport::new(client),
-    ))
-}
-
-fn flag(key: &str, value: &str) -> Result<bool, String> {
-    let parsed = value.parse();
-    parsed.map_err(|_| format!("`{key}` is `{value}`; expected `true` or `false`"))
-}
-
-fn decoded(text: &str) -> Result<String, String> {
-    let decoded = percent_decode_str(text).decode_utf8();
-    Ok(decoded
-        .map_err(|_| "its escapes are not UTF-8".to_owned())?
-        .into_owned())
 }
 
 impl fmt::Display for S3Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}", self.bucket)?;
         if !self.path.is_empty() {
-            write!(f, "/{}", utf8_percent_encode(&self.path, IN_PATH))?;
+            f.write_str("/")?;
+            url::write_path(f, &self.path)?;
         }
         let path_style = self.force_path_style.map(|choice| choice.to_string());
         let conditional = (!self.conditional_writes).then_some("false");
@@ -201,17 +148,6 @@ impl fmt::Display for S3Options {
             ("forcePathStyle", path_style.as_deref()),
             ("conditionalWrites", conditional),
         ];
-        let given = parameters
-            .iter()
-            .filter_map(|(key, value)| Some((key, (*value)?)));
-        for (number, (key, value)) in given.enumerate() {
-            let separator = if number == 0 { '?' } else { '&' };
-            write!(
-                f,
-                "{separator}{key}={}",
-                utf8_percent_encode(value, IN_QUERY)
-            )?;
-        }
-        Ok(())
+        url::write_parameters(f, &parameters)
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::TryStreamExt;
 use opendal::{ErrorKind, Metadata};
 
-use super::{ObjectClient, is_missing_bucket};
+use super::{ObjectClient, VersionBy};
 use crate::{Error, Precondition, SmallObject, Version};
 
 impl ObjectClient {
@@ -12,7 +12,9 @@ impl ObjectClient {
     pub(super) async fn read_small(&self, key: &str) -> Result<Option<SmallObject>, Error> {
         match self.try_read_small(key).await {
             Ok(object) => Ok(Some(object)),
-            Err(error) if error.kind() == ErrorKind::NotFound && !is_missing_bucket(&error) => {
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && !self.is_missing_bucket(&error) =>
+            {
                 Ok(None)
             }
             Err(error) => Err(self.failed("read", key)(error)),
@@ -33,7 +35,7 @@ impl ObjectClient {
             let error = std::io::ErrorKind::UnexpectedEof.into();
             return Err(cut_short(error));
         }
-        let version = version(&metadata, &content);
+        let version = self.version(&metadata, &content);
         Ok(SmallObject { content, version })
     }
 
@@ -48,6 +50,21 @@ impl ObjectClient {
             location: self.location.clone(),
             object: key.to_owned(),
         };
+        if let Some(once) = &self.once {
+            let stored = once
+                .put(key, content.clone().into(), None, &precondition)
+                .await;
+            return match stored {
+                Ok(version) => Ok(Version::new(version)),
+                Err(error)
+                    if error.kind() == ErrorKind::ConditionNotMatch
+                        && precondition != Precondition::Absent =>
+                {
+                    Err(changed())
+                }
+                Err(error) => Err(self.failed("store", key)(error)),
+            };
+        }
         let mut write = self.operator.write_with(key, content.clone());
         let unchanged = match &precondition {
             Precondition::Absent if self.dialect.conditional_create => {
@@ -70,7 +87,7 @@ impl ObjectClient {
             _ => false,
         };
         match write.await {
-            Ok(metadata) => Ok(version(&metadata, &content)),
+            Ok(metadata) => Ok(self.version(&metadata, &content)),
             // The second also where another conditional request is under way.
             Err(error)
                 if unchanged
@@ -78,19 +95,24 @@ impl ObjectClient {
                         error.kind(),
                         ErrorKind::ConditionNotMatch | ErrorKind::Conflict
                     )
-                    && !is_missing_bucket(&error) =>
+                    && !self.is_missing_bucket(&error) =>
             {
                 Err(changed())
             }
             Err(error) => Err(self.failed("store", key)(error)),
         }
     }
-}
 
-/// The ETag. The content itself stands in where a store, which then takes no conditions, gives none.
-fn version(metadata: &Metadata, content: &Bytes) -> Version {
-    match metadata.etag() {
-        Some(etag) => Version::new(etag.to_owned()),
-        None => Version::new(content.clone()),
+    /// What the store tells contents apart by. The content itself stands in where a store, which then takes
+    /// no conditions, gives none.
+    fn version(&self, metadata: &Metadata, content: &Bytes) -> Version {
+        let named = match self.dialect.version {
+            VersionBy::ETag => metadata.etag(),
+            VersionBy::Generation => metadata.version(),
+        };
+        match named {
+            Some(name) => Version::new(name.to_owned()),
+            None => Version::new(content.clone()),
+        }
     }
 }

