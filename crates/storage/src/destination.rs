@@ -20,6 +20,9 @@ pub enum Destination {
     /// A bucket of S3, or of what speaks like it.
     #[cfg(feature = "s3")]
     S3(crate::S3Options),
+    /// A container of Azure Blob Storage.
+    #[cfg(feature = "azure")]
+    Azure(crate::AzureOptions),
     /// A bucket of Google Cloud Storage.
     #[cfg(feature = "gcs")]
     Gcs(crate::GcsOptions),
@@ -38,6 +41,7 @@ const UNSUPPORTED: &[&str] = &[
     "s3",
     #[cfg(not(feature = "gcs"))]
     "gs",
+    #[cfg(not(feature = "azure"))]
     "abs",
     "sftp",
     "webdav",
@@ -53,6 +57,8 @@ const CLIENTS: &[(&str, &str)] = &[
     ("s3", "`s3://bucket/path`"),
     #[cfg(feature = "gcs")]
     ("gs", "`gs://bucket/path`"),
+    #[cfg(feature = "azure")]
+    ("abs", "`abs://account@container/path`"),
 ];
 
 /// The same for error messages.
@@ -113,6 +119,8 @@ impl Destination {
             ("s3", Some(rest)) => Some(crate::S3Options::parse(rest).map(Self::S3)),
             #[cfg(feature = "gcs")]
             ("gs", Some(rest)) => Some(crate::GcsOptions::parse(rest).map(Self::Gcs)),
+            #[cfg(feature = "azure")]
+            ("abs", Some(rest)) => Some(crate::AzureOptions::parse(rest).map(Self::Azure)),
             _ => None,
         };
         if let Some(parsed) = parsed {
@@ -170,6 +178,8 @@ impl Destination {
             Self::S3(options) => Ok(options.connect()?),
             #[cfg(feature = "gcs")]
             Self::Gcs(options) => Ok(options.connect()?),
+            #[cfg(feature = "azure")]
+            Self::Azure(options) => Ok(options.connect()?),
         }
     }
 
@@ -204,6 +214,8 @@ impl fmt::Display for Destination {
             Self::S3(options) => options.fmt(f),
             #[cfg(feature = "gcs")]
             Self::Gcs(options) => options.fmt(f),
+            #[cfg(feature = "azure")]
+            Self::Azure(options) => options.fmt(f),
         }
     }
 }

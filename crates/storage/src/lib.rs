@@ -26,7 +26,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
+//! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage, `azure` in
+//! Azure Blob Storage. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
 //! that tests turn, and the suite that every client must pass.
 
 mod client;
@@ -50,6 +51,8 @@ mod v3;
 #[cfg(feature = "_http")]
 mod web;
 
+#[cfg(feature = "azure")]
+pub use self::object::AzureOptions;
 #[cfg(feature = "gcs")]
 pub use self::object::GcsOptions;
 #[cfg(feature = "s3")]

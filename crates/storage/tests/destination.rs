@@ -54,15 +54,13 @@ fn a_relative_path_starts_at_the_working_directory() {
 #[test]
 fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
     let urls = [
-        ("gs", "gs://bucket/path"),
-        ("abs", "abs://account@container/path"),
         ("sftp", "sftp://user@host:22/path"),
         ("webdav", "webdav://host/path"),
         ("webdavs", "webdavs://host/path"),
         ("nats", "nats://host:4222/bucket"),
         ("oss", "oss://bucket/path"),
-        ("gs", "GS://bucket"),
-        ("gs", "gs:bucket/forgotten-slashes"),
+        ("oss", "OSS://bucket"),
+        ("oss", "oss:bucket/forgotten-slashes"),
     ];
     for (expected, url) in urls {
         let error = Destination::parse(url).unwrap_err();
@@ -99,6 +97,34 @@ fn a_bucket_and_what_is_said_about_it_survive_their_url() {
 }
 
 #[test]
+fn what_a_url_says_survives_it_whatever_the_store() {
+    let urls = [
+        "gs://bucket",
+        "gs://bucket/with%20space/100%25/b%C3%BCro",
+        "gs://bucket/path?endpoint=http://127.0.0.1:4443",
+        "abs://account@container/with%20space/100%25/b%C3%BCro",
+        "abs://container/path",
+        "abs://account@container?endpoint=http://127.0.0.1:10000/account",
+    ];
+    for url in urls {
+        let destination = Destination::parse(url).unwrap();
+        assert_eq!(destination.to_string(), url);
+    }
+    let Destination::Gcs(gcs) = Destination::parse("GS://bucket//a%20b/").unwrap() else {
+        panic!("another type")
+    };
+    assert_eq!((gcs.bucket.as_str(), gcs.path.as_str()), ("bucket", "a b"));
+    let Destination::Azure(azure) = Destination::parse("abs://account@box/a%20b/").unwrap() else {
+        panic!("another type")
+    };
+    assert_eq!(azure.account.as_deref(), Some("account"));
+    assert_eq!(
+        (azure.container.as_str(), azure.path.as_str()),
+        ("box", "a b")
+    );
+}
+
+#[test]
 fn a_mistake_is_explained_with_what_was_expected() {
     let cases = [
         ("", "empty"),
@@ -115,6 +141,17 @@ fn a_mistake_is_explained_with_what_was_expected() {
         ("s3://key:secret@bucket/path", "do not belong into a URL"),
         ("s3://bucket/path?colour=blue", "unknown parameter `colour`"),
         ("s3://bucket/path?forcePathStyle=maybe", "`true` or `false`"),
+        ("gs:bucket/path", "two slashes"),
+        ("gs:///path", "no bucket"),
+        ("gs://key:secret@bucket/path", "do not belong into a URL"),
+        ("gs://bucket?colour=blue", "unknown parameter `colour`"),
+        ("abs://account@/path", "no container"),
+        ("abs://@container/path", "no account"),
+        (
+            "abs://account:key@container/path",
+            "do not belong into a URL",
+        ),
+        ("abs://container?colour=blue", "unknown parameter `colour`"),
         ("ftp://host", "unknown scheme `ftp`"),
     ];
     for (text, reason) in cases {
@@ -128,6 +165,10 @@ fn a_mistake_is_explained_with_what_was_expected() {
 fn no_secret_of_a_refused_url_is_printed() {
     let urls = [
         "s3://AKID:hunter2@bucket/path?secretAccessKey=hunter2",
+        "gs://hunter2:hunter2@bucket/path?key=hunter2",
+        "abs://account:hunter2@container/path?sig=hunter2",
+        "abs://account:hunter2/with-slash@container/path",
+        "abs://container/path?sig=hunter2",
         "sftp://user:hunter2@host/path#hunter2",
         "sftp://user:hunter2/with-slash@host/path",
         "webdav://user:p@hunter2@host/path?token=hunter2",

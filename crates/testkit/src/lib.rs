@@ -33,10 +33,10 @@ pub use checkout::{cache_dir, checkout_root, free_port, temp_dir, wait_until, wo
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
 pub use process::ChildProcess;
 pub use programs::{
-    GcsServer, InstallError, RestoreError, S3Kind, S3Server, age, age_keygen, install_age,
-    install_fake_gcs, install_litestream, install_litestream_v3, install_ministack, install_rclone,
-    litestream, litestream_command, litestream_v3, litestream_v3_command, replica_url,
-    restore_with_litestream, try_restore_with_litestream,
+    AzureServer, GcsServer, InstallError, RestoreError, S3Kind, S3Server, age, age_keygen,
+    install_age, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,
+    install_ministack, install_rclone, litestream, litestream_command, litestream_v3,
+    litestream_v3_command, replica_url, restore_with_litestream, try_restore_with_litestream,
 };
 pub use tempfile::TempDir;
 pub use workload::{

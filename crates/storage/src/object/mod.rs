@@ -1,5 +1,7 @@
 //! Replicas in object stores, through OpenDAL.
 
+#[cfg(feature = "azure")]
+mod azure;
 mod connection;
 #[cfg(feature = "gcs")]
 mod gcs;
@@ -17,14 +19,16 @@ use evertide_ltx::{Level, LtxName, Txid};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use opendal::{ErrorKind, Metadata, Operator};
 
+#[cfg(feature = "azure")]
+pub use self::azure::AzureOptions;
 #[cfg(feature = "gcs")]
 pub use self::gcs::GcsOptions;
 use self::once::PutOnce;
 #[cfg(feature = "s3")]
 pub use self::s3::S3Options;
 use crate::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Version, bytes_stream,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
+    SmallObject, Version, bytes_stream,
 };
 
 /// Requests at a time where many objects are asked about.
@@ -78,6 +82,8 @@ pub(crate) struct ObjectClient {
     dialect: Dialect,
     /// How to store what is small, where the store has a better way than OpenDAL's.
     once: Option<Box<dyn PutOnce>>,
+    /// What no error may show, and what the store's client might put into one.
+    secrets: Vec<Secret>,
 }
 
 impl fmt::Debug for ObjectClient {
@@ -107,6 +113,7 @@ impl ObjectClient {
             location,
             dialect,
             once: None,
+            secrets: Vec::new(),
         })
     }
 
@@ -135,10 +142,22 @@ impl ObjectClient {
                         true => MISSING_BUCKET,
                         false => hint(&source),
                     },
-                    source: Box::new(source),
+                    source: self.without_secrets(source),
                 },
             }
         }
+    }
+
+    fn without_secrets(&self, source: opendal::Error) -> Box<dyn std::error::Error + Send + Sync> {
+        let shown = format!("{source} {source:?}");
+        let secrets = self.secrets.iter().map(Secret::expose);
+        // As they are, and as they are in a URL.
+        let bare = secrets.map(|secret| secret.trim_start_matches('?'));
+        if !bare.clone().any(|secret| shown.contains(secret)) {
+            return Box::new(source);
+        }
+        bare.fold(source.to_string(), |text, secret| text.replace(secret, "…"))
+            .into()
     }
 
     /// An error of a listing, as ours: what has no objects is listed all the same.
@@ -149,7 +168,7 @@ impl ObjectClient {
                 action: "list",
                 object: prefix.to_owned(),
                 hint: MISSING_BUCKET,
-                source: Box::new(source),
+                source: self.without_secrets(source),
             },
             _ => self.failed("list", prefix)(source),
         }

@@ -155,19 +155,37 @@ pub fn install_litestream_v3() -> Result<PathBuf, InstallError> {
         version: "0.3.13",
         says_version: true,
         program: format!("node_modules/@flydotio/litestream-linux-{arch}/litestream").into(),
-        installer: |dir| {
-            let mut command = Command::new("npm");
-            command.args([
-                "install",
-                "--silent",
-                "--no-save",
-                "--ignore-scripts",
-                "--prefix",
-            ]);
-            command.arg(dir).arg("@flydotio/litestream@1.0.1");
-            command
-        },
+        installer: |dir| npm(dir, "@flydotio/litestream@1.0.1"),
     })
+}
+
+/// A server that speaks the API of Azure Blob Storage, with every condition, and checks signatures. A script
+/// for Node.
+///
+/// # Errors
+///
+/// When it is not in the cache and cannot be installed there.
+pub fn install_azurite() -> Result<PathBuf, InstallError> {
+    install(&Release {
+        name: "azurite",
+        version: "3.35.0",
+        says_version: false,
+        program: "node_modules/azurite/dist/src/blob/main.js".into(),
+        installer: |dir| npm(dir, "azurite@3.35.0"),
+    })
+}
+
+fn npm(dir: &Path, package: &str) -> Command {
+    let mut command = Command::new("npm");
+    command.args([
+        "install",
+        "--silent",
+        "--no-save",
+        "--ignore-scripts",
+        "--prefix",
+    ]);
+    command.arg(dir).arg(package);
+    command
 }
 
 fn install(release: &Release) -> Result<PathBuf, InstallError> {

@@ -1,6 +1,7 @@
 //! The programs of others that Evertide is tested against.
 
 mod age;
+mod azure;
 mod gcs;
 mod install;
 mod litestream;
@@ -8,10 +9,11 @@ mod s3;
 mod server;
 
 pub use age::{age, age_keygen, install_age};
+pub use azure::AzureServer;
 pub use gcs::GcsServer;
 pub use install::{
-    InstallError, install_fake_gcs, install_litestream, install_litestream_v3, install_ministack,
-    install_rclone,
+    InstallError, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,
+    install_ministack, install_rclone,
 };
 pub use litestream::{
     RestoreError, litestream, litestream_command, litestream_v3, litestream_v3_command,
