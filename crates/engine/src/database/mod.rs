@@ -17,10 +17,11 @@ use tokio::{
 };
 use tokio_util::{sync::DropGuard, task::TaskTracker};
 
-pub(crate) use self::messages::{Captured, Command, Content, request_snapshot, tail_matches};
+pub(crate) use self::messages::{
+    Captured, Command, Content, ImageRequest, Snapshot, request_snapshot, tail_matches,
+};
 use self::{
     images::{FinishedImage, ImageJob, PendingImages},
-    messages::{ImageRequest, Snapshot},
     schedule::Schedule,
 };
 use crate::{

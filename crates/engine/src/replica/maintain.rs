@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     Error, ReplicaOptions,
-    database::{Captured, Command, Snapshot, request_snapshot},
+    database::{Captured, Command, Content, Snapshot, request_snapshot},
 };
 
 /// Files deleted with one request at most.
@@ -291,10 +291,13 @@ impl Maintenance {
         match origin(to_be_read, store, level == Level::SNAPSHOT) {
             Origin::Replica => None,
             // A database that is not there just now is none that can be waited for.
-            Origin::Database => timeout(PATIENCE, request_snapshot(&local.commands, Txid::ZERO))
-                .await
-                .ok()
-                .flatten(),
+            Origin::Database => timeout(
+                PATIENCE,
+                request_snapshot(&local.commands, Txid::ZERO, Content::Everything),
+            )
+            .await
+            .ok()
+            .flatten(),
         }
     }
 
@@ -490,7 +493,9 @@ mod tests {
         let (name, image) = ltx(1, 3, PAGES, 30);
         let content = image.clone();
         let database = tokio::spawn(async move {
-            let Some(Command::Snapshot { above, reply }) = asked.recv().await else {
+            let Some(Command::Image(crate::database::ImageRequest { above, reply, .. })) =
+                asked.recv().await
+            else {
                 panic!("something else was asked for");
             };
             assert_eq!(above, Txid::ZERO, "no transaction of its own is needed");
