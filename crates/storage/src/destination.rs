@@ -114,7 +114,8 @@ impl Destination {
                 supported: &SUPPORTED,
             });
         }
-        let parsed = match (scheme.as_str(), rest.strip_prefix("//")) {
+        let parsed: Option<Result<Self, String>> = match (scheme.as_str(), rest.strip_prefix("//"))
+        {
             #[cfg(feature = "s3")]
             ("s3", Some(rest)) => Some(crate::S3Options::parse(rest).map(Self::S3)),
             #[cfg(feature = "gcs")]
