@@ -75,7 +75,8 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// [`Error::BadUrl`] for an empty path, or when there is no working directory.
+    /// [`Error::BadUrl`] for an empty path, the root of the file system, or when there is no working
+    /// directory.
     pub fn file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path = path.as_ref();
         // Lexically only: neither symbolic links nor the disk are asked.
@@ -87,9 +88,16 @@ impl Destination {
                 format!("the working directory is unknown ({error}); use an absolute path")
             },
         })?;
-        Ok(Self::File(FileOptions {
-            path: absolute.components().collect(),
-        }))
+        let path: PathBuf = absolute.components().collect();
+        if path.parent().is_none() {
+            return Err(Error::BadUrl {
+                url: path.display().to_string(),
+                reason: "it is the root of the file system; expected a directory below it, \
+                         as in `file:///path`"
+                    .to_owned(),
+            });
+        }
+        Ok(Self::File(FileOptions { path }))
     }
 
     /// Reads a replica URL or the path of a directory.

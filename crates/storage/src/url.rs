@@ -29,7 +29,18 @@ pub(crate) fn parameters(query: &str) -> impl Iterator<Item = Result<(&str, Stri
 /// A parameter that is `true` or `false`.
 pub(crate) fn flag(key: &str, value: &str) -> Result<bool, String> {
     let parsed = value.parse();
-    parsed.map_err(|_| format!("`{key}` is `{value}`; expected `true` or `false`"))
+    parsed.map_err(|_| format!("`{key}` has another value than `true` or `false`"))
+}
+
+/// What is wrong with a parameter that there is not. What is no word is not quoted: it may be a key
+/// that was to be the value of one.
+pub(crate) fn unknown(key: &str, expected: &str) -> String {
+    let letter = |byte: u8| byte.is_ascii_alphabetic() || b"-_".contains(&byte);
+    if key.len() <= 32 && key.bytes().all(letter) {
+        format!("unknown parameter `{key}`; expected {expected}")
+    } else {
+        format!("unknown parameter; expected {expected}")
+    }
 }
 
 /// Writes a path, escaped.

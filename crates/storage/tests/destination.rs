@@ -128,6 +128,8 @@ fn what_a_url_says_survives_it_whatever_the_store() {
 fn a_mistake_is_explained_with_what_was_expected() {
     let cases = [
         ("", "empty"),
+        ("/", "root of the file system"),
+        ("//.", "root of the file system"),
         ("file://", "no path"),
         ("file:///", "no path"),
         ("file:", "no path"),

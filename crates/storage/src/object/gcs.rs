@@ -86,7 +86,7 @@ impl GcsOptions {
                 ("endpoint", value) => {
                     options.endpoint = Some(value).filter(|value| !value.is_empty());
                 }
-                (key, _) => return Err(format!("unknown parameter `{key}`; expected {EXPECTED}")),
+                (key, _) => return Err(url::unknown(key, EXPECTED)),
             }
         }
         Ok(options)

@@ -85,7 +85,7 @@ impl S3Options {
                     options.force_path_style = Some(url::flag(key, &value)?);
                 }
                 "conditionalWrites" => options.conditional_writes = url::flag(key, &value)?,
-                _ => return Err(format!("unknown parameter `{key}`; expected {EXPECTED}")),
+                _ => return Err(url::unknown(key, EXPECTED)),
             }
         }
         Ok(options)
