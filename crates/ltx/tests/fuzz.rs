@@ -11,21 +11,13 @@
 mod common;
 mod fuzzing;
 
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{fs, path::Path};
 
-use evertide_ltx::{Decoder, Tracking};
-use fastrand::Rng;
+use evertide_ltx::{Decoder, LtxName, Tracking, Txid, merge};
+use evertide_testkit::{Fuzz, variant};
 
-use common::{seed, size, snapshot};
+use common::{size, snapshot};
 use fuzzing::{any_bytes_are_refused_or_understood, any_two_files_are_refused_or_merged, repair};
-
-/// Enough for a second or two where nothing else is asked for.
-const ITERATIONS: u32 = 8000;
 
 /// Golden files small enough to change thousands of times, and some of our own.
 fn corpus() -> Vec<Vec<u8>> {
@@ -46,76 +38,68 @@ fn corpus() -> Vec<Vec<u8>> {
     files
 }
 
-/// One small change.
-fn mutate(random: &mut Rng, bytes: &mut Vec<u8>, other: &[u8]) {
-    let at = random.usize(..=bytes.len());
-    let end = bytes.len().min(at + random.usize(..40));
-    match random.u8(..8) {
-        0 => bytes.truncate(at),
-        1 => drop(bytes.drain(at..end)),
-        2 => {
-            let copy = bytes[at..end].to_vec();
-            bytes.splice(at..at, copy);
-        }
-        3 => {
-            let from = random.usize(..=other.len());
-            let piece = &other[from..other.len().min(from + 60)];
-            bytes.splice(at..end, piece.iter().copied());
-        }
-        4 => {
-            // Numbers that tip something over, where numbers are.
-            let value = random.choice([0_u32, 1, 2, 128, 256, 65536, 1 << 30, 1 << 31]);
-            let value = value.unwrap().wrapping_sub(random.u32(..2));
-            for (place, byte) in bytes[at..end].iter_mut().zip(value.to_be_bytes()) {
-                *place = byte;
+#[test]
+fn no_bytes_make_a_reader_panic_or_misread() {
+    let report = Fuzz::target("ltx")
+        .corpus(corpus())
+        .repair(repair)
+        .inputs(8_000)
+        .run(|input| {
+            any_bytes_are_refused_or_understood(input.bytes);
+            match Decoder::new(input.bytes).and_then(Decoder::finish) {
+                Ok(_) => "decoded".to_owned(),
+                Err(error) => variant(&error),
             }
-        }
-        5 if bytes.len() > 100 => bytes[random.usize(..100)] = random.u8(..),
-        _ => {
-            if let Some(byte) = bytes.get_mut(at) {
-                *byte ^= 1 << random.u8(..8);
-            }
-        }
-    }
+        });
+    let decoded = report.count("decoded");
+    let tenth = report.inputs() / 10;
+    assert!(
+        (tenth..report.inputs() - tenth).contains(&decoded),
+        "{report:?}"
+    );
+    report.assert_reached(&["decoded"], 6);
 }
 
 #[test]
-fn no_bytes_make_a_reader_panic_or_misread() {
-    let random = &mut Rng::with_seed(seed());
-    let corpus = corpus();
-    let seconds = std::env::var("EVERTIDE_FUZZ_SECONDS").ok();
-    let seconds = seconds.map(|text| Duration::from_secs(text.parse().expect("seconds")));
-    let start = Instant::now();
-    let (mut done, mut decoded) = (0, 0);
-    let more = |done| seconds.map_or(done < ITERATIONS, |most| start.elapsed() < most);
-    while more(done) {
-        let pick = |random: &mut Rng| corpus[random.usize(..corpus.len())].clone();
-        let (mut bytes, other) = (pick(random), pick(random));
-        for _ in 0..random.u8(..5) {
-            mutate(random, &mut bytes, &other);
-        }
-        if random.u8(..4) > 0 {
-            repair(&mut bytes);
-        }
-        done += 1;
-        let tried = catch_unwind(AssertUnwindSafe(|| {
-            any_bytes_are_refused_or_understood(&bytes);
-            any_two_files_are_refused_or_merged(&bytes, &other);
-        }));
-        assert!(
-            tried.is_ok(),
-            "input {done}, {} bytes: {bytes:02x?}",
-            bytes.len()
-        );
-        let good = Decoder::new(bytes.as_slice())
-            .and_then(Decoder::finish)
-            .is_ok();
-        decoded += u32::from(good);
-    }
-    eprintln!("{done} inputs, {decoded} of them decoded");
-    // A run in which nothing gets past the first checks would prove nothing.
-    assert!(
-        decoded > done / 10 && decoded < done - done / 10,
-        "{decoded} of {done} decode"
-    );
+fn no_two_files_make_a_merge_panic_or_write_nonsense() {
+    Fuzz::target("merge")
+        .corpus(corpus())
+        .repair(repair)
+        .run(|input| {
+            any_two_files_are_refused_or_merged(input.bytes, input.other);
+            match merge([input.bytes, input.other], Vec::new()) {
+                Ok(_) => "merged".to_owned(),
+                Err(error) => variant(&error),
+            }
+        })
+        .assert_reached(&["merged"], 4);
+}
+
+#[test]
+fn no_text_is_taken_for_the_name_of_another_file() {
+    Fuzz::target("names")
+        .corpus([
+            "0000000000000001-0000000000000001.ltx",
+            "00000000000000a1-ffffffffffffffff.ltx",
+            "00000000000000A1",
+        ])
+        .words(&["ltx", ".", "-", "0000", "ffff", "+", "\u{661}"])
+        .run(|input| {
+            let Ok(text) = std::str::from_utf8(input.bytes) else {
+                return "no text".to_owned();
+            };
+            match (text.parse::<LtxName>(), text.parse::<Txid>()) {
+                (Ok(name), _) => {
+                    assert_eq!(name.to_string(), text);
+                    assert!(name.min <= name.max);
+                    "a name".to_owned()
+                }
+                (_, Ok(txid)) => {
+                    assert_eq!(txid.to_string(), text.to_ascii_lowercase());
+                    "a transaction".to_owned()
+                }
+                (Err(error), _) => variant(&error),
+            }
+        })
+        .assert_reached(&["a name", "a transaction", "no text"], 4);
 }

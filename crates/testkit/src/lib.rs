@@ -25,13 +25,15 @@
 
 mod checkout;
 mod compare;
+mod fuzz;
 mod process;
 mod programs;
 mod workload;
 
 pub use checkout::{cache_dir, checkout_root, free_port, temp_dir, wait_until, workspace_program};
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
-pub use process::ChildProcess;
+pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
+pub use process::{ChildProcess, another_process_can_truncate, another_process_can_write};
 pub use programs::{
     AzureServer, GcsServer, InstallError, RestoreError, S3Kind, S3Server, age, age_keygen,
     install_age, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,

@@ -137,3 +137,44 @@ impl Drop for ChildProcess {
         self.child.wait().ok();
     }
 }
+
+/// What another process finds when it tries to write to a database at once: only another process
+/// sees the POSIX locks of this one.
+///
+/// # Panics
+///
+/// When it cannot tell.
+pub fn another_process_can_write(database: &std::path::Path) -> bool {
+    asked_from_outside(database, "BEGIN IMMEDIATE")
+}
+
+/// What another process finds when it tries to truncate the WAL of a database, which every reader
+/// and every transaction of others forbids.
+///
+/// # Panics
+///
+/// When it cannot tell.
+pub fn another_process_can_truncate(database: &std::path::Path) -> bool {
+    asked_from_outside(database, "PRAGMA wal_checkpoint(TRUNCATE)")
+}
+
+/// Whether a statement works in another process, and says of itself that it was not busy.
+fn asked_from_outside(database: &std::path::Path, sql: &str) -> bool {
+    const SCRIPT: &str = "import sqlite3, sys
+try:
+    row = sqlite3.connect(sys.argv[1], timeout=0).execute(sys.argv[2]).fetchone()
+    sys.exit(1 if row and row[0] else 0)
+except sqlite3.OperationalError as error:
+    sys.exit(1 if 'locked' in str(error) else 2)";
+    let status = Command::new("python3")
+        .args(["-c", SCRIPT])
+        .arg(database)
+        .arg(sql)
+        .status()
+        .expect("python3 runs");
+    match status.code() {
+        Some(0) => true,
+        Some(1) => false,
+        other => panic!("the other process ended with {other:?}"),
+    }
+}

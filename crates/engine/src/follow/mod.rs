@@ -6,6 +6,8 @@
 
 mod copy;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod journal;
 mod paths;
 mod poll;

@@ -8,6 +8,8 @@
 //! | `pages` | the page table: checksum of each page, and the transaction that changed it last |
 //! | `ltx/0/<min>-<max>.ltx` | captured files that not every replica has yet, and the newest one |
 
+#[cfg(test)]
+mod fuzz;
 mod pages;
 mod position;
 mod stage;

@@ -33,6 +33,8 @@ const TIPS: usize = 104;
 /// Slots are apart by more than a sector, so that a torn write hits one of them.
 const SLOT_OFFSETS: [u64; 2] = [0, 4_096];
 const FLAG_TABLE: u32 = 1;
+/// No file is saved so often.
+const MOST_SAVES: u64 = 1 << 62;
 
 /// Where capture stands in one generation of a WAL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +105,8 @@ impl Position {
             checksums: u64_at(72)?,
             changes: u64_at(96)?,
         };
+        // A made-up number must not end the counting.
+        let sequence = u64_at(8).filter(|sequence| *sequence < MOST_SAVES)?;
         let has_table = u32_at(56)? & FLAG_TABLE != 0;
         let position = Self {
             txid: Txid::new(u64_at(16)?),
@@ -117,7 +121,7 @@ impl Position {
             table: has_table.then_some(sums),
             tips: Tips::decode(bytes.get(TIPS..)?.first_chunk()?),
         };
-        Some((u64_at(8)?, position))
+        Some((sequence, position))
     }
 }
 
@@ -125,6 +129,13 @@ impl Position {
 fn record_checksum(bytes: &[u8; LEN]) -> u64 {
     let content = bytes.get(..LEN - 8).unwrap_or_default();
     Checksum::page(Pgno::FIRST, content).get()
+}
+
+/// Makes the checksum of a record right, for tests that change other bytes of it.
+#[cfg(test)]
+pub(super) fn crc_at_the_end(bytes: &mut [u8; LEN]) {
+    let checksum = record_checksum(bytes);
+    bytes[LEN - 8..].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// The file that holds the record.

@@ -7,6 +7,8 @@ mod check;
 mod deep;
 mod error;
 mod finding;
+#[cfg(test)]
+mod fuzz;
 mod plan;
 mod progress;
 mod read;

@@ -4,6 +4,8 @@
 pub(crate) mod descriptors;
 mod file;
 mod format;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod locks;
 pub(crate) mod protocol;

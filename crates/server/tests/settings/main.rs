@@ -3,6 +3,7 @@
 
 mod databases;
 mod directories;
+mod fuzz;
 mod litestream_yaml;
 mod random;
 mod stored;

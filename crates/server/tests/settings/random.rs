@@ -21,7 +21,7 @@ const YAML: &str = "sync-interval: 5s\nsnapshot: {interval: 1h}\ndbs:\n  - path:
                     replica: &r\n      path: /b\n  - path: /c.db\n    replicas:\n      - <<: *r\n\
                     \x20       url: \"file:///d\"\n      - {type: s3, bucket: x}\n";
 
-fn assert_sound(options: &ReplicationOptions) {
+pub(crate) fn assert_sound(options: &ReplicationOptions) {
     assert!(!options.replicas.is_empty());
     assert!(options.monitor_interval > Duration::ZERO);
     assert!(options.checkpoint_interval > Duration::ZERO);
@@ -36,7 +36,7 @@ fn assert_sound(options: &ReplicationOptions) {
 }
 
 /// Reads the text every way there is. Errors have to have something to say.
-fn read(text: &str) {
+pub(crate) fn read(text: &str) {
     match parse_toml(text) {
         Ok(options) => assert_sound(&options),
         Err(errors) => assert!(!errors.to_string().is_empty()),

@@ -7,6 +7,7 @@
 
 mod age_command;
 mod crash;
+mod fuzz;
 mod go_framework;
 mod key_file;
 mod locks;

@@ -4,6 +4,8 @@
 //! [`pending`] holds a transaction until it commits, and [`apply`] writes what did.
 
 mod apply;
+#[cfg(test)]
+mod fuzz;
 mod pending;
 mod plan;
 mod unpack;

@@ -1,0 +1,176 @@
+//! Whatever a configuration or a duration consists of.
+
+use evertide_server::{
+    blueprint,
+    settings::{
+        format_duration, parse_databases_toml, parse_duration, parse_litestream_yaml, parse_toml,
+    },
+};
+use evertide_testkit::{Fuzz, variant};
+
+use super::random::{assert_sound, read};
+
+const CORPUS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/corpus/settings");
+
+const WORDS: &[&str] = &[
+    "\n",
+    "[[replicas]]",
+    "[[databases]]",
+    "=",
+    ": ",
+    "- ",
+    "'",
+    "\"",
+    "'''",
+    "#",
+    "&r",
+    "*r",
+    "<<",
+    "|",
+    "~",
+    "!!",
+    "---",
+    "\t",
+    "$A",
+    "${A}",
+    "path",
+    "name",
+    "type",
+    "file",
+    "s3",
+    "file_path",
+    "retention",
+    "sync_interval",
+    "url",
+    "1s",
+    "7d",
+    "0",
+    "true",
+    "null",
+    "1e9",
+    "{",
+    "}",
+    "[",
+    "]",
+    "\u{feff}",
+    "\0",
+    "é",
+    "<replace>",
+];
+
+/// The planted secrets of the corpus.
+const SECRETS: [&str; 2] = ["planted-key", "planted-id"];
+
+/// What was wrong first, in one word. No message shows a secret that is the value of its key.
+fn outcome<T>(result: Result<T, evertide_server::settings::SettingsErrors>) -> String {
+    match result {
+        Ok(_) => "accepted".into(),
+        Err(errors) => variant(&errors.mistakes()[0].mistake),
+    }
+}
+
+#[test]
+fn no_toml_makes_settings_that_are_not_sound() {
+    Fuzz::target("toml")
+        .corpus([blueprint()])
+        .corpus_of(CORPUS)
+        .words(WORDS)
+        .inputs(1_500)
+        .run(|input| {
+            let Ok(text) = std::str::from_utf8(input.bytes) else {
+                return "no text".into();
+            };
+            read(text);
+            let (alone, several) = (parse_toml(text), parse_databases_toml(text));
+            if let Ok(options) = &alone {
+                assert_sound(options);
+                let shown = format!("{options:?}");
+                assert!(
+                    !SECRETS.iter().any(|secret| shown.contains(secret)),
+                    "{shown}"
+                );
+            }
+            match alone {
+                Ok(_) => "accepted alone".into(),
+                Err(_) => outcome(several),
+            }
+        })
+        .assert_reached(&["accepted alone", "accepted", "Syntax", "UnknownKey"], 8);
+}
+
+#[test]
+fn no_yaml_makes_settings_that_are_not_sound() {
+    Fuzz::target("yaml")
+        .corpus_of(CORPUS)
+        .words(WORDS)
+        .inputs(1_500)
+        .run(|input| {
+            let Ok(text) = std::str::from_utf8(input.bytes) else {
+                return "no text".into();
+            };
+            let parsed = parse_litestream_yaml(text);
+            for database in parsed.iter().flatten() {
+                assert_sound(&database.replication);
+                let shown = format!("{database:?}");
+                assert!(
+                    !SECRETS.iter().any(|secret| shown.contains(secret)),
+                    "{shown}"
+                );
+            }
+            outcome(parsed)
+        })
+        .assert_reached(&["accepted", "Syntax", "UnknownKey"], 6);
+}
+
+#[test]
+fn no_duration_is_printed_as_another() {
+    let corpus = [
+        "1h30m",
+        "0",
+        "1.5h",
+        "300ms",
+        "7d",
+        "2w",
+        "12µs",
+        "9223372036854775807ns",
+    ];
+    Fuzz::target("durations")
+        .corpus(corpus)
+        .words(&[
+            "ns",
+            "us",
+            "µs",
+            "ms",
+            "s",
+            "m",
+            "h",
+            "d",
+            "w",
+            ".",
+            "-",
+            "+",
+            "999999999",
+            " ",
+        ])
+        .inputs(8_000)
+        .run(|input| {
+            let Ok(text) = std::str::from_utf8(input.bytes) else {
+                return "no text".into();
+            };
+            match parse_duration(text) {
+                Ok(duration) => {
+                    assert!(duration.as_nanos() <= i64::MAX as u128);
+                    assert_eq!(parse_duration(&format_duration(duration)), Ok(duration));
+                    "a duration".to_owned()
+                }
+                Err(error) => {
+                    assert!(!error.to_string().is_empty());
+                    variant(&error)
+                }
+            }
+        })
+        .assert_reached(
+            &["a duration", "NoUnit", "UnknownUnit", "Negative", "TooLong"],
+            7,
+        );
+}
