@@ -86,7 +86,7 @@ async fn scenario(backup: &Replication, conn: &Connection, fault: Fault) -> Resu
     }
 }
 
-async fn durable(backup: &Replication, patience: Duration) -> bool {
+pub(crate) async fn durable(backup: &Replication, patience: Duration) -> bool {
     let retry = async {
         while backup.wait_durable(Durability::All).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -12,10 +12,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod crashes;
+mod descriptors;
 mod fail;
 mod kills;
 mod lies;
 mod local_state;
+mod rights;
+mod room;
 
 use std::{
     io::Write,

@@ -1,0 +1,99 @@
+//! A process that has no file descriptor left, and then has some again.
+
+use std::{fs::File, path::Path, process::Command, sync::Arc, time::Duration};
+
+use evertide_storage::OsDisk;
+use evertide_testkit::another_process_can_write;
+
+use crate::{DEADLINE, Restorer, Scene, fail::durable, insert};
+
+/// The folder that the process works in.
+const DIR: &str = "EVERTIDE_FAULTS_DIR";
+const PATIENCE: Duration = Duration::from_millis(200);
+/// More than anything here needs.
+const ENOUGH: usize = 60;
+
+/// All descriptors there are, but some.
+fn hoard(but: usize) -> Vec<File> {
+    let mut hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+    assert!(hoard.len() < 10_000, "there is a limit");
+    hoard.truncate(hoard.len().saturating_sub(but));
+    hoard
+}
+
+/// Starts and runs with ever more descriptors until that works, and each time is whole again when it has
+/// enough. The application's locks outlive all of it.
+#[tokio::test]
+#[ignore = "the process that the test below starts"]
+async fn the_process_without_descriptors() {
+    let dir = std::env::var(DIR).expect("started by the test beside this one");
+    let scene = Scene::at(Path::new(&dir));
+    let conn = scene.open();
+    conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)")
+        .unwrap();
+    insert(&conn, 20);
+    let (mut failures, mut free) = (0, 0);
+    loop {
+        let backup = scene.replication(Arc::new(OsDisk));
+        conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let hoarded = hoard(free);
+        let started = backup.start().await;
+        drop(hoarded);
+        assert!(
+            !another_process_can_write(&scene.db),
+            "after {started:?}, {free} left"
+        );
+        conn.execute_batch("COMMIT").unwrap();
+        if let Err(error) = &started {
+            failures += 1;
+            assert!(!error.to_string().is_empty());
+            backup.start().await.unwrap();
+        }
+        assert!(
+            durable(&backup, DEADLINE).await,
+            "{free}: {:#?}",
+            backup.status()
+        );
+        // And once more while it runs, with enough commits for the WAL to start over.
+        let hoarded = hoard(free);
+        insert(&conn, 30);
+        let done = durable(&backup, PATIENCE).await;
+        drop(hoarded);
+        insert(&conn, 1);
+        assert!(
+            durable(&backup, DEADLINE).await,
+            "{free}: {:#?}",
+            backup.status()
+        );
+        scene.check_restore(Restorer::Own).await.unwrap();
+        backup.stop(DEADLINE).await.unwrap();
+        if started.is_ok() && done {
+            break;
+        }
+        free += 1;
+        assert!(free < ENOUGH, "it needs more than {ENOUGH} descriptors");
+    }
+    scene.check_ranges().unwrap();
+    assert!(failures > 0, "no start failed: the limit is not one");
+    println!("works with {free} free descriptors, after {failures} starts that failed");
+}
+
+#[test]
+fn a_process_without_descriptors_says_so_and_goes_on_when_it_has_some() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = Command::new("sh");
+    child
+        .args(["-c", "ulimit -n 100 && exec \"$0\" \"$@\""])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "descriptors::the_process_without_descriptors"])
+        .args(["--ignored", "--nocapture"])
+        .env(DIR, dir.path());
+    let output = child.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    println!("{said}");
+    assert!(
+        output.status.success() && said.contains("free descriptors"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
