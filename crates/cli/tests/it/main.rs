@@ -10,6 +10,7 @@ mod old_replicas;
 mod replicate;
 mod restore;
 mod s3;
+mod secrets;
 mod settings;
 mod signals;
 mod support;
