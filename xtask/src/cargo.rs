@@ -36,6 +36,11 @@ pub(crate) fn run(command: &mut Command) -> Result<Tally> {
 
 /// Runs a command whose output has the closing lines of `cargo test`, and adds those up.
 pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
+    run_tests_and(command, |_| {})
+}
+
+/// As [`run_tests`], and shows each line of the output to `look`, too.
+pub(crate) fn run_tests_and(command: &mut Command, mut look: impl FnMut(&str)) -> Result<Tally> {
     command.stdout(Stdio::piped());
     let mut child = command
         .spawn()
@@ -45,6 +50,7 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
     for line in BufReader::new(output).lines() {
         let line = line?;
         println!("{line}");
+        look(&line);
         tally.add(closing_line(&line).unwrap_or_default());
     }
     let status = child.wait()?;
@@ -57,6 +63,16 @@ pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
         bail!("{} ran no test", shown(command));
     }
     Ok(tally)
+}
+
+/// Runs a command to its end; both of its outputs, one after the other.
+pub(crate) fn output_of(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .with_context(|| format!("starting {command:?}"))?;
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Ok(text)
 }
 
 fn shown(command: &Command) -> String {

@@ -6,7 +6,10 @@
 mod cargo;
 mod check;
 mod documents;
+mod fuzz;
+mod planted;
 mod run;
+mod soak;
 mod steps;
 mod test;
 mod tools;
@@ -30,7 +33,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Everything CI checks: every task below except `advisories` and `bench`.
+    /// Everything CI checks: every task below except `advisories`, `bench` and the long forms `soak`,
+    /// `model`, `planted` and `mutants`.
     ///
     /// Goes on after a failure, so that one run shows everything there is to mend, and ends with
     /// the number of tests and checks that passed and failed.
@@ -68,17 +72,53 @@ enum Task {
     /// Run an application of each other driver with its backup inside: sqlx, diesel, an older
     /// rusqlite.
     Drivers,
-    /// Fuzz the parsers of outside bytes, beginning with the golden files.
+    /// Fuzz every parser of outside bytes, beginning with the committed corpora.
+    ///
+    /// Prints for each target its seed, how many inputs it had, and the measure of coverage: how
+    /// many distinct outcomes (errors, or kinds of acceptance) they reached, with the commonest.
     Fuzz {
-        /// How long.
-        #[arg(long, default_value_t = 20)]
+        /// How long each target runs; two run at a time.
+        #[arg(long, default_value_t = 60)]
         seconds: u64,
+        /// Only this target; may be given again.
+        #[arg(long, value_name = "NAME")]
+        target: Vec<String>,
+        /// The seed of every target; drawn without it.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Random writers, the backup killed again and again, and at the end two restores compared.
     #[command(disable_help_flag = true)]
     Torture {
         /// See `cargo xtask torture --help`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Put faults into a copy of the tree, one at a time, and see that the tests named for each fail.
+    ///
+    /// Fails where a fault survives or no longer applies. That each still applies is a test of the
+    /// normal run.
+    Planted {
+        /// Only these.
+        #[arg(value_name = "NAME")]
+        only: Vec<String>,
+    },
+    /// Torture, kill loop, power cuts, lives of replicas and fuzzing in turn, for hours.
+    Soak {
+        /// How long; a fraction is possible.
+        #[arg(long, default_value_t = 1.0)]
+        hours: f64,
+        /// Everything random follows from it; drawn and printed without it.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
+    /// Check the model of the pin protocol within large bounds; takes ten minutes, in release mode.
+    Model,
+    /// Mutation testing of the core decisions, with cargo-mutants; takes hours. Results and the
+    /// arguments for survivors are in docs/mutants.md.
+    Mutants {
+        /// Arguments for cargo-mutants, as in `cargo xtask mutants -- -p evertide-ltx --list`.
+        #[arg(last = true)]
         arguments: Vec<String>,
     },
     /// The demo of the README, in release mode.
@@ -112,8 +152,16 @@ fn main() -> ExitCode {
         Task::Advisories => check::advisories(),
         Task::Unit { arguments } => run::unit(&arguments),
         Task::Drivers => run::drivers(),
-        Task::Fuzz { seconds } => run::fuzz(seconds),
+        Task::Fuzz {
+            seconds,
+            target,
+            seed,
+        } => fuzz::fuzz(seconds, &target, seed),
         Task::Torture { arguments } => run::torture(&arguments),
+        Task::Planted { only } => planted::planted(&only),
+        Task::Soak { hours, seed } => soak::soak(hours, seed),
+        Task::Model => soak::model(),
+        Task::Mutants { arguments } => soak::mutants(&arguments),
         Task::Demo => run::demo(),
         Task::Bench { arguments } => run::bench(&arguments),
     };

@@ -1,4 +1,4 @@
-//! Running the tests, the fuzzer, the torture and the bench.
+//! Running the tests, the torture and the bench.
 
 use anyhow::Result;
 use evertide_testkit::checkout_root;
@@ -32,23 +32,6 @@ pub(crate) fn drivers() -> Result<Tally> {
         tally.add(run(&mut application)?);
     }
     Ok(tally)
-}
-
-/// The golden files, changed at random for a while. `fuzz/README.md` has the form with libFuzzer.
-pub(crate) fn fuzz(seconds: u64) -> Result<Tally> {
-    let mut fuzz = command("cargo");
-    fuzz.args([
-        "test",
-        "--locked",
-        "--package",
-        "evertide-ltx",
-        "--test",
-        "fuzz",
-        "--",
-    ])
-    .arg("--nocapture")
-    .env("EVERTIDE_FUZZ_SECONDS", seconds.to_string());
-    run_tests(&mut fuzz)
 }
 
 /// The torture, in the profile of the tests.

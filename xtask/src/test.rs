@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::steps::{Steps, Tally};
-use crate::{check, documents, run, tools};
+use crate::{check, documents, fuzz, run, tools};
 
 /// How long the parts take that can take any time.
 #[derive(Debug, Args)]
@@ -15,8 +15,8 @@ pub(crate) struct Options {
     /// The seed of the torture; drawn and printed without it.
     #[arg(long)]
     seed: Option<u64>,
-    /// How long to fuzz.
-    #[arg(long, default_value_t = 20, value_name = "SECONDS")]
+    /// How long to fuzz each target.
+    #[arg(long, default_value_t = 2, value_name = "SECONDS")]
     fuzz: u64,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn everything(options: &Options) -> Result<Tally> {
         "Tests, interoperability and doc tests of the workspace",
         || run::unit(&[]),
     );
-    steps.run("Fuzzing", || run::fuzz(options.fuzz));
+    steps.run("Fuzzing", || fuzz::fuzz(options.fuzz, &[], None));
     steps.run("Applications with other drivers", run::drivers);
     steps.run("Demo, as the README starts it", run::demo);
     steps.run("Torture", || run::torture(&torture));

@@ -12,6 +12,7 @@ use crate::cargo::command;
 use crate::steps::Tally;
 
 const CARGO_DENY: &str = "0.20.2";
+const CARGO_MUTANTS: &str = "27.1.0";
 
 /// Everything.
 pub(crate) fn install() -> Result<Tally> {
@@ -38,32 +39,36 @@ pub(crate) fn install() -> Result<Tally> {
 
 /// The path of cargo-deny. Built without optimisation it is ready in a minute, and fast enough.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let root = cache_dir().join(format!("cargo-deny-{CARGO_DENY}"));
-    let program = root.join("bin/cargo-deny");
+    cargo_program("cargo-deny", CARGO_DENY)
+}
+
+/// The path of cargo-mutants, which only the task of that name needs.
+pub(crate) fn cargo_mutants() -> Result<PathBuf> {
+    cargo_program("cargo-mutants", CARGO_MUTANTS)
+}
+
+/// The path of a program that cargo installs into the cache.
+fn cargo_program(name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache_dir().join(format!("{name}-{version}"));
+    let program = root.join("bin").join(name);
     if program.is_file() {
         return Ok(program);
     }
+    let build = cache_dir().join(format!("{name}-build"));
     let mut install = command("cargo");
     install
-        .args([
-            "install",
-            "--quiet",
-            "--debug",
-            "--locked",
-            "cargo-deny",
-            "--version",
-            CARGO_DENY,
-        ])
+        .args(["install", "--quiet", "--debug", "--locked", name])
+        .args(["--version", version])
         .arg("--root")
         .arg(&root)
         .env("CARGO_PROFILE_DEV_DEBUG", "false")
-        .env("CARGO_TARGET_DIR", cache_dir().join("cargo-deny-build"));
+        .env("CARGO_TARGET_DIR", &build);
     let status = install
         .status()
         .with_context(|| format!("starting {install:?}"))?;
     if !status.success() {
-        bail!("cargo-deny could not be installed; the command was\n    {install:?}");
+        bail!("{name} could not be installed; the command was\n    {install:?}");
     }
-    std::fs::remove_dir_all(cache_dir().join("cargo-deny-build")).ok();
+    std::fs::remove_dir_all(build).ok();
     Ok(program)
 }

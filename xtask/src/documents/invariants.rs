@@ -51,7 +51,7 @@ fn test_name(code: &str) -> Option<&str> {
 }
 
 /// The names of all functions below a `#[test]`, `#[tokio::test]` or the like.
-fn tests_of(root: &Path) -> Result<BTreeSet<String>> {
+pub(crate) fn tests_of(root: &Path) -> Result<BTreeSet<String>> {
     let mut files = Vec::new();
     super::collect(root, "rs", &mut files)?;
     let mut tests = BTreeSet::new();

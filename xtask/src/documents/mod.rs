@@ -13,6 +13,9 @@ use evertide_testkit::checkout_root;
 use crate::steps::Tally;
 use markdown::Document;
 
+#[cfg(test)]
+pub(crate) use invariants::tests_of;
+
 /// Checks every Markdown file of the checkout that is ours.
 pub(crate) fn check() -> Result<Tally> {
     let root = checkout_root();
@@ -51,7 +54,7 @@ fn documents(root: &Path) -> Result<Vec<Document>> {
 }
 
 /// Every file with this extension, except below hidden folders and what cargo builds.
-fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) -> Result<()> {
+pub(crate) fn collect(folder: &Path, extension: &str, found: &mut Vec<PathBuf>) -> Result<()> {
     let entries = fs::read_dir(folder).with_context(|| format!("listing {}", folder.display()))?;
     for entry in entries {
         let entry = entry?;

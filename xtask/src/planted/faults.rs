@@ -1,0 +1,169 @@
+//! The faults: at least one in each decision that a backup stands or falls with.
+
+use super::{Fault, Test};
+
+/// A unit test of the engine.
+const fn unit(name: &'static str) -> Test {
+    let (package, binary) = ("evertide", &["--lib"]);
+    Test {
+        package,
+        binary,
+        name,
+    }
+}
+
+const fn of(package: &'static str, binary: &'static [&'static str], name: &'static str) -> Test {
+    Test {
+        package,
+        binary,
+        name,
+    }
+}
+
+pub(super) const FAULTS: &[Fault] = &[
+    Fault {
+        name: "capture-no-second-look",
+        harm: "frames that a checkpoint backfills between capture and release are lost",
+        file: "crates/engine/src/wal/protocol.rs",
+        right: "Held::Both if backfilled && captured => Action::ReleasePin,",
+        wrong: "Held::Both if backfilled => Action::ReleasePin,",
+        tests: &[
+            unit("wal::protocol::tests::the_pin_is_kept_until_everything_is_captured"),
+            of(
+                "evertide",
+                &["--test", "model"],
+                "no_frame_is_lost_to_any_checkpoint",
+            ),
+        ],
+    },
+    Fault {
+        name: "capture-oldest-frame",
+        harm: "of a page written twice the older content is captured",
+        file: "crates/engine/src/wal/file.rs",
+        right: "newest.insert(pgno, frame_index);",
+        wrong: "newest.entry(pgno).or_insert(frame_index);",
+        tests: &[unit(
+            "wal::fuzz::no_wal_is_read_otherwise_than_sqlite_would_recover_it",
+        )],
+    },
+    Fault {
+        name: "capture-no-growth",
+        harm: "pages by which a database grew without writing them are missing: unrestorable",
+        file: "crates/engine/src/capture/segment.rs",
+        right: "(before.saturating_add(1)..=scan.pages)",
+        wrong: "(before.saturating_add(2)..=scan.pages)",
+        tests: &[unit(
+            "capture::segment::tests::growth_that_is_not_in_the_wal_is_noticed",
+        )],
+    },
+    Fault {
+        name: "rotation-pin-first",
+        harm: "the WAL may start over before its last frames are captured",
+        file: "crates/engine/src/wal/protocol.rs",
+        right: "Held::Pin if backfilled => Action::TakeGuard,",
+        wrong: "Held::Pin if backfilled => Action::ReleasePin,",
+        tests: &[
+            unit("wal::protocol::tests::the_pin_is_let_go_only_under_the_guard"),
+            of(
+                "evertide",
+                &["--test", "model"],
+                "no_frame_is_lost_while_we_rotate",
+            ),
+        ],
+    },
+    Fault {
+        name: "upload-gap",
+        harm: "files that do not continue the replica are uploaded, and leave a gap",
+        file: "crates/engine/src/replica/plan.rs",
+        right: "Some((first, file)) if file.name.min == remote.next() => UploadPlan::Files(first),",
+        wrong: "Some((first, file)) if file.name.min > remote => UploadPlan::Files(first),",
+        tests: &[unit(
+            "replica::plan::tests::a_replica_gets_what_continues_it_and_a_snapshot_where_nothing_does",
+        )],
+    },
+    Fault {
+        name: "upload-name-first",
+        harm: "an object has its name before its content is on the disk",
+        file: "crates/storage/src/file/publish.rs",
+        right: "file.sync_all().map_err(failure(\"sync\", path))?;\n    Ok(size)",
+        wrong: "Ok(size)",
+        tests: &[of(
+            "evertide-storage",
+            &["--test", "crash"],
+            "after_a_power_cut_an_object_is_whole_or_absent_and_what_was_confirmed_is_there",
+        )],
+    },
+    Fault {
+        name: "compaction-uncovered",
+        harm: "files of level 0 are deleted that no file of level 1 holds",
+        file: "crates/engine/src/replica/retain.rs",
+        right: "|file: &&LtxObject| file.name.max < newest && files.covering(level_1, file.name).is_some();",
+        wrong: "|file: &&LtxObject| file.name.max < newest && level_1 > file.level;",
+        tests: &[unit(
+            "replica::retain::tests::level_0_goes_once_it_is_compacted_and_old_and_never_the_newest_file",
+        )],
+    },
+    Fault {
+        name: "retention-base",
+        harm: "the files that lead to the oldest state still promised are deleted",
+        file: "crates/engine/src/replica/retain.rs",
+        right: "&& !kept.contains(&(file.level, file.name))",
+        wrong: "&& (file.level != Level::SNAPSHOT || !kept.contains(&(file.level, file.name)))",
+        tests: &[
+            unit(
+                "replica::retain::tests::what_leads_to_the_beginning_of_retention_stays_and_what_is_older_goes",
+            ),
+            unit(
+                "replica::retain::tests::retention_changes_no_state_that_it_promises_and_leaves_nothing_over",
+            ),
+        ],
+    },
+    Fault {
+        name: "restore-overwrites",
+        harm: "a restore replaces a database that appeared meanwhile",
+        file: "crates/engine/src/restore/output.rs",
+        right: "self.check()?;\n        let Some(temporary) = state.temporary.clone() else {\n            return Err(RestoreError::Cancelled);\n        };\n        match self.existing {\n            ExistingOutput::Refuse => {\n                let renamed = self.disk.rename_noreplace(&temporary, &self.path);",
+        wrong: "let Some(temporary) = state.temporary.clone() else {\n            return Err(RestoreError::Cancelled);\n        };\n        match self.existing {\n            ExistingOutput::Refuse => {\n                let renamed = self.disk.rename(&temporary, &self.path);",
+        tests: &[of(
+            "evertide",
+            &["--test", "restore"],
+            "outputs::a_file_that_appears_during_the_restore_is_not_touched",
+        )],
+    },
+    Fault {
+        name: "restore-unsynced-name",
+        harm: "after a power cut a restore that was reported done is gone",
+        file: "crates/engine/src/restore/output.rs",
+        right: "state.temporary = None;\n        let directory = self.directory();\n        self.disk\n            .sync_dir(directory)\n            .map_err(RestoreError::io(\"sync\", directory))",
+        wrong: "state.temporary = None;\n        Ok(())",
+        tests: &[of(
+            "evertide",
+            &["--test", "restore"],
+            "faults::after_a_power_cut_there_is_a_whole_database_or_none",
+        )],
+    },
+    Fault {
+        name: "vault-plaintext",
+        harm: "the configuration is stored as it is, with its credentials",
+        file: "crates/vault/src/store.rs",
+        right: "let encrypted = cipher::encrypt(&self.identities()?, content)?;",
+        wrong: "let encrypted = self.identities().map(|_| content.to_vec())?;",
+        tests: &[of(
+            "evertide-vault",
+            &["--test", "it"],
+            "secrets::no_plaintext_ever_reaches_a_file_of_the_database",
+        )],
+    },
+    Fault {
+        name: "vault-clock",
+        harm: "after the clock stepped back, an older configuration is taken for the newest",
+        file: "crates/vault/src/table.rs",
+        right: "coalesce((SELECT max(created_at) FROM app_config WHERE scope = ?1), '')",
+        wrong: "coalesce((SELECT min(created_at) FROM app_config WHERE scope = ?1), '')",
+        tests: &[of(
+            "evertide-vault",
+            &["--test", "it"],
+            "store::the_row_saved_last_is_the_newest_even_after_the_clock_stepped_back",
+        )],
+    },
+];

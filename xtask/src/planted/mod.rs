@@ -1,0 +1,142 @@
+//! Planted faults: each is put into a copy of the tree, and the tests that hold the promise it breaks
+//! must fail there. A fault that survives, or that no longer applies, fails the task.
+
+mod faults;
+mod tree;
+
+use anyhow::{Context, Result};
+use evertide_testkit::checkout_root;
+
+use crate::cargo::{command, output_of};
+use crate::steps::Tally;
+
+/// One fault.
+pub(crate) struct Fault {
+    name: &'static str,
+    /// What it would do to somebody.
+    harm: &'static str,
+    file: &'static str,
+    /// Text of that file, which is there once.
+    right: &'static str,
+    wrong: &'static str,
+    /// Each of these has to fail.
+    tests: &'static [Test],
+}
+
+/// A test of a package.
+struct Test {
+    package: &'static str,
+    /// What selects its binary.
+    binary: &'static [&'static str],
+    /// Its name, with the path of its modules.
+    name: &'static str,
+}
+
+/// Plants every fault, or those named, one after the other.
+pub(crate) fn planted(only: &[String]) -> Result<Tally> {
+    let chosen: Vec<&Fault> = faults::FAULTS
+        .iter()
+        .filter(|fault| only.is_empty() || only.iter().any(|only| only == fault.name))
+        .collect();
+    if let Some(unknown) = only
+        .iter()
+        .find(|only| !faults::FAULTS.iter().any(|f| f.name == **only))
+    {
+        let known: Vec<_> = faults::FAULTS.iter().map(|fault| fault.name).collect();
+        anyhow::bail!(
+            "there is no planted fault {unknown}; there are: {}",
+            known.join(", ")
+        );
+    }
+    let tree = tree::Tree::copy(&checkout_root())?;
+    let mut tally = Tally::default();
+    for fault in chosen {
+        println!("--- {}: {}", fault.name, fault.harm);
+        // What fails without the fault proves nothing with it.
+        let mut caught = true;
+        for test in fault.tests {
+            caught &= expect(&tree, test, Verdict::Passes)?;
+        }
+        if caught {
+            tree.plant(fault.file, fault.right, fault.wrong)?;
+            for test in fault.tests {
+                caught &= expect(&tree, test, Verdict::Fails)?;
+            }
+            tree.mend(fault.file)?;
+        }
+        println!("{}", if caught { "caught" } else { "SURVIVED" });
+        tally.add(Tally::one(caught));
+    }
+    println!(
+        "{} of {} planted faults were caught",
+        tally.passed,
+        tally.passed + tally.failed
+    );
+    Ok(tally)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Passes,
+    Fails,
+}
+
+/// Whether the test, in the copy, has this verdict. A copy that does not build has none.
+fn expect(tree: &tree::Tree, test: &Test, expected: Verdict) -> Result<bool> {
+    let mut run = command("cargo");
+    run.current_dir(tree.root())
+        .env("CARGO_TARGET_DIR", tree.target())
+        .args(["test", "--quiet", "--locked", "--package", test.package])
+        .args(test.binary)
+        .args(["--", "--exact", test.name]);
+    let output = output_of(&mut run).with_context(|| format!("running {}", test.name))?;
+    let verdict = if output.contains("test result: ok. 1 passed; 0 failed") {
+        Some(Verdict::Passes)
+    } else if output.contains("test result: FAILED. 0 passed; 1 failed") {
+        Some(Verdict::Fails)
+    } else {
+        None
+    };
+    if verdict == Some(expected) {
+        return Ok(true);
+    }
+    match verdict {
+        Some(verdict) => println!("{}: {verdict:?}, and {expected:?} is expected", test.name),
+        None => println!("{}: neither passes nor fails:\n{output}", test.name),
+    }
+    Ok(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn every_planted_fault_still_applies_and_names_tests_that_exist() {
+        let tests = crate::documents::tests_of(&checkout_root()).unwrap();
+        let mut names = BTreeSet::new();
+        for fault in faults::FAULTS {
+            assert!(names.insert(fault.name), "{} is there twice", fault.name);
+            let text = fs::read_to_string(checkout_root().join(fault.file)).unwrap();
+            let places = text.matches(fault.right).count();
+            assert_eq!(
+                places, 1,
+                "{}: what it replaces in {}",
+                fault.name, fault.file
+            );
+            assert_ne!(fault.right, fault.wrong, "{}", fault.name);
+            assert!(!fault.tests.is_empty(), "{}", fault.name);
+            for test in fault.tests {
+                let name = test.name.rsplit("::").next().unwrap();
+                assert!(
+                    tests.contains(name),
+                    "{}: there is no test {name}",
+                    fault.name
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A copy of the checkout, in which faults are planted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::{command, output_of};
+
+/// The copy. It stays in `target/planted`, so that the next run builds less.
+pub(super) struct Tree {
+    from: PathBuf,
+    root: PathBuf,
+}
+
+impl Tree {
+    /// Copies what git knows or would, as it is now, also where it is not committed.
+    pub(super) fn copy(from: &Path) -> Result<Self> {
+        let tree = Self {
+            from: from.to_owned(),
+            root: from.join("target/planted/tree"),
+        };
+        let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
+        let names = output_of(command("git").args(list))?;
+        for name in names.lines().filter(|name| from.join(name).is_file()) {
+            tree.mend(name)?;
+        }
+        let cache = tree.root.join(".cache");
+        if !cache.exists() {
+            let programs = fs::canonicalize(from.join(".cache"))
+                .context("the programs of others: run `cargo xtask install`")?;
+            std::os::unix::fs::symlink(programs, cache)?;
+        }
+        Ok(tree)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the copy is built.
+    pub(super) fn target(&self) -> PathBuf {
+        self.from.join("target/planted/build")
+    }
+
+    /// Makes a file of the copy the one of the checkout. One that is it already keeps its time, and
+    /// nothing is built anew for it.
+    pub(super) fn mend(&self, name: &str) -> Result<()> {
+        let (from, to) = (self.from.join(name), self.root.join(name));
+        let content = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
+        if fs::read(&to).is_ok_and(|found| found == content) {
+            return Ok(());
+        }
+        if let Some(folder) = to.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        fs::write(&to, content).with_context(|| format!("writing {}", to.display()))
+    }
+
+    /// Replaces the one place of a file of the copy.
+    pub(super) fn plant(&self, name: &str, right: &str, wrong: &str) -> Result<()> {
+        let path = self.root.join(name);
+        let text = fs::read_to_string(&path)?;
+        if text.matches(right).count() != 1 {
+            bail!("the fault does not apply to {name} any more: {right:?} is not there once");
+        }
+        Ok(fs::write(&path, text.replacen(right, wrong, 1))?)
+    }
+}

@@ -1,0 +1,123 @@
+//! The long forms, one after the other and round after round, each with a seed of its own.
+
+use std::fmt::Write;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use crate::cargo::{command, run, run_tests};
+use crate::fuzz;
+use crate::steps::Tally;
+
+/// How long the parts of a round take that can take any time.
+const TORTURE: u64 = 600;
+const FUZZ: u64 = 60;
+const KILLS: u32 = 250;
+const CRASHES: u32 = 4_000;
+
+/// A part of a round: its name, and how it runs with a seed.
+type Part = (&'static str, fn(u64) -> Result<Tally>);
+
+const PARTS: [Part; 5] = [
+    ("torture", torture),
+    ("kill loop", kills),
+    ("power cuts", crashes),
+    ("lives of replicas", lives),
+    ("fuzzing", fuzzing),
+];
+
+/// Runs the parts in turn until the time is over; a part that has begun ends. Everything random follows
+/// from the seed.
+pub(crate) fn soak(hours: f64, seed: Option<u64>) -> Result<Tally> {
+    let time = Duration::try_from_secs_f64(hours * 3_600.0)?;
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    let mut random = fastrand::Rng::with_seed(seed);
+    println!("soak of {hours} h, seed {seed}");
+    let (start, mut tally, mut summary) = (Instant::now(), Tally::default(), String::new());
+    'rounds: for round in 1.. {
+        for (name, part) in PARTS {
+            if start.elapsed() >= time {
+                break 'rounds;
+            }
+            let (began, seed) = (Instant::now(), random.u64(..));
+            println!("\n--- round {round}: {name}, seed {seed}");
+            let done = part(seed).unwrap_or_else(|error| {
+                println!("error: {error:#}");
+                Tally::one(false)
+            });
+            tally.add(done);
+            let took = began.elapsed().as_secs();
+            writeln!(
+                summary,
+                "round {round}, {name}, seed {seed}: {done}, {took} s"
+            )?;
+        }
+    }
+    println!("\n=== soak of {hours} h, seed {seed}\n{summary}{tally}");
+    Ok(tally)
+}
+
+fn torture(seed: u64) -> Result<Tally> {
+    let seconds = ["--seconds".to_owned(), TORTURE.to_string()];
+    let seed = ["--seed".to_owned(), seed.to_string()];
+    crate::run::torture(&[seconds, seed].concat())
+}
+
+fn tests(package: &str, arguments: &[&str]) -> Command {
+    let mut test = command("cargo");
+    test.args(["test", "--locked", "--package", package]);
+    test.args(arguments);
+    test
+}
+
+fn kills(seed: u64) -> Result<Tally> {
+    let mut test = tests(
+        "evertide",
+        &["--test", "faults", "kills::", "--", "--nocapture"],
+    );
+    test.env("EVERTIDE_KILLS", KILLS.to_string());
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn crashes(seed: u64) -> Result<Tally> {
+    let mut test = tests(
+        "evertide",
+        &["--test", "faults", "crashes::", "--", "--nocapture"],
+    );
+    test.env("EVERTIDE_CRASHES", CRASHES.to_string());
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn lives(seed: u64) -> Result<Tally> {
+    let mut test = tests("evertide", &["--test", "lifetime", "--", "--nocapture"]);
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn fuzzing(seed: u64) -> Result<Tally> {
+    fuzz::fuzz(FUZZ, &[], Some(seed))
+}
+
+/// The model of the pin protocol within large bounds, optimised.
+pub(crate) fn model() -> Result<Tally> {
+    let mut test = tests(
+        "evertide",
+        &["--release", "--test", "model", "--", "--nocapture"],
+    );
+    run_tests(test.env("EVERTIDE_MODEL_BOUNDS", "large"))
+}
+
+/// Mutation testing of the decisions that `.cargo/mutants.toml` lists.
+pub(crate) fn mutants(arguments: &[String]) -> Result<Tally> {
+    let program = crate::tools::cargo_mutants()?;
+    let mut mutants = command(&program.to_string_lossy());
+    mutants.arg("mutants");
+    if !arguments
+        .iter()
+        .any(|argument| argument.contains("package") || argument == "-p")
+    {
+        mutants.args(["--package", "evertide-ltx", "--package", "evertide"]);
+    }
+    mutants.args(["--output", "target/mutants"]);
+    run(mutants.args(arguments))
+}
