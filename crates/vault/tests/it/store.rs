@@ -68,18 +68,21 @@ fn scopes_do_not_see_each_other() {
 fn the_row_saved_last_is_the_newest_even_after_the_clock_stepped_back() {
     let place = Place::new();
     let store = place.store();
+    save(&store, "long before");
     save(&store, "before");
     let connection = place.connect();
     connection
         .execute(
-            "UPDATE app_config SET created_at = '2999-01-01T00:00:00Z'",
+            "UPDATE app_config SET created_at = '2999-01-01T00:00:00Z' WHERE id = 2",
             [],
         )
         .unwrap();
     let saved = save(&store, "after");
     assert_eq!(saved.info.created_at, "2999-01-01T00:00:00Z");
-    assert_eq!(read(&store, 0), "after");
-    assert_eq!(read(&store, 1), "before");
+    assert_eq!(
+        [0, 1, 2].map(|generation| read(&store, generation)),
+        ["after", "before", "long before"]
+    );
 }
 
 #[test]
