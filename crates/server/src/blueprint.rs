@@ -12,7 +12,7 @@ mod tests {
     use std::path::PathBuf;
 
     use evertide::ReplicaOptions;
-    use evertide_storage::{Destination, S3Options};
+    use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options};
 
     use super::*;
     use crate::settings::{Mistake, keys, parse_toml};
@@ -83,6 +83,11 @@ mod tests {
             expected_replica(1, "local"),
             expected_replica(2, "second"),
             ReplicaOptions::new("offsite", Destination::S3(bucket)),
+            ReplicaOptions::new("google", Destination::Gcs(GcsOptions::new("/backup/4", ""))),
+            ReplicaOptions::new(
+                "azure",
+                Destination::Azure(AzureOptions::new("/backup/5", "")),
+            ),
         ];
         assert_eq!(options, expected);
         // All of them were there to compare.

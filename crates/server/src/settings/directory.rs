@@ -163,6 +163,18 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
                 .to_owned();
             Ok(Destination::S3(bucket))
         }
+        #[cfg(feature = "gcs")]
+        Destination::Gcs(bucket) => {
+            let mut bucket = bucket.clone();
+            bucket.path = under(&bucket.path, below);
+            Ok(Destination::Gcs(bucket))
+        }
+        #[cfg(feature = "azure")]
+        Destination::Azure(container) => {
+            let mut container = container.clone();
+            container.path = under(&container.path, below);
+            Ok(Destination::Azure(container))
+        }
         other => Err(format!(
             "{other} cannot be shared out among the databases of a directory: list each one"
         )),
@@ -503,4 +515,11 @@ mod tests {
         let all = Glob::parse("*").unwrap();
         assert!(search(&OsDisk, &dir.path().join("no"), &all, true).is_err());
     }
+}
+
+/// A path in a bucket below another one.
+#[cfg(any(feature = "azure", feature = "gcs"))]
+fn under(path: &str, below: &Path) -> String {
+    let whole = format!("{path}/{}", below.to_string_lossy());
+    whole.trim_start_matches('/').to_owned()
 }

@@ -256,10 +256,15 @@ pub enum Mistake {
     },
     /// A type of replica that this build has no client for.
     #[error(
-        "replicas of type \"{0}\" are not supported by this build of Evertide: \
-         it has \"file\"{also}", also = if cfg!(feature = "s3") { " and \"s3\"" } else { " only" }
+        "replicas of type \"{found}\" are not supported by this build of Evertide: it has {}",
+        quoted(.supported)
     )]
-    UnsupportedType(&'static str),
+    UnsupportedType {
+        /// The type.
+        found: &'static str,
+        /// The types that it has.
+        supported: Vec<&'static str>,
+    },
     /// A destination that cannot be used.
     #[error("{0}")]
     BadDestination(String),
@@ -287,6 +292,11 @@ impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} in line {}", self.key, self.line)
     }
+}
+
+fn quoted(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+    quoted.join(", ")
 }
 
 fn suggestion(similar: &Option<&'static str>, expected: &[&'static str]) -> String {

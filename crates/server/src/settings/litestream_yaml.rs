@@ -17,6 +17,7 @@ use super::{
         RETENTION_CHECK_INTERVAL, ReplicaType, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
     section::{Field, Report, Section, Variables, similar},
+    store::{self, Language},
     variables, yaml,
 };
 
@@ -123,7 +124,7 @@ fn parse(
     };
     for (key, field) in root.fields().filter(|(key, _)| !TOP.contains(key)) {
         let mistake = match types_with(key).first() {
-            Some(kind) => Mistake::UnsupportedType(kind),
+            Some(_) => Mistake::Misplaced("set it in each replica that needs it"),
             None => unknown(key, &TOP),
         };
         report.add(&field.place, mistake);
@@ -322,9 +323,7 @@ fn read_replica(
     for (key, field) in section.fields().filter(|(key, _)| !REPLICA.contains(key)) {
         let owners = types_with(key);
         let mistake = match (owners.first(), kind) {
-            (Some(_), Some(ReplicaType::S3))
-                if owners.contains(&"s3") && !litestream_s3::KEYS.contains(&key) =>
-            {
+            (Some(_), Some(kind)) if owners.contains(&kind.name()) && !is_read(kind, key) => {
                 Mistake::OfLitestreamOnly("remove it")
             }
             (Some(_), Some(kind)) if owners.contains(&kind.name()) => continue,
@@ -350,9 +349,22 @@ fn read_replica(
     let destination = match kind? {
         ReplicaType::FILE => file_destination(report, section, seen)?,
         ReplicaType::S3 => litestream_s3::destination(report, section, credentials, seen)?,
-        _ => return None, // reported already
+        kind => {
+            let (destination, place) =
+                store::of(kind)?.read(report, section, Language::Litestream)?;
+            seen.destination(report, &destination, &place);
+            destination
+        }
     };
     Some((timing.or(above), destination))
+}
+
+/// Whether this key of Litestream's means something here.
+fn is_read(kind: ReplicaType, key: &str) -> bool {
+    match kind {
+        ReplicaType::S3 => litestream_s3::KEYS.contains(&key),
+        _ => store::of(kind).is_none_or(|store| store.reads(key)),
+    }
 }
 
 /// The names of all replicas of a database, `None` where one cannot be read. Those without get

@@ -20,6 +20,7 @@ mod litestream_yaml;
 mod replica;
 mod section;
 mod size;
+mod store;
 mod toml;
 mod variables;
 mod yaml;

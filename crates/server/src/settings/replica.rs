@@ -24,9 +24,22 @@ pub(super) struct ReplicaType(&'static str);
 impl ReplicaType {
     pub(super) const FILE: Self = Self("file");
     pub(super) const S3: Self = Self("s3");
+    pub(super) const GCS: Self = Self("gs");
+    pub(super) const AZURE: Self = Self("abs");
 
     /// Every type there is, supported by this build or not.
     const ALL: [&'static str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
+
+    /// The types that this build has a client for.
+    const WITH_CLIENT: &'static [Self] = &[
+        Self::FILE,
+        #[cfg(feature = "s3")]
+        Self::S3,
+        #[cfg(feature = "gcs")]
+        Self::GCS,
+        #[cfg(feature = "azure")]
+        Self::AZURE,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         self.0
@@ -45,8 +58,13 @@ impl ReplicaType {
             return None;
         };
         let found = Self(name);
-        if !(found == Self::FILE || found == Self::S3 && cfg!(feature = "s3")) {
-            report.add(&text.place, Mistake::UnsupportedType(name));
+        if !Self::WITH_CLIENT.contains(&found) {
+            let supported = Self::WITH_CLIENT.iter().map(|kind| kind.name());
+            let mistake = Mistake::UnsupportedType {
+                found: name,
+                supported: supported.collect(),
+            };
+            report.add(&text.place, mistake);
         }
         Some(found)
     }

@@ -15,6 +15,7 @@ use super::{
         SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
     section::{Report, Section, similar},
+    store::{self, Language, STORES},
 };
 
 const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
@@ -67,10 +68,19 @@ const S3: [&str; 8] = [
     "s3_conditional_writes",
 ];
 
+/// The keys of each type of replica.
+const OF_TYPE: [(ReplicaType, &[&str]); 4] = [
+    (ReplicaType::FILE, &FILE),
+    (ReplicaType::S3, &S3),
+    (STORES[0].kind, STORES[0].toml_keys),
+    (STORES[1].kind, STORES[1].toml_keys),
+];
+
 /// Every key that a configuration of this build can have.
 #[cfg(test)]
 pub(crate) fn keys() -> Vec<&'static str> {
-    [TOP.as_slice(), &REPLICA, &FILE, &S3].concat()
+    let of_types = OF_TYPE.map(|(_, keys)| keys);
+    [TOP.as_slice(), &REPLICA, &of_types.concat()].concat()
 }
 
 const REPLICA_TABLES: &str = "a list of tables, each `[[replicas]]`,";
@@ -267,21 +277,19 @@ fn read_replica(
             seen.destination(report, &destination, &place);
             destination
         }
-        _ => return None,
+        kind => {
+            let (destination, place) = store::of(kind)?.read(report, section, Language::Toml)?;
+            seen.destination(report, &destination, &place);
+            destination
+        }
     };
     Some(timing.replica(name?.value, destination))
 }
 
 fn check_keys(report: &mut Report, section: &Section<'_>, kind: Option<ReplicaType>) {
-    let known = [REPLICA.as_slice(), &FILE, &S3].concat();
     for (key, field) in section.fields() {
-        let owner = if FILE.contains(&key) {
-            Some(ReplicaType::FILE)
-        } else if S3.contains(&key) {
-            Some(ReplicaType::S3)
-        } else {
-            None
-        };
+        let mut owners = OF_TYPE.iter().filter(|(_, keys)| keys.contains(&key));
+        let owner = owners.next().map(|(owner, _)| *owner);
         let mistake = match (owner, kind) {
             _ if REPLICA.contains(&key) => continue,
             (Some(owner), Some(kind)) if owner != kind => Mistake::OfOtherType {
@@ -295,16 +303,20 @@ fn check_keys(report: &mut Report, section: &Section<'_>, kind: Option<ReplicaTy
             {
                 continue;
             }
-            (None, Some(ReplicaType::FILE)) => unknown(key, &[REPLICA.as_slice(), &FILE].concat()),
-            (None, Some(ReplicaType::S3)) => unknown(key, &[REPLICA.as_slice(), &S3].concat()),
-            (None, _) => unknown(key, &known),
+            (None, kind) => {
+                let of_types = OF_TYPE
+                    .iter()
+                    .filter(|(of, _)| kind.is_none_or(|kind| kind == *of));
+                let of_types: Vec<_> = of_types.flat_map(|(_, keys)| *keys).copied().collect();
+                unknown(key, &[REPLICA.as_slice(), &of_types].concat())
+            }
         };
         report.add(&field.place, mistake);
     }
 }
 
 fn has_keys(kind: ReplicaType) -> bool {
-    kind == ReplicaType::FILE || kind == ReplicaType::S3
+    OF_TYPE.iter().any(|(of, _)| *of == kind)
 }
 
 /// The settings of a replica in a bucket. Read in builds without a client as well: whoever has such a

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_litestream_yaml};
-use evertide_storage::{Destination, S3Options, Secret};
+use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -157,6 +157,40 @@ dbs:
     expected.access_key_id = Some(Secret::new("BKIA"));
     expected.secret_access_key = Some(Secret::new("own"));
     assert_eq!(replicas[1].destination, Destination::S3(expected));
+}
+
+#[test]
+fn replicas_with_google_and_azure_are_read_from_keys_or_from_their_urls() {
+    let text = "
+dbs:
+  - path: /a
+    replicas:
+      - {type: gs, bucket: b, path: app/db}
+      - {url: 'gs://b/other'}
+      - {type: abs, bucket: c, path: app/db, account-name: me, account-key: a2V5,
+         endpoint: 'http://host/me'}
+      - {url: 'abs://me@c/other', sas-token: sv=1}
+";
+    let databases = parse_litestream_yaml(text).unwrap();
+    let replicas = &databases[0].replication.replicas;
+    let mut keyed = AzureOptions::new("c", "app/db");
+    keyed.account = Some("me".into());
+    keyed.account_key = Some(Secret::new("a2V5"));
+    keyed.endpoint = Some("http://host/me".into());
+    let mut shared = AzureOptions::new("c", "other");
+    shared.account = Some("me".into());
+    shared.sas_token = Some(Secret::new("sv=1"));
+    let expected = [
+        Destination::Gcs(GcsOptions::new("b", "app/db")),
+        Destination::Gcs(GcsOptions::new("b", "other")),
+        Destination::Azure(keyed),
+        Destination::Azure(shared),
+    ];
+    let read: Vec<_> = replicas
+        .iter()
+        .map(|replica| replica.destination.clone())
+        .collect();
+    assert_eq!(read, expected);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
-use evertide_storage::{Destination, S3Options, Secret};
+use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -97,6 +97,55 @@ fn a_replica_on_s3_is_read_with_all_its_settings() {
 }
 
 #[test]
+fn replicas_with_google_and_azure_are_read_with_all_their_settings() {
+    let text = r#"
+[[replicas]]
+name = 'google'
+type = 'gs'
+gs_bucket = 'bucket'
+gs_path = 'app/db'
+gs_endpoint = 'http://127.0.0.1:4443'
+gs_credentials = '{"type": "service_account"}'
+[[replicas]]
+name = 'azure'
+type = 'abs'
+abs_container = 'box'
+abs_path = '/app/db/'
+abs_account = 'account'
+abs_account_key = 'a2V5'
+abs_sas_token = 'sv=1'
+abs_endpoint = 'http://127.0.0.1:10000/account'
+"#;
+    let options = parse_toml(text).unwrap();
+    let mut google = GcsOptions::new("bucket", "app/db");
+    google.endpoint = Some("http://127.0.0.1:4443".into());
+    google.credentials = Some(Secret::new("{\"type\": \"service_account\"}"));
+    let mut azure = AzureOptions::new("box", "app/db");
+    azure.account = Some("account".into());
+    azure.account_key = Some(Secret::new("a2V5"));
+    azure.sas_token = Some(Secret::new("sv=1"));
+    azure.endpoint = Some("http://127.0.0.1:10000/account".into());
+    let destinations = options
+        .replicas
+        .into_iter()
+        .map(|replica| replica.destination);
+    let expected = [Destination::Gcs(google), Destination::Azure(azure)];
+    assert_eq!(destinations.collect::<Vec<_>>(), expected);
+
+    let wrong = text
+        .replace("abs_container", "abs_bucket")
+        .replace("gs_path", "abs_path");
+    let mistakes = mistakes(parse_toml(&wrong)).join("\n");
+    for expected in [
+        "replicas[0].abs_path: is a key of replicas of type \"abs\"",
+        "replicas[1].abs_container: is missing: give the name of the container",
+        "replicas[1].abs_bucket: unknown key",
+    ] {
+        assert!(mistakes.contains(expected), "{mistakes}");
+    }
+}
+
+#[test]
 fn the_mistakes_of_a_replica_on_s3_are_found() {
     let text = ON_S3
         .replace("s3_bucket", "s3_bucked")
@@ -178,8 +227,8 @@ file_path = "<directory>"
 
 [[replicas]]
 name = ""
-type = "gs"
-gs_bucket = "not known, but neither is the type"
+type = "nats"
+nats_bucket = "not known, but neither is the type"
 snapshot_interval = true
 "#;
     let expected = "\
@@ -201,8 +250,8 @@ line 20: replicas[2].sync_interval: 0s is out of bounds: from 1ms to 30d is poss
 line 21: replicas[2].file_path: is still the placeholder of the blueprint: replace it, angle \
 brackets included
 line 24: replicas[3].name: is empty: give the replica a name of its own
-line 25: replicas[3].type: replicas of type \"gs\" are not supported by this build of Evertide: \
-it has \"file\" and \"s3\"
+line 25: replicas[3].type: replicas of type \"nats\" are not supported by this build of Evertide: \
+it has \"file\", \"s3\", \"gs\", \"abs\"
 line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
 not true or false";
     assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);

@@ -1,0 +1,200 @@
+//! Replicas in stores that are named by a few texts, in both languages.
+
+use evertide_storage::{Destination, Secret};
+
+use super::{
+    error::{Mistake, Place},
+    replica::{self, ReplicaType},
+    section::{Report, Section, Text},
+};
+
+/// In which language settings are read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Language {
+    Toml,
+    Litestream,
+}
+
+/// A key in both languages; empty in one that has none.
+struct Key {
+    toml: &'static str,
+    litestream: &'static str,
+}
+
+impl Key {
+    fn of(&self, language: Language) -> &'static str {
+        match language {
+            Language::Toml => self.toml,
+            Language::Litestream => self.litestream,
+        }
+    }
+}
+
+const fn key(toml: &'static str, litestream: &'static str) -> Key {
+    Key { toml, litestream }
+}
+
+/// How the replicas of a store are set.
+pub(super) struct Store {
+    pub(super) kind: ReplicaType,
+    /// The bucket, or whatever it is called there.
+    name: Key,
+    missing: &'static str,
+    path: Key,
+    others: &'static [(Setting, Key)],
+    /// All keys of the TOML.
+    pub(super) toml_keys: &'static [&'static str],
+}
+
+/// What else may be set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Setting {
+    Account,
+    Credentials,
+    Endpoint,
+    Key,
+    Token,
+}
+
+/// Every store that is set in this way.
+pub(super) const STORES: [Store; 2] = [
+    Store {
+        kind: ReplicaType::GCS,
+        name: key("gs_bucket", "bucket"),
+        missing: "give the name of the bucket",
+        path: key("gs_path", "path"),
+        others: &[
+            (Setting::Credentials, key("gs_credentials", "")),
+            (Setting::Endpoint, key("gs_endpoint", "")),
+        ],
+        toml_keys: &["gs_bucket", "gs_path", "gs_credentials", "gs_endpoint"],
+    },
+    Store {
+        kind: ReplicaType::AZURE,
+        name: key("abs_container", "bucket"),
+        missing: "give the name of the container",
+        path: key("abs_path", "path"),
+        others: &[
+            (Setting::Account, key("abs_account", "account-name")),
+            (Setting::Key, key("abs_account_key", "account-key")),
+            (Setting::Token, key("abs_sas_token", "sas-token")),
+            (Setting::Endpoint, key("abs_endpoint", "endpoint")),
+        ],
+        toml_keys: &[
+            "abs_container",
+            "abs_path",
+            "abs_account",
+            "abs_account_key",
+            "abs_sas_token",
+            "abs_endpoint",
+        ],
+    },
+];
+
+/// The store of this type, where it is set in this way.
+pub(super) fn of(kind: ReplicaType) -> Option<&'static Store> {
+    const ALL: &[Store] = &STORES;
+    ALL.iter().find(|store| store.kind == kind)
+}
+
+impl Store {
+    /// Whether a key of Litestream's means something here.
+    pub(super) fn reads(&self, key: &str) -> bool {
+        let others = self.others.iter().map(|(_, other)| other);
+        [&self.name, &self.path]
+            .into_iter()
+            .chain(others)
+            .any(|known| known.litestream == key)
+    }
+
+    /// Reads the settings: by name, or in Litestream's language also by URL. Read in builds without a
+    /// client as well: whoever has such a configuration learns of all its mistakes at once.
+    pub(super) fn read(
+        &self,
+        report: &mut Report,
+        section: &Section<'_>,
+        language: Language,
+    ) -> Option<(Destination, Place)> {
+        let mut given = Vec::new();
+        for (setting, key) in self.others {
+            let field = section.get(key.of(language));
+            if let Some(field) = field.filter(|field| !field.is_empty()) {
+                given.extend(field.text(report).map(|text| (*setting, text)));
+            }
+        }
+        let (destination, place) = self.place(report, section, language)?;
+        Some((completed(destination, &given), place))
+    }
+
+    /// Where it is, without what else is set.
+    fn place(
+        &self,
+        report: &mut Report,
+        section: &Section<'_>,
+        language: Language,
+    ) -> Option<(Destination, Place)> {
+        let [name, path] = [&self.name, &self.path].map(|key| key.of(language));
+        let url = section.get("url").filter(|field| !field.is_empty());
+        if let Some(url) = url.filter(|_| language == Language::Litestream) {
+            let both = [name, path].map(|key| section.get(key));
+            if let Some(both) = both.into_iter().flatten().find(|field| !field.is_empty()) {
+                report.add(&both.place, Mistake::Together("url"));
+                return None;
+            }
+            let url = url.text(report)?;
+            let destination = replica::url_destination(report, &url)?;
+            return Some((destination, url.place));
+        }
+        let name = section.required(report, name, self.missing);
+        let path = section.get(path).filter(|field| !field.is_empty());
+        let path = path.map(|field| field.text(report).map(|text| text.value));
+        let name = name?;
+        let path = path.map_or(Some(""), |path| path)?;
+        Some((named(self.kind, name.value, path)?, name.place))
+    }
+}
+
+/// The replica at a place, where this build has a client for it.
+#[allow(unused_variables, unreachable_patterns)] // in builds without any
+fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Destination> {
+    match kind {
+        #[cfg(feature = "gcs")]
+        ReplicaType::GCS => {
+            let options = evertide_storage::GcsOptions::new(name, path);
+            Some(Destination::Gcs(options))
+        }
+        #[cfg(feature = "azure")]
+        ReplicaType::AZURE => {
+            let options = evertide_storage::AzureOptions::new(name, path);
+            Some(Destination::Azure(options))
+        }
+        _ => None,
+    }
+}
+
+/// The replica, with what is set beside its place.
+#[allow(unused_variables, unused_mut)] // in builds without any
+fn completed(mut destination: Destination, given: &[(Setting, Text<'_>)]) -> Destination {
+    let text = |wanted: Setting| {
+        let mut given = given.iter();
+        let found = given.find(|(setting, _)| *setting == wanted);
+        found.map(|(_, text)| text.value.to_owned())
+    };
+    let secret = |wanted| text(wanted).map(Secret::new);
+    match &mut destination {
+        #[cfg(feature = "gcs")]
+        Destination::Gcs(options) => {
+            options.credentials = secret(Setting::Credentials);
+            options.endpoint = text(Setting::Endpoint).or(options.endpoint.take());
+        }
+        #[cfg(feature = "azure")]
+        Destination::Azure(options) => {
+            options.account = text(Setting::Account).or(options.account.take());
+            options.account_key = secret(Setting::Key);
+            options.sas_token = secret(Setting::Token);
+            options.endpoint = text(Setting::Endpoint).or(options.endpoint.take());
+        }
+        _ => {}
+    }
+    destination
+}
