@@ -436,6 +436,13 @@ fn class(characters: &mut std::str::Chars<'_>) -> Option<Part> {
     }
 }
 
+/// A path in a bucket below another one.
+#[cfg(any(feature = "azure", feature = "gcs"))]
+fn under(path: &str, below: &Path) -> String {
+    let whole = format!("{path}/{}", below.to_string_lossy());
+    whole.trim_start_matches('/').to_owned()
+}
+
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "no live databases")]
 mod tests {
@@ -515,11 +522,4 @@ mod tests {
         let all = Glob::parse("*").unwrap();
         assert!(search(&OsDisk, &dir.path().join("no"), &all, true).is_err());
     }
-}
-
-/// A path in a bucket below another one.
-#[cfg(any(feature = "azure", feature = "gcs"))]
-fn under(path: &str, below: &Path) -> String {
-    let whole = format!("{path}/{}", below.to_string_lossy());
-    whole.trim_start_matches('/').to_owned()
 }
