@@ -243,7 +243,9 @@ impl Scene {
             !["lock", "position", "pages"].contains(&name) && !is_ltx(name)
         });
         strays.extend(files_below(&self.replica));
-        strays.retain(|path| *path != self.replica.join("evertide/checksums"));
+        // What a replica has for good: its records, and the empty file that their writers lock.
+        let own = ["evertide/checksums", "evertide/.lock"].map(|name| self.replica.join(name));
+        strays.retain(|path| !own.contains(path));
         strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
         strays
     }

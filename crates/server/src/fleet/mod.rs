@@ -38,7 +38,7 @@ type Source = dyn Fn() -> Result<FleetSettings, DaemonError> + Send + Sync;
 /// use evertide_server::{FleetDaemon, Server, settings};
 /// use evertide_vault::ConfigFormat;
 ///
-/// # async fn run(router: axum::Router) -> Result<(), Box<dyn std::error::Error>> {
+/// # async fn run(router: axum::Router) -> Result<(), evertide_server::DaemonError> {
 /// let read = || {
 ///     let content = std::fs::read("tenants.toml")?;
 ///     Ok(settings::parse_fleet_file(&content, &ConfigFormat::Toml)?)
@@ -47,7 +47,6 @@ type Source = dyn Fn() -> Result<FleetSettings, DaemonError> + Send + Sync;
 /// Server::new(router).add_daemon(fleet).run().await?;
 /// # Ok(())
 /// # }
-/// # type Read = Result<settings::FleetSettings, evertide_server::DaemonError>;
 /// ```
 pub struct FleetDaemon {
     shared: Arc<Shared>,
