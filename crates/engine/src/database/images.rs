@@ -100,7 +100,8 @@ pub(super) struct FinishedImage {
 }
 
 impl ImageJob {
-    fn will_make_table(&self) -> bool {
+    /// Whether the checksums of all pages come of it.
+    pub(super) fn will_make_table(&self) -> bool {
         self.makes_table && self.valid.load(Ordering::Acquire)
     }
 

@@ -5,8 +5,11 @@ use std::time::Duration;
 use evertide_ltx::Txid;
 use tokio::time::Instant;
 
-use super::{Database, Looked, Wake};
+use super::{Database, Looked, Wake, images::ImageJob};
 use crate::{DatabaseState, DatabaseStatus, Error, capture::Due};
+
+/// How long a stop waits for the page table of an image that replicas have already.
+const TABLE_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Database {
     /// Captures what is committed, uploads it, and ends the replicas' tasks.
@@ -38,11 +41,24 @@ impl Database {
                 Wake::Notice | Wake::Time | Wake::Tick => self.schedule.next_look = None,
             }
         }
+        self.await_table(end).await;
         self.cancel_replicas().await;
         self.give_up_images();
         self.status
             .send_modify(|status| status.state = DatabaseState::Stopped);
         self.stopped(deadline, goal)
+    }
+
+    /// A replica may have all of its snapshot a moment before we hear that it was read. Without the
+    /// page table that was made with it the next start would upload another one.
+    async fn await_table(&mut self, end: Instant) {
+        let end = end.min(Instant::now() + TABLE_PATIENCE);
+        while self.images.iter().any(ImageJob::will_make_table) {
+            match tokio::time::timeout_at(end, ImageJob::finished(&mut self.images)).await {
+                Ok(finished) => self.finish_image(finished).await,
+                Err(_) => return,
+            }
+        }
     }
 
     /// Captures what is committed; the transaction that every replica is to have then, `None` where

@@ -191,7 +191,11 @@ impl Scene {
         self.replicate_one_more_commit(conn).await?;
         match self.strays() {
             strays if strays.is_empty() => Ok(()),
-            strays => Err(format!("left behind for ever: {strays:?}")),
+            strays => Err(format!(
+                "left behind for ever: {strays:?}; level 0 has {:?}, snapshots {:?}",
+                self.ranges(0),
+                self.ranges(9)
+            )),
         }
     }
 

@@ -35,6 +35,19 @@ async fn a_restart_without_changes_uploads_nothing() {
     assert_eq!(scene.objects(), before);
 }
 
+/// The replica may have all of its snapshot before the engine hears that the database was read.
+#[tokio::test]
+async fn a_stop_just_when_the_first_snapshot_arrives_costs_no_second_one() {
+    for _ in 0..40 {
+        let (scene, _conn) = replicated(300).await;
+        let before = scene.objects();
+        let backup = scene.start().await;
+        durable(&backup).await;
+        backup.stop(DEADLINE).await.unwrap();
+        assert_eq!(scene.objects(), before);
+    }
+}
+
 #[tokio::test]
 async fn a_restart_uploads_the_commits_made_meanwhile_and_no_more() {
     let (scene, conn) = replicated(500).await;
