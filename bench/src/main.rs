@@ -58,9 +58,10 @@ struct Options {
     /// Transactions of each round that measures cost.
     #[arg(long, default_value_t = 5000)]
     transactions: u64,
-    /// Size of the database that is restored, in MiB.
-    #[arg(long, default_value_t = 1024)]
-    size_mib: u64,
+    /// Sizes of the databases that are backed up for the first time and restored, in MiB, as in
+    /// `100,1024,3072`.
+    #[arg(long, value_delimiter = ',', default_value = "1024")]
+    size_mib: Vec<u64>,
     /// Measure only these, out of lag, throughput, cost and restore.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,

@@ -80,8 +80,8 @@ impl Subject {
         }))
     }
 
-    /// Uploads a database that has no replica yet, and returns when it is there.
-    pub(crate) fn replicate_once(self, database: &Path, replica: &Path) -> Result<()> {
+    /// The command that uploads a database that has no replica yet, and ends when it is there.
+    pub(crate) fn replicate_once(self, database: &Path, replica: &Path) -> Command {
         let flag = if self == Self::Evertide {
             "--once"
         } else {
@@ -92,11 +92,7 @@ impl Subject {
             .args(["replicate", flag])
             .arg(database)
             .arg(replica_url(replica));
-        let ended = command.output()?;
-        if !ended.status.success() {
-            bail!("{command:?}: {}", String::from_utf8_lossy(&ended.stderr));
-        }
-        Ok(())
+        command
     }
 
     /// The command that restores a replica.

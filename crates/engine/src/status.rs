@@ -113,13 +113,16 @@ pub struct ReplicaStatus {
     pub error: Option<String>,
     /// Since when.
     pub failing_since: Option<SystemTime>,
+    /// Up to which transaction no compaction will want captured files from local disk.
+    pub(crate) merged: Txid,
 }
 
 impl ReplicaStatus {
-    pub(crate) fn new(name: String, location: String) -> Self {
+    pub(crate) fn new(name: String, location: String, merged: Txid) -> Self {
         Self {
             name,
             location,
+            merged,
             txid: Txid::ZERO,
             synced: None,
             lag: None,

@@ -10,6 +10,7 @@
 
 mod backup;
 mod fault;
+mod other_sqlite;
 mod replica;
 mod run;
 mod tally;

@@ -10,6 +10,7 @@ use evertide_testkit::{
 
 use crate::backup::{self, Backup, Form, Running, Subject};
 use crate::fault::Fault;
+use crate::other_sqlite::OtherSqlite;
 use crate::tally::Tally;
 use crate::verdict::{Verdict, verify};
 use crate::wal::WalWatch;
@@ -83,6 +84,7 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
     for id in 0..options.writers {
         writers.push(start_writer(backup, id, rng)?);
     }
+    let mut other = OtherSqlite::start(&backup.database, rng.u64(..))?;
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut turn: u32 = 0;
     while Instant::now() < end {
@@ -104,7 +106,13 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
             tally.writer_kills += 1;
             writers.push(start_writer(backup, 100 * turn + id, rng)?);
         }
+        if turn.is_multiple_of(7) {
+            other.kill()?;
+            tally.writer_kills += 1;
+            other = OtherSqlite::start(&backup.database, rng.u64(..))?;
+        }
     }
+    tally.other_sqlite = other.stop(WRITER_DEADLINE)?;
     for writer in writers {
         let report = writer.stop(WRITER_DEADLINE).context("stopping a writer")?;
         tally.writers.add(&report);

@@ -22,6 +22,8 @@ pub struct Tally {
     pub orderly_stops: u32,
     /// Writers ended with SIGKILL.
     pub writer_kills: u32,
+    /// The version of another SQLite, and the transactions that its last process committed.
+    pub other_sqlite: (String, u64),
     /// How often the WAL was seen to start over.
     pub wal_generations: u64,
     /// How often the backup said that it continued where it had been.
@@ -52,6 +54,11 @@ impl fmt::Display for Tally {
             f,
             "writers: {} rows; {} transactions and {} times busy of those not killed, {} killed",
             self.rows, writers.transactions, writers.busy, self.writer_kills
+        )?;
+        let (version, transactions) = &self.other_sqlite;
+        writeln!(
+            f,
+            "SQLite {version}: {transactions} transactions of the last process that wrote with it"
         )?;
         writeln!(
             f,

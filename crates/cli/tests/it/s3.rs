@@ -44,6 +44,20 @@ impl Cloud {
         run.out
     }
 
+    /// Starts `replicate` with these settings, whose log shows every compaction.
+    fn replicate(&self, settings: &str, log: &str) -> ChildProcess {
+        self.place.write("litestream.yml", settings);
+        let arguments = [
+            "replicate",
+            "--config",
+            "litestream.yml",
+            "--log-level",
+            "debug",
+        ];
+        let mut command = self.place.command(&arguments);
+        ChildProcess::spawn_logged(Self::with_key(&mut command), &self.place.path(log)).unwrap()
+    }
+
     fn litestream(&self, arguments: &[&str]) -> Command {
         let mut command = litestream_command();
         command.args(arguments).current_dir(self.place.path(""));
@@ -127,17 +141,7 @@ fn snapshots_of_a_large_database_download_nothing() {
     let settings = format!(
         "levels: [{{interval: 1s}}]\nsnapshot: {{interval: 2s}}\ndbs: [{{path: app.db, replica: {{url: '{url}'}}}}]\n"
     );
-    place.write("litestream.yml", &settings);
-    let arguments = [
-        "replicate",
-        "--config",
-        "litestream.yml",
-        "--log-level",
-        "debug",
-    ];
-    let mut command = place.command(&arguments);
-    let log = place.path("log");
-    let mut replicate = ChildProcess::spawn_logged(Cloud::with_key(&mut command), &log).unwrap();
+    let mut replicate = cloud.replicate(&settings, "log");
     let mut rows = 1;
     evertide_testkit::wait_until(PATIENCE, "two snapshots from the database", || {
         insert(&database, 1);
@@ -159,6 +163,34 @@ fn snapshots_of_a_large_database_download_nothing() {
         evertide_testkit::assert_same_database(place.path("app.db"), place.path(restored));
         assert_eq!(place.rows(restored), rows);
     }
+}
+
+/// What was captured stays on local disk until it is compacted, also over a restart.
+#[test]
+fn compaction_of_what_is_on_local_disk_downloads_nothing() {
+    let cloud = Cloud::new();
+    let (place, url) = (&cloud.place, &cloud.url());
+    let database = place.database("app.db", 1);
+    let settings =
+        format!("levels: [{{interval: 2s}}]\ndbs: [{{path: app.db, replica: {{url: '{url}'}}}}]\n");
+    for run in 0..2 {
+        let mut replicate = cloud.replicate(&settings, &format!("log-{run}"));
+        let compacted = |log: &str| log.matches("level=1").count();
+        evertide_testkit::wait_until(PATIENCE, "two compactions", || {
+            insert(&database, 1);
+            compacted(&place.read(&format!("log-{run}"))) >= 2
+        });
+        // The last commits are in a window that ends after the restart.
+        replicate.terminate(PATIENCE).unwrap();
+    }
+    for run in 0..2 {
+        let log = place.read(&format!("log-{run}"));
+        let merged = log.lines().filter(|line| line.contains("level=1"));
+        for line in merged {
+            assert!(line.contains("downloaded=0"), "{line}\n{log}");
+        }
+    }
+    cloud.ok(&["verify", "--deep", url]);
 }
 
 #[test]

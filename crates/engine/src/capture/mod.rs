@@ -216,13 +216,15 @@ impl Capture {
         self.floor = self.floor.max(txid);
     }
 
-    /// Removes staged files that every replica has, up to `txid`.
-    pub(crate) fn release_staged(&mut self, txid: Txid) -> Result<(), Error> {
+    /// Removes staged files that every replica has, up to `had`. Those after `merged` are kept for
+    /// their compaction, as long as that costs little.
+    pub(crate) fn release_staged(&mut self, had: Txid, merged: Txid) -> Result<(), Error> {
         let needed = self.images.iter().copied().min().unwrap_or(Txid::MAX);
         let disk = Arc::clone(&self.disk);
-        self.state
-            .stage
-            .release(disk.as_ref(), txid.min(needed))
+        let stage = &mut self.state.stage;
+        let superfluous = had.min(merged.max(stage.beyond_affordable(had)));
+        stage
+            .release(disk.as_ref(), superfluous.min(needed))
             .map_err(self.state.failed("clean"))
     }
 

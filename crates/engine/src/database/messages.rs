@@ -64,6 +64,8 @@ pub(crate) enum Command {
     },
     /// A replica has more than before.
     Arrived(Tip),
+    /// A replica has compacted more than before.
+    Compacted,
     /// Other settings.
     Update {
         options: ReplicationOptions,

@@ -516,6 +516,7 @@ impl Database {
                 let _ = reply.send(matches.await);
             }
             Command::Arrived(tip) => self.release_staged(Some(tip)).await,
+            Command::Compacted => self.release_staged(None).await,
             Command::Update { options, reply } => {
                 let result = self.set_replicas(options);
                 let _ = reply.send(result);

@@ -15,24 +15,23 @@ use crate::{
 };
 
 impl Database {
-    /// Notes what a replica has, and removes staged files that every replica has, or the oldest where
-    /// they take too much disk.
+    /// Notes what a replica has, and removes staged files that every replica has and compacted, or the
+    /// oldest where they take too much disk.
     pub(super) async fn release_staged(&mut self, arrived: Option<Tip>) {
-        let least = self
-            .status
-            .borrow()
-            .replicas
-            .iter()
-            .map(|replica| replica.txid)
-            .min();
-        let Some(least) = least else { return };
+        let needs = {
+            let status = self.status.borrow();
+            let had = status.replicas.iter().map(|replica| replica.txid).min();
+            let merged = status.replicas.iter().map(|replica| replica.merged).min();
+            had.zip(merged)
+        };
+        let Some((had, merged)) = needs else { return };
         let limit = self.options.stage_limit;
         let result = self
             .with_capture(move |capture| {
                 if let Some(tip) = arrived {
                     capture.note_tip(tip);
                 }
-                capture.release_staged(least)?;
+                capture.release_staged(had, merged)?;
                 capture.shrink_stage(limit)
             })
             .await;
@@ -110,7 +109,9 @@ impl Database {
                 .replicas
                 .retain(|r| self.replicas.iter().any(|k| k.options.name == r.name));
             for (replica, client) in &clients {
-                let new = ReplicaStatus::new(replica.name.clone(), client.location());
+                let (name, location) = (replica.name.clone(), client.location());
+                let merged = replica::merged_at_start(&**client, replica);
+                let new = ReplicaStatus::new(name, location, merged);
                 status.replicas.push(new);
             }
             let order = |name: &str| options.replicas.iter().position(|r| r.name == name);

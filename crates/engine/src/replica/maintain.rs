@@ -67,6 +67,15 @@ pub struct Maintenance {
     local: Option<Local>,
 }
 
+/// Up to which transaction captured files are of no use to a replica once it has them: all of them if
+/// it is read as cheaply as they are, or has no levels.
+pub(crate) fn merged_at_start(client: &dyn ReplicaClient, options: &ReplicaOptions) -> Txid {
+    match client.capabilities().local || options.levels.is_empty() {
+        true => Txid::MAX,
+        false => Txid::ZERO,
+    }
+}
+
 /// The database that is replicated.
 struct Local {
     captured: watch::Receiver<Captured>,
@@ -163,13 +172,21 @@ impl Maintenance {
         }
     }
 
-    /// These are all the files there are. Nothing of what was uploaded before is known to be from
-    /// here.
+    /// These are all the files there are, and the newest of them is of the history captured here. So
+    /// is what led to it, as far as it is still staged: each file proves the one before.
     pub(super) fn listed(&mut self, objects: Vec<LtxObject>) {
         if let Some(local) = &mut self.local {
-            local.from = None;
+            let oldest = local.captured.borrow().staged.first().copied();
+            local.from = oldest.map(|staged| staged.name.min);
         }
         self.know(objects.into_iter().collect());
+    }
+
+    /// The newest transaction that level 1 has, zero where that is not known.
+    pub(super) fn merged(&self) -> Txid {
+        let level_1 = self.rules.levels.first().and(Level::new(1));
+        let known = self.files.as_ref().zip(level_1);
+        known.map_or(Txid::ZERO, |(files, level_1)| files.reached(level_1))
     }
 
     /// The newest transaction, as far as it is known.
@@ -237,6 +254,7 @@ impl Maintenance {
 
     async fn merge(&mut self, level: Level, sources: Vec<LtxObject>) -> Result<(), Error> {
         let count = sources.len();
+        let read_before = self.done().read;
         let source = |object| Source {
             copies: self.copies_of(&object),
             object,
@@ -267,7 +285,7 @@ impl Maintenance {
         };
         tracing::debug!(
             replica = self.merger.replica, %level, file = %object.name, files = count,
-            bytes = object.size, ?origin, "compacted"
+            bytes = object.size, ?origin, downloaded = self.done().read - read_before, "compacted"
         );
         self.done.bytes += object.size;
         match level {

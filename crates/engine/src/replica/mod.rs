@@ -29,6 +29,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::body::{ChunkWriter, Piece, chunks};
+pub(crate) use self::maintain::merged_at_start;
 pub use self::maintain::{Maintained, Maintenance};
 use self::{
     plan::{Remote, UploadPlan, plan_upload, restorable},

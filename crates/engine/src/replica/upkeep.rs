@@ -14,7 +14,11 @@ use tokio::{
 };
 
 use super::{Maintenance, ReplicaContext, pause, report};
-use crate::{DatabaseStatus, Error, database::Captured, error::describe};
+use crate::{
+    DatabaseStatus, Error,
+    database::{Captured, Command},
+    error::describe,
+};
 
 /// How long what was captured in a window is waited for when the window is over.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -35,6 +39,7 @@ pub(super) struct Upkeep {
     maintenance: Maintenance,
     news: mpsc::UnboundedReceiver<News>,
     captured: watch::Receiver<Captured>,
+    commands: mpsc::UnboundedSender<Command>,
     clock: Arc<dyn Clock>,
     status: watch::Sender<DatabaseStatus>,
     replica: String,
@@ -60,6 +65,7 @@ impl Upkeep {
             ),
             news,
             captured,
+            commands: context.commands.clone(),
             clock: Arc::clone(&context.clock),
             status: context.status.clone(),
             replica: context.options.name.clone(),
@@ -133,6 +139,7 @@ impl Upkeep {
         let _ = timeout(SETTLE, self.hear_until(goal)).await;
         let result = self.maintenance.run().await;
         let done = self.maintenance.done();
+        let merged = self.maintenance.merged();
         let error = match &result {
             Ok(_) => {
                 self.failures = 0;
@@ -141,10 +148,17 @@ impl Upkeep {
             }
             Err(error) => Some(self.failed(error)),
         };
+        let mut more_is_merged = false;
         report(&self.status, &self.replica, |status| {
             status.maintained = done;
             status.maintenance_error = error;
+            more_is_merged = status.merged < merged;
+            status.merged = status.merged.max(merged);
         });
+        if more_is_merged {
+            // Staged files that it was made of can go now.
+            let _ = self.commands.send(Command::Compacted);
+        }
     }
 
     async fn hear_until(&mut self, goal: Txid) {

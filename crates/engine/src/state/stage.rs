@@ -26,6 +26,9 @@ pub(crate) struct Stage {
 
 const TEMPORARY: &str = "next.tmp";
 
+/// What is kept for compaction when every replica has it: bytes, and files.
+const AFFORDABLE: (u64, usize) = (64 << 20, 1_000);
+
 impl Stage {
     /// Opens the directory. Files that do not continue each other up to `txid` are of no use to
     /// anybody and are removed: what came before a gap, and what was never part of the position.
@@ -103,6 +106,18 @@ impl Stage {
         self.files.retain(|staged| staged.name.max < name.min);
         self.files.push(Staged { name, bytes });
         Ok(())
+    }
+
+    /// Up to which transaction files are not worth their disk any more when every replica has those
+    /// up to `had`.
+    pub(crate) fn beyond_affordable(&self, had: Txid) -> Txid {
+        let (mut bytes, mut count) = (0, 0);
+        let mut kept = self.files.iter().rev().filter(|file| file.name.max <= had);
+        let surplus = kept.find(|file| {
+            (bytes, count) = (bytes + file.bytes, count + 1);
+            bytes > AFFORDABLE.0 || count > AFFORDABLE.1
+        });
+        surplus.map_or(Txid::ZERO, |file| file.name.max)
     }
 
     /// Removes the files that every replica has, which end at or before `txid`, but never the last
@@ -208,6 +223,32 @@ mod tests {
             },
             bytes: 1,
         }
+    }
+
+    #[test]
+    fn what_every_replica_has_is_kept_for_compaction_as_long_as_it_is_small() {
+        let stage = |sizes: &[u64]| Stage {
+            dir: PathBuf::new(),
+            files: (1..)
+                .zip(sizes)
+                .map(|(txid, bytes)| Staged {
+                    bytes: *bytes,
+                    ..staged(txid, txid)
+                })
+                .collect(),
+        };
+        let beyond = |stage: &Stage, had| stage.beyond_affordable(Txid::new(had)).get();
+        let large = AFFORDABLE.0 / 2;
+        let stage_of_large = stage(&[large, large, large, large, large]);
+        assert_eq!(beyond(&stage_of_large, 5), 3);
+        assert_eq!(
+            beyond(&stage_of_large, 4),
+            2,
+            "what is not replicated counts not"
+        );
+        assert_eq!(beyond(&stage_of_large, 2), 0);
+        let many = stage(&vec![1; AFFORDABLE.1 + 5]);
+        assert_eq!(beyond(&many, AFFORDABLE.1 as u64 + 5), 5);
     }
 
     #[test]
