@@ -117,6 +117,11 @@ impl SmallKey {
         text.split('/').all(part).then_some(Self(text))
     }
 
+    /// The key of the replica's lease.
+    pub fn lease() -> Self {
+        Self("lease".to_owned())
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,6 +1,6 @@
 //! What can go wrong with a replica.
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 /// What can go wrong with a replica. Messages name the replica without its credentials.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,37 @@ pub enum Error {
         location: String,
         /// The object's key below the replica's root.
         object: String,
+    },
+    /// Somebody else writes to the replica.
+    #[error(
+        "{location} is being written to by {holder}; two writers would mix two histories, so this one \
+         waits. Stop that process, or replicate to another path. If it has died, this one takes over \
+         when its lease ends, in {}", rounded(*wait)
+    )]
+    LeaseHeld {
+        /// The replica.
+        location: String,
+        /// Who: process, machine, and since when.
+        holder: String,
+        /// After this time the lease has ended, unless it is renewed until then.
+        wait: Duration,
+    },
+    /// The right to write to the replica was lost; what was being written is not there.
+    #[error("{location} cannot be written to without its lease: {reason}")]
+    LeaseLost {
+        /// The replica.
+        location: String,
+        /// How, and who has it, if it is known.
+        reason: String,
+    },
+    /// What says who writes to the replica cannot be read.
+    #[error(
+        "{location}: evertide/lease, which says who writes there, is damaged or of a later version. \
+         Use that version, or delete this object if nobody writes to the replica"
+    )]
+    BadLease {
+        /// The replica.
+        location: String,
     },
     /// A range that the object does not have.
     #[error("{location}: {object} has {size} bytes, {start}..{end} were asked for")]
@@ -120,6 +151,11 @@ pub enum Error {
         /// What is wrong with it, and what was expected.
         reason: String,
     },
+}
+
+/// In seconds, as people read it.
+fn rounded(wait: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_secs(wait.as_secs() + 1))
 }
 
 impl Error {

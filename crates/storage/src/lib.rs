@@ -39,6 +39,7 @@ mod destination;
 mod disk;
 mod error;
 mod file;
+mod lease;
 #[cfg(feature = "testing")]
 mod memory;
 #[cfg(feature = "_object")]
@@ -68,6 +69,7 @@ pub use self::{
     disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
     error::Error,
     file::FileClient,
+    lease::{Identity, Lease, LeaseRecord, LeasedClient, NotAnIdentity, Owner, Taken},
     secret::Secret,
     stream::{ByteStream, bytes_stream, collect, file_stream},
     v3::{V3Key, V3Object, V3Part},

@@ -6,10 +6,12 @@
 
 mod body;
 mod cases;
+mod lease;
 
 pub use self::{
     body::{Gauge, Pieces},
     cases::*,
+    lease::of_several_writers_one_has_the_lease,
 };
 
 /// Makes one `#[tokio::test]` of each case.
@@ -43,6 +45,7 @@ macro_rules! conformance {
             small_objects_are_stored_apart
             an_object_that_somebody_changed_is_not_replaced
             many_who_count_at_the_same_time_lose_nothing
+            of_several_writers_one_has_the_lease
         );
     };
     (@cases $store:expr; $($case:ident)*) => {

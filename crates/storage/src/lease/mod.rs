@@ -1,0 +1,414 @@
+//! Who may write to a replica: one at a time.
+//!
+//! The lease is a small object of the replica that names its owner and how long it lasts. It is taken
+//! before the first write and renewed with writes, in [`LeasedClient`], when less than half of it is
+//! left; nobody renews it while nothing is written, so that an idle database makes no request. Whoever
+//! finds it unchanged since then takes it again with one request.
+//!
+//! - It is taken and renewed by replacing exactly what was read ([`Precondition::Unchanged`]): of
+//!   several who try one succeeds, and the others are told. Where a store cannot do that
+//!   ([`Capabilities::compare_and_set`](crate::Capabilities)), the object is read again a second later; two
+//!   who write in the very same moment are both told that the other won, or one is.
+//! - Its owner stops writing when a quarter of it is left, measured from before the request that renewed
+//!   it, by a clock that goes on while the machine sleeps, and by the time of day. Who waits for it
+//!   measures from when it saw it, or adds five minutes to its end (`decide`).
+//! - Something may still be on its way when it ends: of a process that is stopped between its last look at
+//!   the clock and the write, or of one whose network is slow. What arrives late must do no harm, and
+//!   whoever takes a lease that was not let go of has to see to that: [`Taken::FromAnother`].
+
+mod client;
+mod decide;
+mod record;
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use self::decide::{Renewed, Verdict, decide, margin, renewal};
+pub use self::{
+    client::LeasedClient,
+    record::{Identity, LeaseRecord, NotAnIdentity, Owner},
+};
+use crate::{Clock, Error, Precondition, ReplicaClient, SmallKey, Version};
+
+/// A lease lasts so long at least.
+const SHORTEST: Duration = Duration::from_millis(100);
+/// How often a renewal is tried whose answer may have been lost.
+const TRIES: u32 = 3;
+/// How long others may take to write over a lease in a store that cannot prevent it.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// The lease of one replica, for one writer in this process.
+pub struct Lease {
+    client: Arc<dyn ReplicaClient>,
+    clock: Arc<dyn Clock>,
+    owner: Owner,
+    session: Identity,
+    duration: Duration,
+    /// Requests go one at a time.
+    requests: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The object as it was last read or written.
+    seen: Option<Seen>,
+    /// As what it may be taken, and was.
+    claim: Option<Claim>,
+    renewed: Option<Renewed>,
+    /// Whether it was taken since it was claimed.
+    taken: bool,
+}
+
+#[derive(Clone)]
+struct Seen {
+    /// `None` where there is no object.
+    version: Option<Version>,
+    record: Option<LeaseRecord>,
+    /// When this version was seen first, as [`Clock::uptime`].
+    since: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Claim {
+    lineage: Identity,
+    generation: u64,
+    since: SystemTime,
+}
+
+/// From whom a free lease would be taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Taken {
+    /// Nobody ever had it.
+    New,
+    /// From the same owner, which had it last: nobody else has written since.
+    Again(LeaseRecord),
+    /// From another owner, which let go of it in order: all that it wrote has arrived.
+    Released(LeaseRecord),
+    /// From another owner, whose lease has ended: something of what it was writing may still arrive.
+    FromAnother(LeaseRecord),
+}
+
+impl Taken {
+    /// What the lease says.
+    pub fn record(&self) -> Option<&LeaseRecord> {
+        match self {
+            Self::New => None,
+            Self::Again(record) | Self::Released(record) | Self::FromAnother(record) => {
+                Some(record)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("replica", &self.client.location())
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Lease {
+    /// The lease of the replica that this client reaches. Nothing is asked of it yet.
+    pub fn new(
+        client: Arc<dyn ReplicaClient>,
+        clock: Arc<dyn Clock>,
+        owner: Owner,
+        duration: Duration,
+    ) -> Self {
+        Self {
+            client,
+            clock,
+            owner,
+            session: Identity::random(),
+            duration: duration.max(SHORTEST),
+            requests: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// Whose it is to be.
+    pub fn owner(&self) -> &Owner {
+        &self.owner
+    }
+
+    /// Reads who has the lease, unless it is known to be ours now. If it can be taken, it is taken by
+    /// the first write after [`Lease::claim`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseHeld`] while somebody else has it, [`Error::BadLease`] where the object cannot be
+    /// understood, and those of the store.
+    pub async fn look(&self) -> Result<Taken, Error> {
+        let _one = self.requests.lock().await;
+        if self.check().is_ok()
+            && let Some(record) = self
+                .state()
+                .seen
+                .as_ref()
+                .and_then(|seen| seen.record.clone())
+        {
+            return Ok(Taken::Again(record));
+        }
+        let last = self.read().await?;
+        let unchanged = {
+            let mut state = self.state();
+            if last
+                .as_ref()
+                .is_none_or(|last| last.session != self.session)
+            {
+                state.forget();
+            }
+            let since = state.seen.as_ref().map(|seen| seen.since);
+            since.map_or(Duration::ZERO, |since| {
+                self.clock.uptime().saturating_sub(since)
+            })
+        };
+        match decide(last.as_ref(), &self.owner, self.clock.now(), unchanged) {
+            Verdict::Free => Ok(self.taken_from(last)),
+            Verdict::Held { wait } => Err(Error::LeaseHeld {
+                location: self.client.location(),
+                holder: last.map(|last| last.to_string()).unwrap_or_default(),
+                wait,
+            }),
+        }
+    }
+
+    fn taken_from(&self, last: Option<LeaseRecord>) -> Taken {
+        match last {
+            None => Taken::New,
+            Some(last) if last.owner.id == self.owner.id => Taken::Again(last),
+            Some(last) if last.released => Taken::Released(last),
+            Some(last) => Taken::FromAnother(last),
+        }
+    }
+
+    /// Lets the next write take the lease that was looked at, for a replica of this history.
+    pub fn claim(&self, lineage: Identity) {
+        let now = self.clock.now();
+        let mut state = self.state();
+        if state.claim.is_some_and(|claim| claim.lineage == lineage) {
+            return;
+        }
+        let last = state.seen.as_ref().and_then(|seen| seen.record.as_ref());
+        let generation = match last {
+            None => 1,
+            Some(last) if last.owner.id == self.owner.id => last.generation,
+            Some(last) => last.generation.saturating_add(1),
+        };
+        state.claim = Some(Claim {
+            lineage,
+            generation,
+            since: now,
+        });
+    }
+
+    /// Takes or renews the lease where less than half of it is left: to be called before a write.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`] where somebody else has it, or it was not claimed since it was lost: then
+    /// nothing may be written before the next [`Lease::look`]. And those of the store.
+    pub async fn ensure(&self) -> Result<(), Error> {
+        if self.left() >= renewal(self.duration) {
+            return Ok(());
+        }
+        let _one = self.requests.lock().await;
+        for _ in 0..TRIES {
+            if self.left() >= renewal(self.duration) {
+                return Ok(());
+            }
+            self.renew().await?;
+        }
+        self.check()
+    }
+
+    /// Whether the lease is ours, and will be while what is being written arrives.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`].
+    pub fn check(&self) -> Result<(), Error> {
+        match self.left() {
+            Duration::ZERO => Err(self.lost("it has ended")),
+            left if left < margin(self.duration) => {
+                Err(self.lost("it could not be renewed in time"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Lets go of the lease, if it was taken: everything that was to be written has arrived. Who waits
+    /// for it need not wait until it ends.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store. It ends by itself then.
+    pub async fn release(&self) -> Result<(), Error> {
+        let _one = self.requests.lock().await;
+        let (claim, version) = {
+            let mut state = self.state();
+            let claim = state.claim.filter(|_| state.taken);
+            let version = state.seen.as_ref().and_then(|seen| seen.version.clone());
+            state.forget();
+            (claim, version)
+        };
+        let (Some(claim), Some(version)) = (claim, version) else {
+            return Ok(());
+        };
+        let record = self.record(claim, self.clock.now(), true);
+        match self.put(&record, Some(version)).await {
+            Err(error) if error.is_conflict() => Ok(()), // it is not ours any more
+            stored => stored.map(drop),
+        }
+    }
+
+    /// Waits until the lease is lost, and renews it until then: for writes that take long.
+    async fn keep(&self) -> Error {
+        let pause = self.duration / 20;
+        loop {
+            let due = self.left().saturating_sub(renewal(self.duration));
+            tokio::time::sleep(due.max(pause)).await;
+            match self.ensure().await {
+                Ok(()) => {}
+                Err(error @ Error::LeaseLost { .. }) => return error,
+                // The store may answer the next time.
+                Err(error) if self.check().is_err() => return error,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// How much of the lease is left, nothing where it is not ours.
+    fn left(&self) -> Duration {
+        let (uptime, now) = (self.clock.uptime(), self.clock.now());
+        let renewed = self.state().renewed;
+        renewed.map_or(Duration::ZERO, |renewed| {
+            renewed.left(self.duration, uptime, now)
+        })
+    }
+
+    async fn renew(&self) -> Result<(), Error> {
+        let (claim, seen, taken) = {
+            let state = self.state();
+            (state.claim, state.seen.clone(), state.taken)
+        };
+        let (Some(claim), Some(seen)) = (claim, seen) else {
+            return Err(self.lost("it is not ours"));
+        };
+        let begun = Renewed {
+            uptime: self.clock.uptime(),
+            now: self.clock.now(),
+        };
+        let record = self.record(claim, begun.now, false);
+        match self.put(&record, seen.version).await {
+            Ok(version) => {
+                self.state().note(Some(version), Some(record), begun.uptime);
+            }
+            Err(error) if error.is_conflict() => return self.recognise().await,
+            Err(error) => return Err(error),
+        }
+        if !taken && !self.client.capabilities().compare_and_set {
+            tokio::time::sleep(SETTLING).await;
+            self.recognise().await?;
+        }
+        let mut state = self.state();
+        state.renewed = Some(begun);
+        state.taken = true;
+        Ok(())
+    }
+
+    /// What is there is not what was there: our own, whose answer was lost, or somebody else's.
+    async fn recognise(&self) -> Result<(), Error> {
+        let found = self.read().await?;
+        if found.is_some_and(|found| found.session == self.session) {
+            return Ok(());
+        }
+        self.state().forget();
+        Err(self.lost("it was taken meanwhile"))
+    }
+
+    /// Reads the object, and notes since when it is what it is.
+    async fn read(&self) -> Result<Option<LeaseRecord>, Error> {
+        let found = self.client.get_small(&SmallKey::lease()).await?;
+        let (version, record) = match found {
+            None => (None, None),
+            Some(found) => {
+                let record =
+                    LeaseRecord::decode(&found.content).ok_or_else(|| Error::BadLease {
+                        location: self.client.location(),
+                    })?;
+                (Some(found.version), Some(record))
+            }
+        };
+        let uptime = self.clock.uptime();
+        self.state().note(version, record.clone(), uptime);
+        Ok(record)
+    }
+
+    async fn put(&self, record: &LeaseRecord, over: Option<Version>) -> Result<Version, Error> {
+        let precondition = over.map_or(Precondition::Absent, Precondition::Unchanged);
+        let content = record.encode().into();
+        self.client
+            .put_small(&SmallKey::lease(), content, precondition)
+            .await
+    }
+
+    fn record(&self, claim: Claim, now: SystemTime, released: bool) -> LeaseRecord {
+        LeaseRecord {
+            generation: claim.generation,
+            session: self.session,
+            since: claim.since,
+            released,
+            ..LeaseRecord::new(claim.lineage, self.owner.clone(), now, self.duration)
+        }
+    }
+
+    fn lost(&self, why: &str) -> Error {
+        let state = self.state();
+        let record = state.seen.as_ref().and_then(|seen| seen.record.as_ref());
+        let other = record.filter(|record| record.session != self.session);
+        let reason = match other {
+            Some(other) => format!(
+                "{why}; its owner is {other}. Stop that process if it still runs, or replicate to \
+                 another path"
+            ),
+            None => why.to_owned(),
+        };
+        Error::LeaseLost {
+            location: self.client.location(),
+            reason,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn note(&mut self, version: Option<Version>, record: Option<LeaseRecord>, uptime: Duration) {
+        let before = self.seen.as_ref().filter(|seen| seen.version == version);
+        let since = before.map_or(uptime, |seen| seen.since);
+        self.seen = Some(Seen {
+            version,
+            record,
+            since,
+        });
+    }
+
+    /// It is not ours any more, and was not claimed anew.
+    fn forget(&mut self) {
+        self.claim = None;
+        self.renewed = None;
+        self.taken = false;
+    }
+}
+
+#[cfg(test)]
+mod tests;

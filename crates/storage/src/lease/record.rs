@@ -1,0 +1,256 @@
+//! What the lease object holds, as text that people can read, too.
+//!
+//! ```text
+//! evertide lease 1
+//! lineage 5f0c6f8e21d14c0ba6c7a1a3fd0e8f11
+//! generation 3
+//! owner 9be8a7f0c3ad4f5d8d8c1e22b7a6e455
+//! session 0d1fa2c3b4d5968778695a4b3c2d1e0f
+//! boot 5c1f0e9d8b7a6655
+//! home 77ab01c2d3e4f506
+//! host db1
+//! process 4711 (evertide)
+//! since 2026-11-28T17:25:09.000Z
+//! renewed 2026-11-28T17:31:02.120Z
+//! lasts_ms 120000
+//! state held
+//! ```
+//!
+//! A line with another name is for a later version, and passed over.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
+
+use humantime::{format_rfc3339_millis, format_rfc3339_seconds, parse_rfc3339};
+
+const TITLE: &str = "evertide lease 1";
+/// Bytes that a lease has at most.
+const MOST: usize = 16 << 10;
+/// Characters that are kept of the name of a host or a process.
+const MOST_OF_A_NAME: usize = 120;
+
+/// A random identity: of a writer, or of a history.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Identity(u128);
+
+impl Identity {
+    /// One that nobody else has.
+    pub fn random() -> Self {
+        Self(fastrand::u128(..))
+    }
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not 32 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("an identity has 32 hexadecimal digits")]
+pub struct NotAnIdentity;
+
+impl FromStr for Identity {
+    type Err = NotAnIdentity;
+
+    fn from_str(text: &str) -> Result<Self, NotAnIdentity> {
+        let digits = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let number = digits.then(|| u128::from_str_radix(text, 16).ok());
+        number.flatten().map(Self).ok_or(NotAnIdentity)
+    }
+}
+
+/// Who writes, or wants to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Owner {
+    /// The same for two processes only where both work with one local state, one after the other.
+    pub id: Identity,
+    /// A checksum of the start of the machine. Of two processes with one `id` and one of these the
+    /// first has ended when the second begins.
+    pub boot: u64,
+    /// A checksum of where the database is: machine and path.
+    pub home: u64,
+    /// The name of the machine.
+    pub host: String,
+    /// The process, such as `4711 (evertide)`.
+    pub process: String,
+}
+
+/// What a lease object holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct LeaseRecord {
+    /// The history that the replica is of.
+    pub lineage: Identity,
+    /// Grows by one whenever another owner takes the lease.
+    pub generation: u64,
+    /// Who has it, or had it last.
+    pub owner: Owner,
+    /// Tells apart leases that one owner takes one after the other.
+    pub(super) session: Identity,
+    /// Since when.
+    pub since: SystemTime,
+    /// When it was renewed last, by the owner's clock.
+    pub renewed: SystemTime,
+    /// How long it lasts from then on.
+    pub duration: Duration,
+    /// Whether its owner has let go of it in order: everything it was going to write is written.
+    pub released: bool,
+}
+
+impl LeaseRecord {
+    /// A lease that this owner has just taken, as the first one.
+    pub fn new(lineage: Identity, owner: Owner, now: SystemTime, duration: Duration) -> Self {
+        Self {
+            lineage,
+            generation: 1,
+            owner,
+            session: Identity::random(),
+            since: now,
+            renewed: now,
+            duration,
+            released: false,
+        }
+    }
+
+    pub(super) fn encode(&self) -> String {
+        let Owner { id, boot, home, .. } = &self.owner;
+        let [host, process] = [&self.owner.host, &self.owner.process].map(|name| one_line(name));
+        let (lineage, generation, session) = (self.lineage, self.generation, self.session);
+        let [since, renewed] = [self.since, self.renewed].map(format_rfc3339_millis);
+        let lasts = self.duration.as_millis();
+        let state = if self.released { "released" } else { "held" };
+        format!(
+            "{TITLE}\nlineage {lineage}\ngeneration {generation}\nowner {id}\nsession {session}\n\
+             boot {boot:016x}\nhome {home:016x}\nhost {host}\nprocess {process}\nsince {since}\nrenewed {renewed}\n\
+             lasts_ms {lasts}\nstate {state}\n"
+        )
+    }
+
+    /// Reads what `encode` wrote; `None` where it is damaged, or of another version.
+    pub(super) fn decode(content: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(content.get(..MOST).unwrap_or(content)).ok()?;
+        let mut lines = text.strip_suffix('\n')?.split('\n');
+        if lines.next() != Some(TITLE) {
+            return None;
+        }
+        let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
+        for line in lines {
+            let (name, value) = line.split_once(' ')?;
+            if fields.insert(name, value).is_some() {
+                return None;
+            }
+        }
+        let field = |name: &str| fields.get(name).copied();
+        Some(Self {
+            lineage: field("lineage")?.parse().ok()?,
+            generation: field("generation")?.parse().ok()?,
+            owner: Owner {
+                id: field("owner")?.parse().ok()?,
+                boot: u64::from_str_radix(field("boot")?, 16).ok()?,
+                home: u64::from_str_radix(field("home")?, 16).ok()?,
+                host: one_line(field("host")?),
+                process: one_line(field("process")?),
+            },
+            session: field("session")?.parse().ok()?,
+            since: parse_rfc3339(field("since")?).ok()?,
+            renewed: parse_rfc3339(field("renewed")?).ok()?,
+            duration: Duration::from_millis(field("lasts_ms")?.parse().ok()?),
+            released: match field("state")? {
+                "held" => false,
+                "released" => true,
+                _ => return None,
+            },
+        })
+    }
+}
+
+impl fmt::Display for LeaseRecord {
+    /// Names who has the lease.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Owner { host, process, .. } = &self.owner;
+        let since = format_rfc3339_seconds(self.since);
+        write!(f, "process {process} on {host}, since {since}")
+    }
+}
+
+/// A name as it can be stored and shown.
+fn one_line(name: &str) -> String {
+    let plain = |c: char| if c.is_control() { '?' } else { c };
+    let name: String = name.chars().take(MOST_OF_A_NAME).map(plain).collect();
+    match name.trim() {
+        "" => "?".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::lease) fn record(owner: u128) -> LeaseRecord {
+        let time = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        LeaseRecord {
+            lineage: Identity(7),
+            generation: 3,
+            owner: Owner {
+                id: Identity(owner),
+                boot: 5,
+                home: 9,
+                host: "db1".to_owned(),
+                process: "4711 (evertide)".to_owned(),
+            },
+            session: Identity(11),
+            since: time(1_000),
+            renewed: time(2_000),
+            duration: Duration::from_secs(120),
+            released: false,
+        }
+    }
+
+    #[test]
+    fn a_lease_survives_writing_and_reading_and_names_its_owner() {
+        for released in [false, true] {
+            let record = LeaseRecord {
+                released,
+                ..record(1)
+            };
+            let text = record.encode();
+            assert_eq!(LeaseRecord::decode(text.as_bytes()).as_ref(), Some(&record));
+            let later = format!("{text}colour blue\n");
+            assert_eq!(LeaseRecord::decode(later.as_bytes()), Some(record.clone()));
+            for cut in 0..text.len() {
+                assert_eq!(LeaseRecord::decode(&text.as_bytes()[..cut]), None, "{cut}");
+            }
+            let shown = record.to_string();
+            assert_eq!(
+                shown,
+                "process 4711 (evertide) on db1, since 1970-01-01T00:16:40Z"
+            );
+        }
+    }
+
+    #[test]
+    fn no_name_of_a_host_or_process_makes_a_line_of_its_own() {
+        let mut record = record(1);
+        for name in ["a\nstate released", "\u{7}", "", " ", &"ü".repeat(1_000)] {
+            record.owner.host = name.to_owned();
+            record.owner.process = name.to_owned();
+            let read = LeaseRecord::decode(record.encode().as_bytes()).unwrap();
+            assert!(!read.released, "{name:?}");
+            assert!(!read.to_string().contains(char::is_control), "{name:?}");
+            assert_eq!(read.encode(), record.encode(), "{name:?}");
+        }
+    }
+}
