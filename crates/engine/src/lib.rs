@@ -55,6 +55,7 @@
 mod capture;
 mod database;
 mod directories;
+mod drill;
 mod error;
 mod follow;
 mod options;
@@ -85,7 +86,10 @@ pub use self::{
         ExistingOutput, IntegrityCheck, RestoreError, RestoreOptions, RestorePlan, RestoreProgress,
         RestoreReport, RestoreStage, RestoreTarget, restore, restore_plan,
     },
-    status::{DatabaseState, DatabaseStatus, ReplicaStatus},
+    status::{
+        DatabaseState, DatabaseStatus, DrillFailure, DrillFailureKind, DrillProof, DrillStatus,
+        ReplicaStatus,
+    },
     verify::{
         Finding, FindingKind, ProvenRestore, Severity, VerifyDepth, VerifyError, VerifyOptions,
         VerifyProgress, VerifyReport, VerifyStage, verify,

@@ -1,6 +1,6 @@
 //! What to replicate, where to and how often: plain data.
 
-use std::time::Duration;
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use evertide_storage::Destination;
 
@@ -81,12 +81,21 @@ pub struct ReplicaOptions {
     pub retention: Option<Duration>,
     /// Least time between two looks for what retention may delete.
     pub retention_check_interval: Duration,
+    /// Time between two drills, which restore the newest state to a temporary place, check it and
+    /// remove it; `None` for none. Each reads from the replica what a restore reads.
+    pub drill_interval: Option<Duration>,
+    /// How much a drill reads from the replica at most, in bytes per second; `None` for as much as it
+    /// can.
+    pub drill_bandwidth: Option<NonZeroU64>,
+    /// Where a drill restores to; it takes as much room as the database. `None` for the system's
+    /// directory for temporary files (`TMPDIR`).
+    pub drill_directory: Option<PathBuf>,
 }
 
 impl ReplicaOptions {
     /// A replica with the default intervals, those of Litestream: level 1 every 30 seconds, level 2
     /// every 5 minutes, level 3 and snapshots every hour and day; level 0 stays for 5 minutes.
-    /// Everything else is kept for ever.
+    /// Everything else is kept for ever. There are no drills.
     pub fn new(name: impl Into<String>, destination: Destination) -> Self {
         const MINUTE: Duration = Duration::from_secs(60);
         const HOUR: Duration = Duration::from_secs(3_600);
@@ -99,6 +108,9 @@ impl ReplicaOptions {
             snapshot_interval: 24 * HOUR,
             retention: None,
             retention_check_interval: HOUR,
+            drill_interval: None,
+            drill_bandwidth: None,
+            drill_directory: None,
         }
     }
 }

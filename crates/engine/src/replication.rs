@@ -183,6 +183,7 @@ fn check(path: &Path, options: &ReplicationOptions) -> Result<(), Error> {
                 replica.destination
             ));
         }
+        mistakes.extend(drill_mistake(replica));
     }
     if mistakes.is_empty() {
         return Ok(());
@@ -191,6 +192,20 @@ fn check(path: &Path, options: &ReplicationOptions) -> Result<(), Error> {
         path: path.to_owned(),
         mistakes,
     })
+}
+
+fn drill_mistake(replica: &ReplicaOptions) -> Option<String> {
+    let without = |key| {
+        format!("`{key}` does nothing without `drill_interval`; set that too, or leave it out")
+    };
+    let mistake = match replica.drill_interval {
+        Some(Duration::ZERO) => "`drill_interval` is zero; leave it out for no drills".to_owned(),
+        Some(_) => return None,
+        None if replica.drill_bandwidth.is_some() => without("drill_bandwidth"),
+        None if replica.drill_directory.is_some() => without("drill_directory"),
+        None => return None,
+    };
+    Some(format!("replica `{}`: {mistake}", replica.name))
 }
 
 impl Replication {

@@ -26,6 +26,9 @@ static WORK: Semaphore = Semaphore::const_new(8);
 /// Reads of whole databases and long backlogs at a time: each takes some megabytes of memory.
 static TRANSFERS: Semaphore = Semaphore::const_new(16);
 
+/// Drills at a time: they are in nobody's way.
+static DRILLS: Semaphore = Semaphore::const_new(1);
+
 static CURRENT: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
 
 /// The engine of this process while anything is replicated.
@@ -137,6 +140,11 @@ async fn tick(ticks: watch::Sender<u64>, mut interval: watch::Receiver<Option<Du
 /// The right to start a transfer: held by the thread that reads, until it ends.
 pub(crate) async fn transfer() -> SemaphorePermit<'static> {
     permit(&TRANSFERS).await
+}
+
+/// The right to restore a replica for the sake of it. Whoever has waited longest gets it.
+pub(crate) async fn drill() -> SemaphorePermit<'static> {
+    permit(&DRILLS).await
 }
 
 async fn permit(of: &'static Semaphore) -> SemaphorePermit<'static> {

@@ -109,6 +109,8 @@ pub struct ReplicaStatus {
     pub maintained: Maintained,
     /// What is wrong with those, while something is. Uploads go on.
     pub maintenance_error: Option<String>,
+    /// Whether it can be restored, as far as drills have tried.
+    pub drill: DrillStatus,
     /// What is wrong, while something is.
     pub error: Option<String>,
     /// Since when.
@@ -132,8 +134,69 @@ impl ReplicaStatus {
             catch_ups: 0,
             maintained: Maintained::default(),
             maintenance_error: None,
+            drill: DrillStatus::default(),
             error: None,
             failing_since: None,
         }
     }
+}
+
+/// What drills have found out about a replica.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct DrillStatus {
+    /// The state that the last drill with a good end has restored, this start or before; `None` where
+    /// there was none.
+    pub proven: Option<DrillProof>,
+    /// What is wrong, while the last drill has come to no good end.
+    pub failure: Option<DrillFailure>,
+    /// Whether one is under way.
+    pub running: bool,
+    /// Drills with a good end since the start.
+    pub proofs: u64,
+    /// Drills without one since the start.
+    pub failures: u64,
+}
+
+/// A state that was restored, in which SQLite found nothing wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DrillProof {
+    /// Its transaction.
+    pub txid: Txid,
+    /// When that was captured.
+    pub captured: SystemTime,
+    /// When it was proven.
+    pub at: SystemTime,
+    /// The size of the database, in bytes.
+    pub database_bytes: u64,
+    /// Its checksum, as read back from disk.
+    pub database_checksum: u64,
+    /// Whether that was compared with the one recorded at capture. There is none for what was captured
+    /// by somebody else, or just before a crash.
+    pub compared: bool,
+}
+
+/// A drill that came to no good end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct DrillFailure {
+    /// What it means.
+    pub kind: DrillFailureKind,
+    /// What is wrong, and what to do.
+    pub problem: String,
+    /// When the last drill failed.
+    pub at: SystemTime,
+    /// Since when drills fail.
+    pub since: SystemTime,
+}
+
+/// What a failed drill means.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum DrillFailureKind {
+    /// The newest state cannot be restored from the replica, or is not what was captured.
+    Unsound,
+    /// It could not be tried to the end: the replica cannot be reached, there is no room, or the like.
+    Unfinished,
 }

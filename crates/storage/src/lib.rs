@@ -40,6 +40,7 @@ mod disk;
 mod error;
 mod file;
 mod lease;
+mod limit;
 #[cfg(feature = "testing")]
 mod memory;
 #[cfg(feature = "_object")]
@@ -70,6 +71,7 @@ pub use self::{
     error::Error,
     file::FileClient,
     lease::{Identity, Lease, LeaseRecord, LeasedClient, NotAnIdentity, Owner, Taken},
+    limit::LimitedClient,
     secret::Secret,
     stream::{ByteStream, bytes_stream, collect, file_stream},
     v3::{V3Key, V3Object, V3Part},

@@ -148,7 +148,7 @@ fn backup(status: &DatabaseStatus) -> Markup {
             @if let Some(error) = &status.error { p.error { (error) } }
             @if !status.replicas.is_empty() {
                 table {
-                    thead { tr { th { "Replica" } th { "Transaction" } th { "Lag" } th { "State" } } }
+                    thead { tr { th { "Replica" } th { "Transaction" } th { "Lag" } th { "Proven" } th { "State" } } }
                     tbody { @for one in &status.replicas { (replica(one, status)) } }
                 }
             }
@@ -163,9 +163,13 @@ fn replica(replica: &ReplicaStatus, status: &DatabaseStatus) -> Markup {
             td title=(replica.location) { (replica.name) }
             td { @if replica.txid.get() == 0 { "none yet" } @else { code { (replica.txid) } } }
             td { @match replica.lag { Some(lag) => (milliseconds(lag)), None => "–" } }
+            td { @match &replica.drill.proven { Some(proof) => code { (proof.txid) }, None => "–" } }
             td { @if behind == 0 { "complete" } @else { (behind) " behind" } }
         }
-        @if let Some(error) = &replica.error { tr { td.error colspan="4" { (error) } } }
+        @if let Some(error) = &replica.error { tr { td.error colspan="5" { (error) } } }
+        @if let Some(failure) = &replica.drill.failure {
+            tr { td.error colspan="5" { (failure.problem) } }
+        }
     }
 }
 

@@ -15,7 +15,10 @@ use tokio::{
     sync::{SemaphorePermit, mpsc, oneshot, watch},
     time::Instant,
 };
-use tokio_util::{sync::DropGuard, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 
 pub(crate) use self::messages::{
     Captured, Command, Content, ImageRequest, Snapshot, request_snapshot, tail_matches,
@@ -115,6 +118,7 @@ pub(crate) async fn start(
         status,
         replicas: Vec::new(),
         tasks: TaskTracker::new(),
+        stopping: CancellationToken::new(),
         schedule: Schedule::new(),
         pending: PendingImages::default(),
         images: Vec::new(),
@@ -168,6 +172,8 @@ struct Database {
     status: watch::Sender<DatabaseStatus>,
     replicas: Vec<RunningReplica>,
     tasks: TaskTracker,
+    /// Ends what need not be done before the end.
+    stopping: CancellationToken,
     schedule: Schedule,
     pending: PendingImages,
     images: Vec<ImageJob>,

@@ -139,6 +139,7 @@ impl Database {
             flush: self.flush.subscribe(),
             status: self.status.clone(),
             commands: self.commands.clone(),
+            stopping: self.stopping.clone(),
         };
         let task = replica::run(context, cancel.clone());
         self.tasks.spawn_on(task, self.engine.handle());

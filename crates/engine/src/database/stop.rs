@@ -15,6 +15,7 @@ impl Database {
     /// Captures what is committed, uploads it, and ends the replicas' tasks.
     pub(super) async fn stop(&mut self, deadline: Duration) -> Result<(), Error> {
         let end = Instant::now() + deadline;
+        self.stopping.cancel();
         let mut goal = self.capture_all().await;
         let mut status = self.status.subscribe();
         let complete =
@@ -44,8 +45,11 @@ impl Database {
         self.await_table(end).await;
         self.cancel_replicas().await;
         self.give_up_images();
-        self.status
-            .send_modify(|status| status.state = DatabaseState::Stopped);
+        self.status.send_modify(|status| {
+            status.state = DatabaseState::Stopped;
+            let replicas = status.replicas.iter_mut();
+            replicas.for_each(|replica| replica.drill.running = false);
+        });
         self.stopped(deadline, goal)
     }
 

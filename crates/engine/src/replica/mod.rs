@@ -38,6 +38,7 @@ use self::{
 use crate::{
     DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, Content, request_snapshot, tail_matches},
+    drill::Drill,
     error::describe,
     state::Tip,
     verify::Recorder,
@@ -63,12 +64,16 @@ pub(crate) struct ReplicaContext {
     pub(crate) status: watch::Sender<DatabaseStatus>,
     /// Where to ask for a snapshot.
     pub(crate) commands: mpsc::UnboundedSender<Command>,
+    /// Cancelled when the database stops: what is not needed to bring the replica up to date ends.
+    pub(crate) stopping: CancellationToken,
 }
 
 /// The task of one replica, until cancelled.
 pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
     let (news, receiver) = mpsc::unbounded_channel();
     let upkeep = Upkeep::new(&context, receiver);
+    let recorder = Recorder::default();
+    let drill = Drill::new(&context, recorder.heard());
     let mut replica = Replica {
         context,
         news,
@@ -76,7 +81,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         remote: None,
         failures: 0,
         last_upload: None,
-        recorder: Recorder::default(),
+        recorder,
     };
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
     // Once cancelled it reports no more: another task may have its name by then.
@@ -85,6 +90,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = cancel.cancelled() => {}
         () = replica.follow() => {}
         () = upkeep.run() => {}
+        () = drill.run() => {}
     }
     replica.record_the_end().await;
 }
@@ -417,13 +423,13 @@ impl Replica {
 }
 
 /// Milliseconds since the epoch.
-fn milliseconds(time: SystemTime) -> i64 {
+pub(crate) fn milliseconds(time: SystemTime) -> i64 {
     let since = time.duration_since(SystemTime::UNIX_EPOCH);
     since.unwrap_or_default().as_millis() as i64
 }
 
 /// Changes the status of a replica, if there still is one of that name.
-fn report(
+pub(crate) fn report(
     status: &watch::Sender<DatabaseStatus>,
     name: &str,
     change: impl FnOnce(&mut ReplicaStatus),

@@ -42,6 +42,8 @@ pub(super) struct Apply {
 /// What has been restored.
 pub(super) struct Applied {
     pub(super) txid: Txid,
+    /// When that was captured, as the header of the last file says, in milliseconds since the epoch.
+    pub(super) timestamp_ms: Option<i64>,
     pub(super) page_size: PageSize,
     /// The size of the database, in pages.
     pub(super) pages: u32,
@@ -53,6 +55,7 @@ impl Applied {
     pub(super) fn of_v3(page_size: PageSize, pages: u32, meter: Meter) -> Self {
         Self {
             txid: Txid::ZERO,
+            timestamp_ms: None,
             page_size,
             pages,
             meter,
@@ -89,6 +92,7 @@ impl Apply {
                 page_size: None,
                 missing: Missing::default(),
                 txid: Txid::ZERO,
+                timestamp_ms: None,
             };
             database.apply_all(self.files)
         })?;
@@ -130,6 +134,7 @@ struct Database<'a> {
     page_size: Option<PageSize>,
     missing: Missing,
     txid: Txid,
+    timestamp_ms: Option<i64>,
 }
 
 impl Database<'_> {
@@ -171,6 +176,7 @@ impl Database<'_> {
         let mut reader = BatchReader::new(feed)?;
         let header = reader.header().clone();
         self.prepare(&header, object)?;
+        self.timestamp_ms = Some(header.timestamp_ms);
         let mut done = Done::default();
         loop {
             let mut batch = self.workers.batch(&mut done);
@@ -271,11 +277,11 @@ impl Database<'_> {
             let source = io::Error::other(format!("{found} bytes where {length} were written"));
             return Err(RestoreError::io("write", self.path)(source));
         }
-        let (txid, pages) = (self.txid, self.missing.size());
         Ok(Applied {
-            txid,
+            txid: self.txid,
+            timestamp_ms: self.timestamp_ms,
             page_size,
-            pages,
+            pages: self.missing.size(),
             meter: self.meter,
         })
     }

@@ -167,6 +167,8 @@ pub struct RestoreReport {
     pub txid: Txid,
     /// When that state was captured.
     pub created: Option<SystemTime>,
+    /// The same as the file itself has it, where it does: listings may tell a little more.
+    pub(crate) timestamp_ms: Option<i64>,
     /// Files read.
     pub files: u64,
     /// Bytes read.
@@ -324,6 +326,7 @@ fn report_of(applied: &Applied, plan: &RestorePlan, started: Instant) -> Restore
     RestoreReport {
         txid: applied.txid,
         created: plan.created(),
+        timestamp_ms: applied.timestamp_ms,
         files: progress.files,
         bytes: progress.bytes,
         page_size: applied.page_size,

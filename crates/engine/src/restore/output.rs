@@ -101,10 +101,7 @@ impl Output {
     /// Creates the temporary file, in the directory of the output and with its future permissions.
     pub(super) fn create(&self) -> Result<Box<dyn DiskFile>, RestoreError> {
         let found = self.check()?;
-        let directory = self.directory();
-        self.disk
-            .create_dir_all(directory, 0o755)
-            .map_err(RestoreError::io("create", directory))?;
+        self.create_directory()?;
         self.sweep();
         let mode = found.as_ref().map_or(self.mode, |found| found.mode);
         let temporary = self.sibling(TEMPORARY);
@@ -123,6 +120,19 @@ impl Output {
             let _ = file.set_owner(found.uid, found.gid);
         }
         Ok(file)
+    }
+
+    /// Makes the directory of the output, unless nobody waits any more: then whoever gave up may have
+    /// removed it.
+    fn create_directory(&self) -> Result<(), RestoreError> {
+        let state = self.state();
+        if state.cancelled {
+            return Err(RestoreError::Cancelled);
+        }
+        let directory = self.directory();
+        let created = self.disk.create_dir_all(directory, 0o755);
+        created.map_err(RestoreError::io("create", directory))?;
+        Ok(())
     }
 
     /// A file for what does not fit in memory. It has no name, so nothing of it can stay behind.

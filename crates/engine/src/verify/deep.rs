@@ -3,16 +3,19 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use evertide_ltx::{Checksum, PageSize, Pgno, Txid};
-use evertide_storage::Disk;
+use evertide_storage::{Disk, ReplicaClient};
 
 use super::{
     Finding, FindingKind, VerifyError, VerifyOptions, VerifyProgress, VerifyReport, VerifyStage,
-    progress::Observer,
+    place::Place, progress::Observer,
 };
 use crate::{
     IntegrityCheck, RestoreError, RestoreOptions, RestoreProgress, RestoreReport, RestoreStage,
@@ -43,15 +46,20 @@ pub(super) async fn prove(
     report: &mut VerifyReport,
 ) -> Result<(), VerifyError> {
     let started = Instant::now();
-    let database = Temporary::new(options);
-    let restored = match restore(restore_options(options, &database.path)).await {
+    let mut newest = Newest::new(
+        Arc::clone(&options.replica),
+        options.parallelism,
+        Arc::clone(&options.disk),
+        options.temporary.clone(),
+    );
+    newest.observer = options.observer.clone();
+    let (restored, checksum) = match newest.restore().await {
         Ok(restored) => restored,
-        Err(error) => return failed(options, report, error),
+        Err(Unrestored::Replica(error)) => return failed(options, report, error),
+        Err(Unrestored::Temporary(action, error)) => {
+            return Err(VerifyError::temporary(action, &options.temporary)(error));
+        }
     };
-    let (disk, path) = (Arc::clone(&options.disk), database.path.clone());
-    let page_size = restored.page_size;
-    let checksum = blocking(move || checksum_of(&*disk, &path, page_size)).await;
-    let checksum = checksum.map_err(VerifyError::temporary("read back", &database.path))?;
     if let Some(problem) = difference(report, &restored, checksum) {
         report.findings.insert(0, Finding::new(
             FindingKind::Restore,
@@ -70,14 +78,82 @@ pub(super) async fn prove(
     Ok(())
 }
 
-fn restore_options(options: &VerifyOptions, output: &Path) -> RestoreOptions {
-    let mut restore = RestoreOptions::new(Arc::clone(&options.replica), output);
-    restore.integrity_check = IntegrityCheck::Full;
-    restore.parallelism = options.parallelism;
-    restore.disk = Arc::clone(&options.disk);
-    match options.observer.clone() {
-        Some(Observer(tell)) => restore.on_progress(move |progress| tell(&progress_of(progress))),
-        None => restore,
+/// The newest state of a replica, to be restored for the sake of it.
+pub(crate) struct Newest {
+    replica: Arc<dyn ReplicaClient>,
+    parallelism: usize,
+    disk: Arc<dyn Disk>,
+    /// Where a place for it is made.
+    temporary: PathBuf,
+    observer: Option<Observer>,
+}
+
+/// Why it could not be restored.
+#[derive(Debug)]
+pub(crate) enum Unrestored {
+    /// The restore failed.
+    Replica(RestoreError),
+    /// Something that was tried with the temporary files failed.
+    Temporary(&'static str, io::Error),
+}
+
+impl Newest {
+    /// To be restored to a place of its own below `temporary`, with so many requests to the replica at a
+    /// time.
+    pub(crate) fn new(
+        replica: Arc<dyn ReplicaClient>,
+        parallelism: usize,
+        disk: Arc<dyn Disk>,
+        temporary: PathBuf,
+    ) -> Self {
+        Self {
+            replica,
+            parallelism,
+            disk,
+            temporary,
+            observer: None,
+        }
+    }
+
+    /// Restores it, has SQLite check the whole database, reads its checksum back from disk, and removes
+    /// it: also when this is dropped before its end.
+    pub(crate) async fn restore(self) -> Result<(RestoreReport, Checksum), Unrestored> {
+        let (disk, temporary) = (Arc::clone(&self.disk), self.temporary.clone());
+        let place = blocking(move || Place::create(disk, &temporary)).await;
+        let place = place.map_err(|error| Unrestored::Temporary("make a directory in", error))?;
+        let path = place.database();
+        let restored = restore(self.options(&path)).await;
+        let restored = restored.map_err(Unrestored::Replica)?;
+        let (disk, page_size) = (self.disk, restored.page_size);
+        let unwanted = SetOnDrop(Arc::default());
+        let stop = Arc::clone(&unwanted.0);
+        let checksum = blocking(move || checksum_of(&*disk, &path, page_size, &stop)).await;
+        let checksum = checksum.map_err(|error| Unrestored::Temporary("read back", error));
+        // To remove a large file takes a while.
+        blocking(move || drop(place)).await;
+        Ok((restored, checksum?))
+    }
+
+    fn options(&self, output: &Path) -> RestoreOptions {
+        let mut restore = RestoreOptions::new(Arc::clone(&self.replica), output);
+        restore.integrity_check = IntegrityCheck::Full;
+        restore.parallelism = self.parallelism;
+        restore.disk = Arc::clone(&self.disk);
+        match self.observer.clone() {
+            Some(Observer(tell)) => {
+                restore.on_progress(move |progress| tell(&progress_of(progress)))
+            }
+            None => restore,
+        }
+    }
+}
+
+/// Tells a thread that nobody waits for it any more.
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -150,11 +226,19 @@ fn difference(
 }
 
 /// The checksum of a database file: the XOR of those of its pages.
-fn checksum_of(disk: &dyn Disk, path: &Path, page_size: PageSize) -> io::Result<Checksum> {
+fn checksum_of(
+    disk: &dyn Disk,
+    path: &Path,
+    page_size: PageSize,
+    stop: &AtomicBool,
+) -> io::Result<Checksum> {
     let file = disk.open_read(path)?;
     let (mut piece, mut offset) = (vec![0; PIECE], 0);
     let (mut number, mut sum) = (0_u32, Checksum::EMPTY);
     loop {
+        if stop.load(Ordering::Relaxed) {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let read = file.read_at(&mut piece, offset)?;
         if read == 0 {
             return Ok(sum);
@@ -172,34 +256,6 @@ fn checksum_of(disk: &dyn Disk, path: &Path, page_size: PageSize) -> io::Result<
                 }
                 _ => {}
             }
-        }
-    }
-}
-
-/// A database under a name that nothing else has, removed in any case.
-struct Temporary {
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-}
-
-impl Temporary {
-    fn new(options: &VerifyOptions) -> Self {
-        let name = format!("evertide-verify-{:016x}.db", fastrand::u64(..));
-        Self {
-            disk: Arc::clone(&options.disk),
-            path: options.temporary.join(name),
-        }
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        match self.disk.remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                let path = self.path.display();
-                tracing::warn!(%path, %error, "a temporary database stays behind");
-            }
-            _ => {}
         }
     }
 }

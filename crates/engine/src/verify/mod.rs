@@ -9,6 +9,7 @@ mod error;
 mod finding;
 #[cfg(test)]
 mod fuzz;
+mod place;
 mod plan;
 mod progress;
 mod read;
@@ -44,8 +45,13 @@ pub use self::{
 };
 use crate::{RestoreError, RestoreTarget, restore::listing, runtime::Engine};
 
-use self::recorder::Recorded;
-pub(crate) use self::{recorder::Recorder, records::Record};
+#[cfg(test)]
+pub(crate) use self::records::encode as encode_records;
+pub(crate) use self::{
+    deep::{Newest, Unrestored},
+    recorder::{Heard, Recorded, Recorder, recorded},
+    records::{Record, sealed, unsealed},
+};
 
 /// Chunks between those who read and the one who checks.
 const CHUNKS: usize = 4;
@@ -204,8 +210,8 @@ async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
     }
     let strays = options.replica.list_strays().await;
     let strays = strays.map_err(VerifyError::Replica)?;
-    let recorded = recorder::recorded(&*options.replica).await;
-    let (records, damaged) = match recorded.map_err(VerifyError::Replica)? {
+    let found = recorded(&*options.replica).await;
+    let (records, damaged) = match found.map_err(VerifyError::Replica)? {
         Recorded::Records(records) => (records, false),
         Recorded::Damaged => (Vec::new(), true),
     };

@@ -4,7 +4,10 @@
 //! ten minutes have passed since the last time, and at the end: at most six requests an hour, and none
 //! while nothing changes. It is an extra, so that a failure delays no upload and is no error.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use evertide_ltx::Txid;
 use evertide_storage::{Error, Precondition, ReplicaClient, SmallKey};
@@ -16,6 +19,8 @@ use super::records::{self, Record};
 const INTERVAL: Duration = Duration::from_secs(600);
 /// How long one may take: uploads wait for it, and so does the end.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How many records are kept for a listener: what is captured in some hours.
+const HEARD: usize = 1 << 15;
 /// The name of the object.
 const NAME: &str = "checksums";
 
@@ -30,9 +35,15 @@ pub(crate) struct Recorder {
     unpublished: bool,
     /// When a publication was tried.
     last: Option<Instant>,
+    heard: Heard,
 }
 
 impl Recorder {
+    /// What is recorded from now on, for those who do not wait until it is published.
+    pub(crate) fn heard(&self) -> Heard {
+        self.heard.clone()
+    }
+
     /// A file whose last transaction is `txid` has been uploaded. Its checksum may come later.
     pub(crate) fn uploaded(&mut self, txid: Txid) {
         self.uploaded = txid;
@@ -41,6 +52,9 @@ impl Recorder {
     /// This is the newest captured state; it counts if it is what was uploaded last. What was uploaded
     /// before this start was recorded then.
     pub(crate) fn captured(&mut self, record: Option<Record>) {
+        if let Some(record) = record {
+            self.heard.note(record);
+        }
         let new = |record: &Record| {
             record.txid == self.uploaded
                 && self
@@ -114,8 +128,61 @@ impl Recorder {
     }
 }
 
+/// Checksums of the newest states, as they become known: the last one, and while somebody listens all of
+/// them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heard(Arc<Mutex<Hearing>>);
+
+#[derive(Debug, Default)]
+struct Hearing {
+    records: Vec<Record>,
+    listeners: u32,
+}
+
+/// Those heard meanwhile are kept until this is dropped.
+pub(crate) struct Listening(Heard);
+
+impl Heard {
+    pub(crate) fn listen(&self) -> Listening {
+        self.state().listeners += 1;
+        Listening(self.clone())
+    }
+
+    fn note(&self, record: Record) {
+        let mut state = self.state();
+        if state.records.last() == Some(&record) {
+            return;
+        }
+        if state.listeners == 0 {
+            state.records.clear();
+        }
+        let excess = (state.records.len() + 1).saturating_sub(HEARD);
+        state.records.drain(..excess);
+        state.records.push(record);
+    }
+
+    fn state(&self) -> MutexGuard<'_, Hearing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listening {
+    /// The last record of this transaction.
+    pub(crate) fn record_of(&self, txid: Txid) -> Option<Record> {
+        let state = self.0.state();
+        let found = state.records.iter().rfind(|record| record.txid == txid);
+        found.copied()
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.state().listeners -= 1;
+    }
+}
+
 /// What is recorded on a replica.
-pub(super) enum Recorded {
+pub(crate) enum Recorded {
     /// These; none where nothing was ever recorded.
     Records(Vec<Record>),
     /// The object is damaged, or of another version.
@@ -123,7 +190,7 @@ pub(super) enum Recorded {
 }
 
 /// Reads what is recorded on a replica.
-pub(super) async fn recorded(client: &dyn ReplicaClient) -> Result<Recorded, Error> {
+pub(crate) async fn recorded(client: &dyn ReplicaClient) -> Result<Recorded, Error> {
     let Some(key) = SmallKey::new(NAME) else {
         return Ok(Recorded::Damaged);
     };

@@ -88,7 +88,7 @@ fn thin(records: &mut Vec<Record>) {
 }
 
 /// The object that holds these records.
-pub(super) fn encode(records: &[Record]) -> Vec<u8> {
+pub(crate) fn encode(records: &[Record]) -> Vec<u8> {
     let mut text = format!("{TITLE}\n");
     for record in records {
         let (ms, pages) = (record.timestamp_ms, record.pages);
@@ -99,19 +99,12 @@ pub(super) fn encode(records: &[Record]) -> Vec<u8> {
             record.txid, record.checksum
         );
     }
-    let _ = writeln!(text, "crc {}", crc(text.as_bytes()));
-    text.into_bytes()
+    sealed(text)
 }
 
 /// Reads what `encode` wrote; `None` where it is damaged, or of another version.
 pub(super) fn decode(content: &[u8]) -> Option<Vec<Record>> {
-    let text = std::str::from_utf8(content).ok()?;
-    let crc_line = text.strip_suffix('\n')?.rsplit_once('\n')?.1;
-    let body = text.get(..text.len() - crc_line.len() - 1)?;
-    if crc_line != format!("crc {}", crc(body.as_bytes())) {
-        return None;
-    }
-    let mut lines = body.lines();
+    let mut lines = unsealed(content)?.lines();
     if lines.next()? != TITLE {
         return None;
     }
@@ -129,6 +122,21 @@ fn decode_line(line: &str) -> Option<Record> {
         pages: pages.parse().ok()?,
         checksum: Checksum::new(u64::from_str_radix(checksum, 16).ok()?),
     })
+}
+
+/// Text whose last line has the CRC-64 of those before it.
+pub(crate) fn sealed(mut text: String) -> Vec<u8> {
+    // Writing to a string cannot fail.
+    let _ = writeln!(text, "crc {}", crc(text.as_bytes()));
+    text.into_bytes()
+}
+
+/// The lines before the last one; `None` where that contradicts them.
+pub(crate) fn unsealed(content: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(content).ok()?;
+    let crc_line = text.strip_suffix('\n')?.rsplit_once('\n')?.1;
+    let body = text.get(..text.len() - crc_line.len() - 1)?;
+    (crc_line == format!("crc {}", crc(body.as_bytes()))).then_some(body)
 }
 
 fn crc(body: &[u8]) -> Checksum {

@@ -196,7 +196,7 @@ fn read(report: &mut Report, section: &Section<'_>) -> Option<(WatchedDirectory,
     };
     let (recursive, watch) = (flag(report, "recursive"), flag(report, "watch"));
     let (pattern, recursive, watched) = (pattern?, recursive?, watch?);
-    let path = replica::database_path(report, &dir)?;
+    let path = replica::path_without_tilde(report, &dir)?;
     let Some(glob) = Glob::parse(pattern.value) else {
         report.add(&pattern.place, Mistake::BadPattern);
         return None;

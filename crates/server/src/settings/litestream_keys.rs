@@ -38,8 +38,8 @@ pub(super) const LITESTREAM_ONLY: [(&str, &str); 24] = [
     ("shutdown-sync-timeout", "remove it"),
     ("socket", "remove it"),
     ("truncate-page-n", "use `checkpoint-interval`"),
-    ("validation", "remove it"),
-    ("validation-interval", "remove it"),
+    ("validation", "use `drill-interval` in the replica"),
+    ("validation-interval", "use `drill-interval` in the replica"),
     ("verify-compaction", "remove it"),
 ];
 

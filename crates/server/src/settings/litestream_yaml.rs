@@ -9,6 +9,7 @@ use evertide_storage::Destination;
 use super::{
     DatabaseSettings, check_size, directory,
     document::{Table, Value},
+    drill::{DrillKeys, Drills},
     error::{Mistake, SettingsErrors},
     litestream_keys::{LITESTREAM_ONLY, OF_TYPE},
     litestream_s3,
@@ -58,8 +59,8 @@ const LEVEL: [&str; 1] = ["interval"];
 /// Levels 1 to 8.
 const MAX_LEVELS: usize = 8;
 
-/// Of 0.5, and the three that 0.3 had for each replica.
-const REPLICA: [&str; 8] = [
+/// Of 0.5, the three that 0.3 had for each replica, and Evertide's own for drills.
+const REPLICA: [&str; 11] = [
     "type",
     "name",
     "path",
@@ -68,7 +69,17 @@ const REPLICA: [&str; 8] = [
     "snapshot-interval",
     "retention",
     "retention-check-interval",
+    DRILL_KEYS.interval,
+    DRILL_KEYS.bandwidth,
+    DRILL_KEYS.directory,
 ];
+
+const DRILL_KEYS: DrillKeys = DrillKeys {
+    interval: "drill-interval",
+    bandwidth: "drill-bandwidth",
+    directory: "drill-directory",
+    alone: "it does nothing without `drill-interval`: set that too, or remove it",
+};
 
 /// Reads a `litestream.yml`.
 ///
@@ -268,9 +279,11 @@ fn database_options(
         .collect();
     let names = names(report, &replicas);
     for ((kind, section), name) in replicas.iter().zip(names) {
+        let drills = Drills::read(report, section, &DRILL_KEYS);
         let read = read_replica(report, section, *kind, timing, &global.credentials, seen);
         if let (Some((timing, destination)), Some(name)) = (read, name) {
             let mut replica = timing.replica(&name, destination);
+            drills.set(&mut replica);
             if let Some(levels) = &global.levels {
                 replica.levels.clone_from(levels);
             }
@@ -288,7 +301,7 @@ fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) ->
     for prefix in ["sqlite://", "sqlite3://"] {
         text.value = text.value.strip_prefix(prefix).unwrap_or(text.value);
     }
-    let path = replica::database_path(report, &text)?;
+    let path = replica::path_without_tilde(report, &text)?;
     seen.database(report, &path, &text.place);
     Some(path)
 }

@@ -12,6 +12,7 @@
 
 mod directory;
 mod document;
+mod drill;
 mod duration;
 mod error;
 mod litestream_keys;

@@ -88,6 +88,11 @@ pub(super) const LEVEL_INTERVAL: Limits = limits(100, YEAR);
 pub(super) const L0_RETENTION: Limits = limits(1, YEAR);
 pub(super) const SNAPSHOT_INTERVAL: Limits = limits(100, YEAR);
 pub(super) const RETENTION_CHECK_INTERVAL: Limits = limits(100, YEAR);
+pub(super) const DRILL_INTERVAL: Limits = Limits {
+    min: Duration::from_secs(60),
+    max: YEAR,
+    zero: Zero::Never,
+};
 pub(super) const RETENTION: Limits = Limits {
     min: Duration::from_secs(1),
     max: YEAR.saturating_mul(100),
@@ -233,8 +238,8 @@ fn destination(
         .ok()
 }
 
-/// The path of a database, absolute so that it can be compared.
-pub(super) fn database_path(report: &mut Report, path: &Text<'_>) -> Option<PathBuf> {
+/// A path on this machine.
+pub(super) fn path_without_tilde(report: &mut Report, path: &Text<'_>) -> Option<PathBuf> {
     check_no_tilde(report, path)?;
     Some(PathBuf::from(path.value))
 }

@@ -165,11 +165,12 @@ impl<'n> Section<'n> {
         if (limits.min..=limits.max).contains(&value) {
             return Some(value);
         }
-        if value.is_zero() && limits.zero == Zero::ForEver {
+        if value.is_zero() && limits.zero != Zero::Invalid {
             return Some(Duration::ZERO);
         }
         let zero = match limits.zero {
             Zero::ForEver => ", and 0 means for ever",
+            Zero::Never => ", and 0 means never",
             Zero::Invalid => "",
         };
         let (min, max) = (limits.min, limits.max);
@@ -223,6 +224,7 @@ pub(super) struct Limits {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Zero {
     ForEver,
+    Never,
     Invalid,
 }
 

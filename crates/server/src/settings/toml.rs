@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     DatabaseSettings, check_size, directory,
     document::{Entry, Node, Table, Value},
+    drill::{DrillKeys, Drills},
     error::{Mistake, SettingsErrors},
     replica::{
         self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType, S3Settings,
@@ -46,14 +47,24 @@ const DATABASE: [&str; 9] = [
 ];
 
 /// Keys of a replica of any type.
-const REPLICA: [&str; 6] = [
+const REPLICA: [&str; 9] = [
     "name",
     "type",
     "sync_interval",
     "snapshot_interval",
     "retention",
     "retention_check_interval",
+    DRILL_KEYS.interval,
+    DRILL_KEYS.bandwidth,
+    DRILL_KEYS.directory,
 ];
+
+const DRILL_KEYS: DrillKeys = DrillKeys {
+    interval: "drill_interval",
+    bandwidth: "drill_bandwidth",
+    directory: "drill_directory",
+    alone: "it does nothing without `drill_interval`: set that too, or remove it",
+};
 
 const FILE: [&str; 1] = ["file_path"];
 
@@ -215,7 +226,7 @@ fn check_database_keys(report: &mut Report, section: &Section<'_>) {
 
 fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Option<PathBuf> {
     let text = section.required(report, "path", "give the path of the database file")?;
-    let path = replica::database_path(report, &text)?;
+    let path = replica::path_without_tilde(report, &text)?;
     seen.database(report, &path, &text.place);
     Some(path)
 }
@@ -262,6 +273,7 @@ fn read_replica(
             &RETENTION_CHECK_INTERVAL,
         ),
     };
+    let drills = Drills::read(report, section, &DRILL_KEYS);
     let destination = match kind? {
         ReplicaType::FILE => {
             let hint = "give the directory that the replica is to be in";
@@ -283,7 +295,9 @@ fn read_replica(
             destination
         }
     };
-    Some(timing.replica(name?.value, destination))
+    let mut replica = timing.replica(name?.value, destination);
+    drills.set(&mut replica);
+    Some(replica)
 }
 
 fn check_keys(report: &mut Report, section: &Section<'_>, kind: Option<ReplicaType>) {

@@ -452,3 +452,22 @@ fn neither_size_nor_depth_nor_aliases_exhaust_anything() {
     }
     assert!(parse_litestream_yaml(&laughs).is_err());
 }
+
+#[test]
+fn drills_are_evertides_own_and_set_for_a_replica() {
+    let text = "dbs: [{path: /a, replica: {path: /r, drill-interval: 24h, drill-bandwidth: 8MiB, \
+                drill-directory: /var/tmp}}]";
+    let replica = &parse_litestream_yaml(text).unwrap()[0].replication.replicas[0];
+    assert_eq!(replica.drill_interval, Some(crate::DAY));
+    assert_eq!(replica.drill_bandwidth.map(u64::from), Some(8 << 20));
+    assert_eq!(replica.drill_directory, Some("/var/tmp".into()));
+    assert_mistake(
+        parse_litestream_yaml("dbs: [{path: /a, replica: {path: /r, drill-bandwidth: 8MiB}}]"),
+        "line 1: dbs[0].replica.drill-bandwidth: does not belong here: it does nothing without \
+         `drill-interval`",
+    );
+    assert_mistake(
+        parse_litestream_yaml("validation: {interval: 1h}\ndbs: [{path: /a, replica: {path: /r}}]"),
+        "line 1: validation: is a setting of Litestream that Evertide does not have: use `drill-in",
+    );
+}

@@ -529,3 +529,44 @@ fn the_limit_of_staged_files_is_a_size_with_a_unit() {
         assert_mistake(parse_toml(&text(given)), expected);
     }
 }
+
+#[test]
+fn drills_are_off_unless_asked_for_and_have_a_limit_and_a_place() {
+    let off = only_replica(&with(
+        "drill_interval = ''\ndrill_bandwidth = ''\ndrill_directory = ''",
+    ));
+    assert_eq!(off, only_replica(&with("")));
+    assert_eq!(off.drill_interval, None);
+    let on = only_replica(&with(
+        "drill_interval = '1d'\ndrill_bandwidth = '8MiB'\ndrill_directory = '/var/tmp'",
+    ));
+    assert_eq!(on.drill_interval, Some(DAY));
+    assert_eq!(on.drill_bandwidth.map(u64::from), Some(8 << 20));
+    assert_eq!(on.drill_directory, Some(PathBuf::from("/var/tmp")));
+    // Zero turns them off, and the rest may stay where it is.
+    let zero = only_replica(&with("drill_interval = '0'\ndrill_bandwidth = '8MiB'"));
+    assert_eq!(zero, off);
+}
+
+#[test]
+fn settings_of_drills_that_would_do_nothing_or_harm_are_refused_all_at_once() {
+    let text = with("drill_bandwidth = '1kB'\ndrill_directory = '~/drills'");
+    let expected = [
+        "line 5: replicas[0].drill_bandwidth: `1kB` is no size of 65536 bytes or more",
+        "line 5: replicas[0].drill_bandwidth: does not belong here: it does nothing without `drill_i",
+        "line 6: replicas[0].drill_directory: does not belong here: it does nothing without `drill_i",
+        "line 6: replicas[0].drill_directory: `~` is not replaced",
+    ];
+    let mut mistakes = mistakes(parse_toml(&text));
+    mistakes.sort();
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+    for expected in expected {
+        let said = mistakes.iter().any(|mistake| mistake.starts_with(expected));
+        assert!(said, "{expected} is not in {mistakes:#?}");
+    }
+    assert_mistake(
+        parse_toml(&with("drill_interval = '1s'")),
+        "line 5: replicas[0].drill_interval: 1s is out of bounds: from 1m to 366d is possible, and 0 \
+         means never",
+    );
+}
