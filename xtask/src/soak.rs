@@ -15,6 +15,7 @@ const TORTURE: u64 = 600;
 const FUZZ: u64 = 60;
 const KILLS: u32 = 250;
 const CRASHES: u32 = 4_000;
+const YEARS: u32 = 20;
 
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
@@ -91,6 +92,7 @@ fn crashes(seed: u64) -> Result<Tally> {
 
 fn lives(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--test", "lifetime", "--", "--nocapture"]);
+    test.env("EVERTIDE_YEARS", YEARS.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

@@ -20,6 +20,13 @@ const fn of(package: &'static str, binary: &'static [&'static str], name: &'stat
     }
 }
 
+/// Everything that maintenance does, for a year.
+const YEAR: Test = of(
+    "evertide",
+    &["--test", "lifetime"],
+    "year::in_a_year_of_everything_no_retained_state_is_lost_and_nothing_superfluous_is_left",
+);
+
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "capture-no-second-look",
@@ -116,6 +123,47 @@ pub(super) const FAULTS: &[Fault] = &[
             unit(
                 "replica::retain::tests::retention_changes_no_state_that_it_promises_and_leaves_nothing_over",
             ),
+        ],
+    },
+    Fault {
+        name: "compaction-window",
+        harm: "what was captured in later windows goes into one file with an earlier one: states are lost",
+        file: "crates/engine/src/replica/compact.rs",
+        right: "if !continues || time >= end || sources.len()",
+        wrong: "if !continues || time >= now || sources.len()",
+        tests: &[
+            unit(
+                "replica::compact::tests::compaction_makes_one_file_of_each_closed_window_wherever_it_is_interrupted",
+            ),
+            YEAR,
+        ],
+    },
+    Fault {
+        name: "retention-one-too-many",
+        harm: "a file that leads on from the oldest state still promised is deleted",
+        file: "crates/engine/src/replica/retain.rs",
+        right: "file.name.max <= reached\n",
+        wrong: "file.name.max <= reached.next()\n",
+        tests: &[
+            unit(
+                "replica::retain::tests::retention_changes_no_state_that_it_promises_and_leaves_nothing_over",
+            ),
+            YEAR,
+        ],
+    },
+    Fault {
+        name: "deletion-believed",
+        harm: "what a store did not delete stays for ever, and costs money",
+        file: "crates/engine/src/replica/maintain.rs",
+        right: "left.iter().find(|left| names.contains(&left.name))",
+        wrong: "left.iter().find(|left| left.name.max == Txid::ZERO)",
+        tests: &[
+            of(
+                "evertide",
+                &["--test", "lifetime"],
+                "forgetful::a_store_that_says_it_deleted_and_did_not_is_found_out",
+            ),
+            YEAR,
         ],
     },
     Fault {

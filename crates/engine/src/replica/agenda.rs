@@ -66,9 +66,19 @@ pub(super) fn plan(
     now: SystemTime,
 ) -> Next<Task> {
     let mut next = Soonest::default();
+    // Retention leaves the newest file of level 0 beside what holds it, and would delete again whatever
+    // else is made of it.
+    let superfluous = |file: &LtxObject, level: Level| {
+        let retention = rules.retention;
+        let end = retention.and_then(|retention| file.created.checked_add(retention));
+        let mut above = Level::all().filter(|above| *above > level);
+        end.is_some_and(|end| end <= now)
+            && above.any(|above| files.covering(above, file.name).is_some())
+    };
     for (windows, level) in rules.levels.iter().zip(Level::all().skip(1)) {
         let below = Level::new(level.get() - 1).unwrap_or(Level::L0);
-        let below: Vec<&LtxObject> = files.at(below).collect();
+        let below = files.at(below).filter(|file| !superfluous(file, level));
+        let below: Vec<&LtxObject> = below.collect();
         let plan = plan_compaction(&below, files.reached(level), *windows, now);
         if let Some(sources) = next.take(plan) {
             return Next::Now(Task::Merge(level, sources));
@@ -110,7 +120,10 @@ impl Soonest {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::files::tests::{file, time},
+        super::{
+            files::tests::{file, time},
+            retain::plan_retention,
+        },
         *,
     };
 
@@ -155,5 +168,31 @@ mod tests {
             (3_600, 9, 1, 3),
         ];
         assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn what_retention_deleted_is_not_made_again_of_the_file_it_left() {
+        let seconds = Duration::from_secs;
+        let rules = Rules {
+            levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
+            snapshots: Windows::new(seconds(3_600)),
+            grace: seconds(300),
+            retention: Some(seconds(7_200)),
+            check_interval: seconds(60),
+        };
+        let mut files: Files = [(0, 2, 10), (1, 2, 10), (2, 2, 10), (9, 1, 10)]
+            .map(|(level, min, second)| file(level, min, 2, second))
+            .into_iter()
+            .collect();
+        let deleted = plan_retention(&files, seconds(7_200), time(7_210)).delete;
+        assert_eq!(deleted.len(), 2);
+        for old in deleted {
+            files.remove(old.level, old.name);
+        }
+        assert_eq!(plan(&files, &rules, None, time(7_210)), Next::Never);
+        // Where nothing else has it, it is compacted however old it is.
+        files.remove(Level::SNAPSHOT, file(9, 1, 2, 10).name);
+        let next = plan(&files, &rules, None, time(7_210));
+        assert!(matches!(next, Next::Now(Task::Merge(..))), "{next:?}");
     }
 }

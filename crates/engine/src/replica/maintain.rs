@@ -19,7 +19,7 @@ use super::{
     compact::Next,
     files::Files,
     merge::{Merger, Source},
-    retain::{plan_level_0, plan_retention},
+    retain::plan_retention,
     snapshot::{Origin, origin},
 };
 use crate::{
@@ -319,16 +319,23 @@ impl Maintenance {
         }
     }
 
-    /// A file that is new, or that makes others superfluous, gives retention something to do.
+    /// A file that is new, or that makes others superfluous, gives retention something to do: when it is
+    /// old itself, or when that is which was spared before as the newest of level 0.
     fn expire_later(&mut self, object: &LtxObject) {
         let Some(retention) = self.rules.retention else {
             return;
         };
-        let old = object.created.checked_add(retention);
+        let newest = self
+            .files
+            .as_ref()
+            .and_then(|f| f.at(Level::L0).next_back());
+        let spared = newest.filter(|_| object.level == Level::L0);
+        let oldest = spared.map_or(object.created, |file| file.created.min(object.created));
         let next_check = self
             .last_check
             .and_then(|last| last.checked_add(self.rules.check_interval));
-        self.retention_due = self.retention_due.or(old.max(next_check));
+        let due = oldest.checked_add(retention).max(next_check);
+        self.retention_due = self.retention_due.into_iter().chain(due).min();
     }
 
     /// The object is there already: an answer of the store was lost, or a process died before it
@@ -380,21 +387,20 @@ impl Maintenance {
         let after = covers.map(|cover| cover.name.min.previous()).min();
         let listed = self.merger.client.list(level_1, after).await;
         let listed = listed.map_err(|source| self.failed(source))?;
-        let known = files.at(Level::L0).cloned().chain(listed).collect();
-        match plan_level_0(&known, self.rules.grace, self.clock.now()) {
-            Next::Now(still) if old.iter().all(|old| still.contains(old)) => {
-                self.delete(Level::L0, old).await
-            }
-            _ => {
-                tracing::error!(
-                    replica = self.merger.replica,
-                    "files of level 1 that were stored are gone; keeping those of level 0"
-                );
-                let files = self.list_all().await?;
-                self.know(files);
-                Ok(())
-            }
+        let there: Files = listed.into_iter().collect();
+        if old
+            .iter()
+            .all(|f| there.covering(level_1, f.name).is_some())
+        {
+            return self.delete(Level::L0, old).await;
         }
+        tracing::error!(
+            replica = self.merger.replica,
+            "files of level 1 that were stored are gone; keeping those of level 0"
+        );
+        let files = self.list_all().await?;
+        self.know(files);
+        Ok(())
     }
 
     async fn enforce_retention(&mut self) -> Result<(), Error> {

@@ -47,9 +47,10 @@ pub(super) fn plan_retention(files: &Files, retention: Duration, now: SystemTime
     }
 }
 
-/// Plans which files of level 0 go because level 1 has them: those older than `grace`, which leaves
-/// those who follow the replica closely the time to read them. They wait for each other up to
-/// `grace` longer, so that one request deletes many.
+/// Plans which files of level 0 go because level 1 has them: those whose window there has been over for
+/// `grace`, which leaves those who follow the replica closely the time to read them. All of a window go
+/// together, since a state in it takes those before it, too. They wait for each other up to `grace` longer,
+/// so that one request deletes many.
 pub(super) fn plan_level_0(
     files: &Files,
     grace: Duration,
@@ -61,18 +62,22 @@ pub(super) fn plan_level_0(
     let newest = newest_of_level_0(files);
     let compacted =
         |file: &&LtxObject| file.name.max < newest && files.covering(level_1, file.name).is_some();
+    let old_at = |file: &LtxObject| {
+        let end = files.covering(level_1, file.name)?.created;
+        end.max(file.created).checked_add(grace)
+    };
     let compacted: Vec<&LtxObject> = files.at(Level::L0).filter(compacted).collect();
-    let oldest = compacted.iter().map(|file| file.created).min();
-    let Some(due) = oldest.and_then(|oldest| oldest.checked_add(grace.saturating_mul(2))) else {
+    let due = |file: &&LtxObject| {
+        let patience = file.created.checked_add(grace.saturating_mul(2))?;
+        Some(patience.max(old_at(file)?))
+    };
+    let Some(due) = compacted.iter().filter_map(due).min() else {
         return Next::Never;
     };
     if now < due {
         return Next::At(due);
     }
-    let old = |file: &&&LtxObject| {
-        now.duration_since(file.created)
-            .is_ok_and(|age| age >= grace)
-    };
+    let old = |file: &&&LtxObject| old_at(file).is_some_and(|old| old <= now);
     Next::Now(compacted.iter().filter(old).copied().cloned().collect())
 }
 
@@ -153,6 +158,27 @@ mod tests {
         };
         assert_eq!(deleted(600), [(0, 2, 2), (0, 3, 3)]);
         assert_eq!(deleted(9_000), [(0, 2, 2), (0, 3, 3), (0, 4, 4)]);
+    }
+
+    #[test]
+    fn no_file_of_level_0_goes_while_a_younger_one_of_its_window_needs_it() {
+        let grace = Duration::from_secs(300);
+        let files: Files = [
+            file(0, 2, 2, 5),
+            file(0, 3, 3, 301),
+            file(0, 4, 4, 329),
+            file(1, 2, 2, 5),
+            file(1, 3, 4, 329),
+            file(0, 5, 5, 900),
+        ]
+        .into_iter()
+        .collect();
+        let deleted = |now| match plan_level_0(&files, grace, time(now)) {
+            Next::Now(delete) => names(&delete),
+            _ => Vec::new(),
+        };
+        assert_eq!(deleted(628), [(0, 2, 2)]);
+        assert_eq!(deleted(629), [(0, 2, 2), (0, 3, 3), (0, 4, 4)]);
     }
 
     /// A replica as years of syncs, compactions, snapshots and mishaps may leave it.

@@ -136,8 +136,7 @@ async fn settled(scene: &Scene, backup: &Replication) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn litestream_restores_from_every_kind_of_compaction() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let scene = Scene::new();
     let mut writer = Writer::open(&scene.db, WriterOptions::seeded(seed)).unwrap();
     writer.run_steps(5).unwrap();

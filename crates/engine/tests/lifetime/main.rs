@@ -4,3 +4,10 @@
 
 mod engine;
 mod forgetful;
+mod life;
+mod missing;
+mod model;
+mod promise;
+mod schedule;
+mod shaky;
+mod year;

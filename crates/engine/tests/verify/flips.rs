@@ -200,3 +200,27 @@ async fn every_class_of_damage_to_files_of_litestream_is_detected() {
     assert!(levels.len() > 2, "Litestream has compacted: {levels:?}");
     assert_every_damage_is_detected(&scene.replica).await;
 }
+
+#[tokio::test]
+async fn a_flipped_bit_of_the_recorded_checksums_is_noticed_and_no_restore_depends_on_them() {
+    let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
+    let scene = of_evertide().await;
+    let record = scene.replica.join("evertide/checksums");
+    let good = fs::read(&record).unwrap();
+    let newest = objects(&scene.replica)
+        .into_iter()
+        .max_by_key(|file| file.1.max)
+        .unwrap();
+    let expected = restored_with(&scene.replica, &newest).await.unwrap();
+    for at in 0..good.len() {
+        let mut damaged = good.clone();
+        damaged[at] ^= 1 << random.u8(..8);
+        fs::write(&record, &damaged).unwrap();
+        let report = verified(&scene.replica).await;
+        let kinds: Vec<_> = report.findings.iter().map(|found| found.kind).collect();
+        assert_eq!(kinds, [FindingKind::Record], "byte {at}");
+        assert_eq!(report.proven, 0, "byte {at}");
+    }
+    let restored = restored_with(&scene.replica, &newest).await.unwrap();
+    assert!(restored == expected);
+}
