@@ -12,7 +12,7 @@ mod tests {
     use std::path::PathBuf;
 
     use evertide::ReplicaOptions;
-    use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options};
+    use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, WebdavOptions};
 
     use super::*;
     use crate::settings::{Mistake, keys, parse_toml};
@@ -27,7 +27,8 @@ mod tests {
                 (Some(start), Some(end)) if !line.starts_with("# ") => {
                     number += 1;
                     let (before, after) = (&line[..start], &line[end + 2..]);
-                    lines.push(format!("{before}\"/backup/{number}\"{after}"));
+                    let scheme = if line.contains("://") { "https:/" } else { "" };
+                    lines.push(format!("{before}\"{scheme}/backup/{number}\"{after}"));
                 }
                 _ => lines.push(line.to_owned()),
             }
@@ -87,6 +88,10 @@ mod tests {
             ReplicaOptions::new(
                 "azure",
                 Destination::Azure(AzureOptions::new("/backup/5", "")),
+            ),
+            ReplicaOptions::new(
+                "share",
+                Destination::Webdav(WebdavOptions::new("https://backup/6", "").unwrap()),
             ),
         ];
         assert_eq!(options, expected);

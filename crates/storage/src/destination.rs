@@ -26,6 +26,9 @@ pub enum Destination {
     /// A bucket of Google Cloud Storage.
     #[cfg(feature = "gcs")]
     Gcs(crate::GcsOptions),
+    /// A WebDAV share.
+    #[cfg(feature = "webdav")]
+    Webdav(crate::WebdavOptions),
 }
 
 /// A replica in a directory.
@@ -44,7 +47,9 @@ const UNSUPPORTED: &[&str] = &[
     #[cfg(not(feature = "azure"))]
     "abs",
     "sftp",
+    #[cfg(not(feature = "webdav"))]
     "webdav",
+    #[cfg(not(feature = "webdav"))]
     "webdavs",
     "nats",
     "oss",
@@ -59,6 +64,10 @@ const CLIENTS: &[(&str, &str)] = &[
     ("gs", "`gs://bucket/path`"),
     #[cfg(feature = "azure")]
     ("abs", "`abs://account@container/path`"),
+    #[cfg(feature = "webdav")]
+    ("webdav", "`webdav://user@host/path`"),
+    #[cfg(feature = "webdav")]
+    ("webdavs", "`webdavs://user@host/path`"),
 ];
 
 /// The same for error messages.
@@ -130,6 +139,11 @@ impl Destination {
             ("gs", Some(rest)) => Some(crate::GcsOptions::parse(rest).map(Self::Gcs)),
             #[cfg(feature = "azure")]
             ("abs", Some(rest)) => Some(crate::AzureOptions::parse(rest).map(Self::Azure)),
+            #[cfg(feature = "webdav")]
+            ("webdav" | "webdavs", Some(rest)) => {
+                let options = crate::WebdavOptions::parse(rest, scheme == "webdavs");
+                Some(options.map(Self::Webdav))
+            }
             _ => None,
         };
         if let Some(parsed) = parsed {
@@ -189,6 +203,8 @@ impl Destination {
             Self::Gcs(options) => Ok(options.connect()?),
             #[cfg(feature = "azure")]
             Self::Azure(options) => Ok(options.connect()?),
+            #[cfg(feature = "webdav")]
+            Self::Webdav(options) => Ok(options.connect()?),
         }
     }
 
@@ -225,6 +241,8 @@ impl fmt::Display for Destination {
             Self::Gcs(options) => options.fmt(f),
             #[cfg(feature = "azure")]
             Self::Azure(options) => options.fmt(f),
+            #[cfg(feature = "webdav")]
+            Self::Webdav(options) => options.fmt(f),
         }
     }
 }

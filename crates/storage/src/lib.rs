@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage, `azure` in
-//! Azure Blob Storage. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
+//! Azure Blob Storage, `webdav` on a WebDAV share. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
 //! that tests turn, and the suite that every client must pass.
 
 mod client;
@@ -39,6 +39,7 @@ mod destination;
 mod disk;
 mod error;
 mod file;
+mod layout;
 mod lease;
 mod limit;
 #[cfg(feature = "testing")]
@@ -47,11 +48,14 @@ mod memory;
 mod object;
 mod secret;
 mod stream;
-#[cfg(feature = "_http")]
+#[cfg(feature = "_url")]
+#[allow(dead_code)] // no store needs all of it
 mod url;
 mod v3;
 #[cfg(feature = "_http")]
 mod web;
+#[cfg(feature = "webdav")]
+mod webdav;
 
 #[cfg(feature = "azure")]
 pub use self::object::AzureOptions;
@@ -59,6 +63,8 @@ pub use self::object::AzureOptions;
 pub use self::object::GcsOptions;
 #[cfg(feature = "s3")]
 pub use self::object::S3Options;
+#[cfg(feature = "webdav")]
+pub use self::webdav::WebdavOptions;
 pub use self::{
     client::{
         Capabilities, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject, Stray,

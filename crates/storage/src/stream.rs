@@ -1,6 +1,6 @@
 //! Content on its way to or from a replica.
 
-use std::{io, ops::Range, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, io, ops::Range, pin::Pin, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
@@ -68,4 +68,44 @@ pub async fn collect(mut body: ByteStream, limit: usize) -> io::Result<Bytes> {
         None if first.len() > limit => Err(io::ErrorKind::FileTooLarge.into()),
         None => Ok(first),
     }
+}
+
+/// The beginning of a body, or all of it.
+pub(crate) type Head = VecDeque<Bytes>;
+
+/// Reads a body up to the piece with which it reaches so many bytes. With the rest of it, where there is
+/// more.
+pub(crate) async fn head(
+    mut body: ByteStream,
+    limit: usize,
+) -> io::Result<(Head, Option<ByteStream>)> {
+    let mut head = Head::new();
+    let mut size = 0;
+    while size < limit {
+        let Some(chunk) = body.next().await.transpose()? else {
+            return Ok((head, None));
+        };
+        size += chunk.len();
+        head.push_back(chunk);
+    }
+    Ok((head, Some(body)))
+}
+
+/// Ends with an error where less or more comes than this.
+#[cfg(feature = "_http")]
+pub(crate) fn exactly(size: u64, body: ByteStream) -> ByteStream {
+    Box::pin(stream::try_unfold(
+        (body, size),
+        |(mut body, left)| async move {
+            let wrong = |kind| Err(io::Error::from(kind));
+            match body.next().await.transpose()? {
+                Some(chunk) => match left.checked_sub(chunk.len() as u64) {
+                    Some(left) => Ok(Some((chunk, (body, left)))),
+                    None => wrong(io::ErrorKind::InvalidData),
+                },
+                None if left == 0 => Ok(None),
+                None => wrong(io::ErrorKind::UnexpectedEof),
+            }
+        },
+    ))
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use evertide_storage::{Destination, Error, FileOptions};
+use evertide_storage::{Destination, Error, FileOptions, WebdavOptions};
 
 fn file(path: impl AsRef<Path>) -> Destination {
     Destination::File(FileOptions {
@@ -55,8 +55,6 @@ fn a_relative_path_starts_at_the_working_directory() {
 fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
     let urls = [
         ("sftp", "sftp://user@host:22/path"),
-        ("webdav", "webdav://host/path"),
-        ("webdavs", "webdavs://host/path"),
         ("nats", "nats://host:4222/bucket"),
         ("oss", "oss://bucket/path"),
         ("oss", "OSS://bucket"),
@@ -105,6 +103,9 @@ fn what_a_url_says_survives_it_whatever_the_store() {
         "abs://account@container/with%20space/100%25/b%C3%BCro",
         "abs://container/path",
         "abs://account@container?endpoint=http://127.0.0.1:10000/account",
+        "webdav://host",
+        "webdavs://me%40work@host:8443/with%20space/100%25/b%C3%BCro/a%40b",
+        "webdav://[::1]:8080/path",
     ];
     for url in urls {
         let destination = Destination::parse(url).unwrap();
@@ -122,6 +123,33 @@ fn what_a_url_says_survives_it_whatever_the_store() {
         (azure.container.as_str(), azure.path.as_str()),
         ("box", "a b")
     );
+}
+
+#[test]
+fn a_share_may_be_given_by_its_own_url_and_a_path_below() {
+    let cases = [
+        ("http://host", "/a/", "webdav://host/a"),
+        ("HTTPS://host/dav/", "a/b", "webdavs://host/dav/a/b"),
+        (
+            "https://me@host:444/d%20v",
+            "",
+            "webdavs://me@host:444/d%20v",
+        ),
+    ];
+    for (url, path, expected) in cases {
+        let options = WebdavOptions::new(url, path).unwrap();
+        assert_eq!(options.to_string(), expected);
+    }
+    for url in [
+        "host/dav",
+        "ftp://host",
+        "https://me:hunter2@host",
+        "https://host?key=hunter2",
+    ] {
+        let error = WebdavOptions::new(url, "").unwrap_err();
+        assert!(matches!(error, Error::BadUrl { .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
+    }
 }
 
 #[test]
@@ -154,6 +182,21 @@ fn a_mistake_is_explained_with_what_was_expected() {
             "do not belong into a URL",
         ),
         ("abs://container?colour=blue", "unknown parameter `colour`"),
+        ("webdav:host/path", "two slashes"),
+        ("webdav:///path", "no host"),
+        ("webdavs://@host/path", "no user"),
+        (
+            "webdav://user:password@host/path",
+            "does not belong into a URL",
+        ),
+        (
+            "webdav://user:pass/word@host/path",
+            "does not belong into a URL",
+        ),
+        ("webdav://host:port/path", "port is no number"),
+        ("webdav://host:0/path", "port is no number"),
+        ("webdav://ho st/path", "no name or address"),
+        ("webdav://host/path?colour=blue", "no parameters"),
         ("ftp://host", "unknown scheme `ftp`"),
     ];
     for (text, reason) in cases {
@@ -174,6 +217,8 @@ fn no_secret_of_a_refused_url_is_printed() {
         "sftp://user:hunter2@host/path#hunter2",
         "sftp://user:hunter2/with-slash@host/path",
         "webdav://user:p@hunter2@host/path?token=hunter2",
+        "webdav://user:1/hunter2@host/path",
+        "webdavs://user:hunter2/@host/path",
         "https://hunter2@host/path",
         "s3:hunter2@host",
     ];

@@ -4,6 +4,7 @@
 mod demo;
 mod directories;
 mod follow;
+mod interop;
 mod keygen;
 mod ltx;
 mod old_replicas;
@@ -17,3 +18,4 @@ mod support;
 mod usage;
 mod verify;
 mod watching;
+mod webdav;

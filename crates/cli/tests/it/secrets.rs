@@ -43,6 +43,12 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("access_key_secret", secret),
         ("secret_access_key", secret),
     ];
+    let share = [
+        ("url", "http://127.0.0.1:1"),
+        ("path", "/app"),
+        ("username", "user"),
+        ("password", secret),
+    ];
     let login = [
         ("host", NOWHERE),
         ("url", "http://127.0.0.1:1"),
@@ -63,7 +69,7 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("abs", with("abs", &account)),
         ("oss", with("oss", &account)),
         ("sftp", with("sftp", &login) + &host),
-        ("webdav", with("webdav", &login)),
+        ("webdav", with("webdav", &share)),
         ("nats", with("nats", &login)),
         (
             "file",

@@ -175,6 +175,12 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
             container.path = under(&container.path, below);
             Ok(Destination::Azure(container))
         }
+        #[cfg(feature = "webdav")]
+        Destination::Webdav(share) => {
+            let mut share = share.clone();
+            share.path = under(&share.path, below);
+            Ok(Destination::Webdav(share))
+        }
         other => Err(format!(
             "{other} cannot be shared out among the databases of a directory: list each one"
         )),
@@ -436,8 +442,8 @@ fn class(characters: &mut std::str::Chars<'_>) -> Option<Part> {
     }
 }
 
-/// A path in a bucket below another one.
-#[cfg(any(feature = "azure", feature = "gcs"))]
+/// A path below another one.
+#[cfg(any(feature = "azure", feature = "gcs", feature = "webdav"))]
 fn under(path: &str, below: &Path) -> String {
     let whole = format!("{path}/{}", below.to_string_lossy());
     whole.trim_start_matches('/').to_owned()

@@ -26,6 +26,7 @@ impl ReplicaType {
     pub(super) const S3: Self = Self("s3");
     pub(super) const GCS: Self = Self("gs");
     pub(super) const AZURE: Self = Self("abs");
+    pub(super) const WEBDAV: Self = Self("webdav");
 
     /// Every type there is, supported by this build or not.
     const ALL: [&'static str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
@@ -39,6 +40,8 @@ impl ReplicaType {
         Self::GCS,
         #[cfg(feature = "azure")]
         Self::AZURE,
+        #[cfg(feature = "webdav")]
+        Self::WEBDAV,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -228,7 +231,7 @@ pub(super) fn url_destination(report: &mut Report, url: &Text<'_>) -> Option<Des
     destination(report, url, Destination::parse(url.value))
 }
 
-fn destination(
+pub(super) fn destination(
     report: &mut Report,
     text: &Text<'_>,
     result: Result<Destination, evertide_storage::Error>,

@@ -1,6 +1,6 @@
 //! Replicas in stores that are named by a few texts, in both languages.
 
-use evertide_storage::{Destination, Secret};
+use evertide_storage::{Destination, Error, Secret};
 
 use super::{
     error::{Mistake, Place},
@@ -53,11 +53,13 @@ enum Setting {
     Credentials,
     Endpoint,
     Key,
+    Password,
     Token,
+    User,
 }
 
 /// Every store that is set in this way.
-pub(super) const STORES: [Store; 2] = [
+pub(super) const STORES: [Store; 3] = [
     Store {
         kind: ReplicaType::GCS,
         name: key("gs_bucket", "bucket"),
@@ -87,6 +89,22 @@ pub(super) const STORES: [Store; 2] = [
             "abs_account_key",
             "abs_sas_token",
             "abs_endpoint",
+        ],
+    },
+    Store {
+        kind: ReplicaType::WEBDAV,
+        name: key("webdav_url", "webdav-url"),
+        missing: "give the URL of the share, such as \"https://host/folder\"",
+        path: key("webdav_path", "path"),
+        others: &[
+            (Setting::User, key("webdav_username", "webdav-username")),
+            (Setting::Password, key("webdav_password", "webdav-password")),
+        ],
+        toml_keys: &[
+            "webdav_url",
+            "webdav_path",
+            "webdav_username",
+            "webdav_password",
         ],
     },
 ];
@@ -150,23 +168,29 @@ impl Store {
         let path = path.map(|field| field.text(report).map(|text| text.value));
         let name = name?;
         let path = path.map_or(Some(""), |path| path)?;
-        Some((named(self.kind, name.value, path)?, name.place))
+        let named = named(self.kind, name.value, path)?;
+        Some((replica::destination(report, &name, named)?, name.place))
     }
 }
 
 /// The replica at a place, where this build has a client for it.
 #[allow(unused_variables, unreachable_patterns)] // in builds without any
-fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Destination> {
+fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Result<Destination, Error>> {
     match kind {
         #[cfg(feature = "gcs")]
         ReplicaType::GCS => {
             let options = evertide_storage::GcsOptions::new(name, path);
-            Some(Destination::Gcs(options))
+            Some(Ok(Destination::Gcs(options)))
         }
         #[cfg(feature = "azure")]
         ReplicaType::AZURE => {
             let options = evertide_storage::AzureOptions::new(name, path);
-            Some(Destination::Azure(options))
+            Some(Ok(Destination::Azure(options)))
+        }
+        #[cfg(feature = "webdav")]
+        ReplicaType::WEBDAV => {
+            let options = evertide_storage::WebdavOptions::new(name, path);
+            Some(options.map(Destination::Webdav))
         }
         _ => None,
     }
@@ -193,6 +217,11 @@ fn completed(mut destination: Destination, given: &[(Setting, Text<'_>)]) -> Des
             options.account_key = secret(Setting::Key);
             options.sas_token = secret(Setting::Token);
             options.endpoint = text(Setting::Endpoint).or(options.endpoint.take());
+        }
+        #[cfg(feature = "webdav")]
+        Destination::Webdav(options) => {
+            options.username = text(Setting::User).or(options.username.take());
+            options.password = secret(Setting::Password);
         }
         _ => {}
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_litestream_yaml};
-use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret};
+use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret, WebdavOptions};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -191,6 +191,26 @@ dbs:
         .map(|replica| replica.destination.clone())
         .collect();
     assert_eq!(read, expected);
+}
+
+#[test]
+fn replicas_on_a_share_are_read_from_keys_or_from_their_urls() {
+    let text = "
+dbs:
+  - path: /a
+    replicas:
+      - {type: webdav, webdav-url: 'http://host', path: /app/db, webdav-username: me,
+         webdav-password: secret}
+      - {url: 'webdavs://me@host/other', webdav-password: secret}
+";
+    let databases = parse_litestream_yaml(text).unwrap();
+    let expected = [("http://host", "app/db"), ("https://host", "other")];
+    for (replica, (url, path)) in databases[0].replication.replicas.iter().zip(expected) {
+        let mut share = WebdavOptions::new(url, path).unwrap();
+        share.username = Some("me".into());
+        share.password = Some(Secret::new("secret"));
+        assert_eq!(replica.destination, Destination::Webdav(share));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
-use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret};
+use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret, WebdavOptions};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -146,6 +146,26 @@ abs_endpoint = 'http://127.0.0.1:10000/account'
 }
 
 #[test]
+fn a_replica_on_a_share_is_read_with_all_its_settings() {
+    let text = "[[replicas]]\nname = 'share'\ntype = 'webdav'\nwebdav_url = 'https://host/dav/'\n\
+                webdav_path = '/app/db'\nwebdav_username = 'me'\nwebdav_password = 'secret'\n";
+    let options = parse_toml(text).unwrap();
+    let mut share = WebdavOptions::new("https://host/dav", "app/db").unwrap();
+    share.username = Some("me".into());
+    share.password = Some(Secret::new("secret"));
+    assert_eq!(options.replicas[0].destination, Destination::Webdav(share));
+    assert_mistake(
+        parse_toml(&text.replace("https:", "ftp:")),
+        "line 4: replicas[0].webdav_url: `…` is not a replica URL: expected `https://host/folder`",
+    );
+    let wrong = mistakes(parse_toml(&text.replace("webdav_url", "webdav_uri")));
+    assert!(
+        wrong[0].contains("webdav_url: is missing: give the URL of the share"),
+        "{wrong:?}"
+    );
+}
+
+#[test]
 fn the_mistakes_of_a_replica_on_s3_are_found() {
     let text = ON_S3
         .replace("s3_bucket", "s3_bucked")
@@ -251,7 +271,7 @@ line 21: replicas[2].file_path: is still the placeholder of the blueprint: repla
 brackets included
 line 24: replicas[3].name: is empty: give the replica a name of its own
 line 25: replicas[3].type: replicas of type \"nats\" are not supported by this build of Evertide: \
-it has \"file\", \"s3\", \"gs\", \"abs\"
+it has \"file\", \"s3\", \"gs\", \"abs\", \"webdav\"
 line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
 not true or false";
     assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);

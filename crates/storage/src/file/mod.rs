@@ -22,16 +22,17 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 
-use self::{
-    layout::Token,
-    publish::{Aborted, Existing, Failure, Permissions, Race, Source, Target, failure},
-};
+use self::publish::{Aborted, Existing, Failure, Permissions, Race, Source, Target, failure};
 use crate::{
     ByteStream, Capabilities, Disk, Error, FileKind, FileOptions, LtxObject, Precondition,
     ReplicaClient, SmallKey, SmallObject, Stray, V3Key, V3Object, Version, bytes_stream,
     file_stream,
-    stream::{CHUNK, read_chunk},
+    layout::{Token, is_leftover, ltx_key, small_key},
+    stream::{CHUNK, head, read_chunk},
 };
+
+/// Bodies up to this many bytes are written in one go.
+const SMALL: usize = 1 << 20;
 
 /// A replica in a directory, in Litestream's layout.
 ///
@@ -124,7 +125,7 @@ impl FileClient {
             object: key,
             source,
         };
-        match source::head(body).await {
+        match head(body, SMALL).await {
             Err(error) => Err(body_failed(error)),
             // One hop to another thread for everything: this is what most commits wait for.
             Ok((mut head, None)) => {
@@ -285,7 +286,7 @@ impl Inner {
         let disk = &*self.disk;
         publish::create_dirs(disk, permissions, dir)?;
         for entry in disk.read_dir(dir).map_err(failure("list", dir))? {
-            if entry.name.to_str().is_some_and(layout::is_leftover) {
+            if entry.name.to_str().is_some_and(is_leftover) {
                 // Harmless where this fails: no reader takes it for an object.
                 let _ = disk.remove_file(&dir.join(&entry.name));
             }
@@ -502,7 +503,7 @@ impl ReplicaClient for FileClient {
     ) -> Result<ByteStream, Error> {
         self.blocking(move |inner| {
             let path = layout::level_dir(&inner.options.path, level).join(name.to_string());
-            inner.get(&path, &|| layout::ltx_key(level, name), range)
+            inner.get(&path, &|| ltx_key(level, name), range)
         })
         .await
     }
@@ -515,7 +516,7 @@ impl ReplicaClient for FileClient {
         body: ByteStream,
     ) -> Result<LtxObject, Error> {
         let job = Job {
-            key: layout::ltx_key(level, name),
+            key: ltx_key(level, name),
             path: layout::level_dir(&self.inner.options.path, level).join(name.to_string()),
             kind: Kind::Ltx(created),
         };
@@ -549,7 +550,7 @@ impl ReplicaClient for FileClient {
         precondition: Precondition,
     ) -> Result<Version, Error> {
         let job = Job {
-            key: layout::small_key(key),
+            key: small_key(key),
             path: layout::small_path(&self.inner.options.path, key),
             kind: Kind::Small(precondition),
         };

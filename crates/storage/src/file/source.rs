@@ -1,36 +1,16 @@
 //! From an asynchronous body to the thread that writes it.
 
-use std::{collections::VecDeque, io};
+use std::io;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 
 use super::publish::{Gone, Source};
-use crate::ByteStream;
-
-/// Bodies up to this many bytes are written in one go.
-const SMALL: usize = 1 << 20;
+use crate::{ByteStream, stream::Head};
 
 /// Chunks between the body and the writer: enough that neither waits for every chunk of the other.
 const IN_FLIGHT: usize = 4;
-
-/// The beginning of a body, or all of it.
-pub(super) type Head = VecDeque<Bytes>;
-
-/// Reads the beginning of a body. With the rest of it, where there is more.
-pub(super) async fn head(mut body: ByteStream) -> io::Result<(Head, Option<ByteStream>)> {
-    let mut head = Head::new();
-    let mut size = 0;
-    while size < SMALL {
-        let Some(chunk) = body.next().await.transpose()? else {
-            return Ok((head, None));
-        };
-        size += chunk.len();
-        head.push_back(chunk);
-    }
-    Ok((head, Some(body)))
-}
 
 impl Source for Head {
     fn next(&mut self) -> Result<Option<Bytes>, Gone> {

@@ -5,7 +5,7 @@ use std::{io, path::Path};
 use evertide_ltx::{Level, LtxName};
 
 use super::{layout, publish::Failure, publish::failure};
-use crate::{Disk, FileKind, SmallKey, Stray, StrayKind};
+use crate::{Disk, FileKind, SmallKey, Stray, StrayKind, layout::is_temporary};
 
 /// Looks at the directories that a replica has, and into no others.
 pub(super) fn find(disk: &dyn Disk, root: &Path) -> Result<Vec<Stray>, Failure> {
@@ -58,7 +58,7 @@ impl Search<'_> {
             if belongs(&name, is_dir) {
                 continue;
             }
-            let kind = if !is_dir && layout::is_temporary(&name) {
+            let kind = if !is_dir && is_temporary(&name) {
                 StrayKind::Temporary
             } else {
                 StrayKind::Foreign

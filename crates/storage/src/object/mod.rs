@@ -11,7 +11,7 @@ mod put;
 mod s3;
 mod small;
 
-use std::{fmt, io, ops::Range, time::SystemTime};
+use std::{fmt, ops::Range, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ use self::once::PutOnce;
 pub use self::s3::S3Options;
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
-    SmallObject, Version, bytes_stream,
+    SmallObject, Version, bytes_stream, stream::exactly,
 };
 
 /// Requests at a time where many objects are asked about.
@@ -403,24 +403,6 @@ impl ReplicaClient for ObjectClient {
         let deleted = self.operator.delete(&key).await;
         deleted.map_err(self.failed("delete", &key))
     }
-}
-
-/// Ends with an error where less or more comes than this.
-fn exactly(size: u64, body: ByteStream) -> ByteStream {
-    Box::pin(stream::try_unfold(
-        (body, size),
-        |(mut body, left)| async move {
-            let wrong = |kind| Err(io::Error::from(kind));
-            match body.try_next().await? {
-                Some(chunk) => match left.checked_sub(chunk.len() as u64) {
-                    Some(left) => Ok(Some((chunk, (body, left)))),
-                    None => wrong(io::ErrorKind::InvalidData),
-                },
-                None if left == 0 => Ok(None),
-                None => wrong(io::ErrorKind::UnexpectedEof),
-            }
-        },
-    ))
 }
 
 const MISSING_BUCKET: &str = "; create the bucket, or check its name, region and endpoint";

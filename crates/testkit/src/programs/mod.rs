@@ -7,16 +7,18 @@ mod install;
 mod litestream;
 mod s3;
 mod server;
+mod webdav;
 
 pub use age::{age, age_keygen, install_age};
 pub use azure::AzureServer;
 pub use gcs::GcsServer;
 pub use install::{
     InstallError, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,
-    install_ministack, install_rclone,
+    install_ministack, install_rclone, install_wsgidav,
 };
 pub use litestream::{
     RestoreError, litestream, litestream_command, litestream_v3, litestream_v3_command,
     replica_url, restore_with_litestream, try_restore_with_litestream,
 };
 pub use s3::{S3Kind, S3Server};
+pub use webdav::{WebdavKind, WebdavServer};

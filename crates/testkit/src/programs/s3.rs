@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::server::python_script;
 use super::{install_ministack, install_rclone};
 use crate::checkout::{free_port, temp_dir, wait_until};
 use crate::process::ChildProcess;
@@ -138,12 +139,8 @@ impl S3Server {
 }
 
 fn ministack(port: u16) -> Command {
-    let program = install_ministack().unwrap_or_else(|error| panic!("{error}"));
-    let packages = program.parent().and_then(Path::parent).map(Path::to_owned);
-    let mut command = Command::new("python3");
+    let mut command = python_script(install_ministack);
     command
-        .arg(program)
-        .env("PYTHONPATH", packages.unwrap_or_default())
         .env("BIND_HOST", "127.0.0.1")
         .env("GATEWAY_PORT", port.to_string())
         .env("SERVICES", "s3");

@@ -2,22 +2,25 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tempfile::TempDir;
 
+use super::install::InstallError;
 use crate::checkout::{free_port, temp_dir, wait_until};
 use crate::process::ChildProcess;
+
+const DATA: &str = "data";
 
 /// A server and its folder, stopped and removed when dropped.
 #[derive(Debug)]
 pub(super) struct Server {
     port: u16,
     process: ChildProcess,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
@@ -29,7 +32,7 @@ impl Server {
     pub(super) fn start(name: &str, command: impl FnOnce(u16, &Path) -> Command) -> Self {
         let dir = temp_dir();
         let port = free_port();
-        let data = dir.path().join("data");
+        let data = dir.path().join(DATA);
         fs::create_dir(&data).expect("a folder for a server");
         let mut command = command(port, &data);
         let log = dir.path().join("server.log");
@@ -40,11 +43,7 @@ impl Server {
             assert!(running, "{command:?} ended:\n{}", process.log());
             TcpStream::connect(("127.0.0.1", port)).is_ok()
         });
-        Self {
-            port,
-            process,
-            _dir: dir,
-        }
+        Self { port, process, dir }
     }
 
     pub(super) fn url(&self) -> String {
@@ -55,9 +54,29 @@ impl Server {
         self.port
     }
 
+    /// The folder that the command was made from.
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.path().join(DATA)
+    }
+
     pub(super) fn log(&self) -> String {
         self.process.log()
     }
+}
+
+/// A script that pip installed, with its packages.
+///
+/// # Panics
+///
+/// When it cannot be installed.
+pub(super) fn python_script(install: fn() -> Result<PathBuf, InstallError>) -> Command {
+    let script = install().unwrap_or_else(|error| panic!("{error}"));
+    let packages = script.parent().and_then(Path::parent).map(Path::to_owned);
+    let mut command = Command::new("python3");
+    command
+        .arg(script)
+        .env("PYTHONPATH", packages.unwrap_or_default());
+    command
 }
 
 /// The server that other tests of the process use at the moment, or a new one. (A static would never be

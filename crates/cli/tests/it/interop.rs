@@ -1,0 +1,119 @@
+//! What holds for the replicas in every store: the official Litestream restores what we wrote, and we go on
+//! with what it wrote.
+
+use std::{process::Command, time::Duration};
+
+use evertide_testkit::{ChildProcess, litestream_command, wait_until};
+
+use super::support::{PATIENCE, Run, Workplace, insert};
+
+/// A place in a store, and one to run programs in that may use it.
+pub(crate) struct Store {
+    pub(crate) place: Workplace,
+    /// The replica's URL, as Evertide takes it.
+    pub(crate) url: String,
+    /// As Litestream takes it, with the password if there is one.
+    pub(crate) official_url: String,
+    /// What both programs find in their environment.
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
+impl Store {
+    /// A replica with one URL for both programs.
+    pub(crate) fn new(url: String, environment: Vec<(&'static str, String)>) -> Self {
+        Self {
+            place: Workplace::new(),
+            official_url: url.clone(),
+            url,
+            environment,
+        }
+    }
+
+    pub(crate) fn evertide(&self, arguments: &[&str]) -> Run {
+        let output = self.command(arguments).output().unwrap();
+        Run {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.place.command(arguments);
+        command.envs(self.environment.clone());
+        command
+    }
+
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let run = self.evertide(arguments);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        run.out
+    }
+
+    /// Litestream, with these arguments and the URL.
+    fn litestream(&self, arguments: &[&str]) -> Command {
+        let mut command = litestream_command();
+        command.args(arguments).arg(&self.official_url);
+        command
+            .current_dir(self.place.path(""))
+            .envs(self.environment.clone());
+        command
+    }
+
+    /// Restores with Litestream.
+    #[track_caller]
+    pub(crate) fn restore_with_litestream(&self, arguments: &[&str]) {
+        let mut restore = self.litestream(&[&["restore"][..], arguments].concat());
+        let run = restore.output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+    }
+}
+
+/// We write, both programs restore the newest state and one in between.
+pub(crate) fn both_programs_restore_what_we_wrote(store: &Store) {
+    let (place, url) = (&store.place, &store.url);
+    let database = place.database("app.db", 3);
+    store.ok(&["replicate", "--once", "app.db", url]);
+    std::thread::sleep(Duration::from_millis(1_100)); // Litestream's clock has whole seconds
+    let between = jiff::Timestamp::now().to_string();
+    std::thread::sleep(Duration::from_millis(1_100));
+    insert(&database, 2);
+    store.ok(&["replicate", "--once", "app.db", url]);
+
+    store.ok(&["restore", url, "-o", "newest.db"]);
+    assert_eq!(place.rows("newest.db"), 5);
+    store.ok(&["restore", url, "-o", "then.db", "--timestamp", &between]);
+    assert_eq!(place.rows("then.db"), 3);
+    store.ok(&["verify", url]);
+
+    store.restore_with_litestream(&["-o", "official-newest.db"]);
+    assert_eq!(place.rows("official-newest.db"), 5);
+    store.restore_with_litestream(&["-o", "official-then.db", "-timestamp", &between]);
+    assert_eq!(place.rows("official-then.db"), 3);
+}
+
+/// Litestream writes, we restore it and write on, and both programs restore that.
+pub(crate) fn we_go_on_with_what_litestream_wrote(store: &Store) {
+    let (place, url) = (&store.place, &store.url);
+    let database = place.database("app.db", 3);
+    let mut official = store.litestream(&["replicate", "app.db"]);
+    let log = place.path("official.log");
+    let mut official = ChildProcess::spawn_logged(&mut official, &log).unwrap();
+    wait_until(PATIENCE, "Litestream's first upload", || {
+        store
+            .evertide(&["restore", url, "-o", "probe.db", "--force"])
+            .code
+            == Some(0)
+    });
+    insert(&database, 4);
+    official.terminate(PATIENCE).unwrap();
+    store.ok(&["restore", url, "-o", "theirs.db"]);
+    assert_eq!(place.rows("theirs.db"), 7);
+
+    insert(&database, 1);
+    store.ok(&["replicate", "--once", "app.db", url]);
+    store.ok(&["restore", url, "-o", "ours.db"]);
+    assert_eq!(place.rows("ours.db"), 8);
+    store.restore_with_litestream(&["-o", "official.db"]);
+    assert_eq!(place.rows("official.db"), 8);
+}
