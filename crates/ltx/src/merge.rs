@@ -97,6 +97,11 @@ impl<R: Read> Merge<R> {
         &self.header
     }
 
+    /// Has the result say where in a WAL its transactions end, in bytes; by itself it says nothing.
+    pub fn set_wal_offset(&mut self, bytes: u32) {
+        self.header.wal_offset = bytes.into();
+    }
+
     /// Writes the result.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use super::{Capture, CaptureError};
 use crate::{
     Error,
     state::{PageChanges, PageSet, PageTable, Position, Tips},
-    wal::{Cursor, WalFile, protocol::Action},
+    wal::{Cursor, WAL_HEADER_LEN, WalFile, protocol::Action},
 };
 
 /// Bytes of the database file read at once.
@@ -147,6 +147,8 @@ impl Capture {
         let mut header = Header::new(position.page_size, position.pages, min, position.txid);
         // As every other file that ends with this transaction: that is how they are recognised.
         header.timestamp_ms = position.timestamp_ms;
+        // For the same reason as in every other upload.
+        header.wal_offset = WAL_HEADER_LEN as i64;
         self.stats.captured = Some(super::created(&header));
         self.images.push(position.txid);
         let database = Arc::clone(&self.attached_mut()?.database);

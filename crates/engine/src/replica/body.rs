@@ -12,6 +12,7 @@ use crate::{
     Error, capture,
     capture::{DiskReader, Tail},
     runtime::{blocking, transfer},
+    wal::WAL_HEADER_LEN,
 };
 
 /// Objects up to this size are built in memory before they are sent.
@@ -29,10 +30,14 @@ pub(super) struct Body {
     pub(super) stream: ByteStream,
 }
 
-/// The staged files, oldest first, as one object. Each is verified to its end on the way: an error
+/// The staged files, oldest first, as one object. It says that it ends where the frames of a WAL begin, and
+/// not in which: Litestream, where it goes on from here, refuses places before that, and at another
+/// place it would look for the frame it ended with.
+/// Each is verified to its end on the way: an error
 /// ends the stream, and nothing is put.
 pub(super) async fn merged(disk: Arc<dyn Disk>, paths: Vec<PathBuf>) -> Result<Body, Error> {
-    let (files, total) = blocking(move || open(disk.as_ref(), &paths)).await?;
+    let (mut files, total) = blocking(move || open(disk.as_ref(), &paths)).await?;
+    files.merge.set_wal_offset(WAL_HEADER_LEN as u32);
     let (path, header) = (files.path, files.merge.header().clone());
     let failed = move |source| Error::Ltx {
         path: path.clone(),

@@ -7,6 +7,7 @@ mod forgetful;
 mod life;
 mod missing;
 mod model;
+mod moves;
 mod promise;
 mod schedule;
 mod shaky;
