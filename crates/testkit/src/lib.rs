@@ -28,6 +28,7 @@ mod compare;
 mod fuzz;
 mod process;
 mod programs;
+mod proxy;
 mod workload;
 
 pub use checkout::{cache_dir, checkout_root, free_port, temp_dir, wait_until, workspace_program};
@@ -41,6 +42,7 @@ pub use programs::{
     litestream_command, litestream_v3, litestream_v3_command, replica_url, restore_with_litestream,
     try_restore_with_litestream,
 };
+pub use proxy::{Answered, Fault, FaultProxy, Weather};
 pub use tempfile::TempDir;
 pub use workload::{
     AutoVacuum, Checkpoint, DatabaseOptions, Operation, Stop, Writer, WriterError, WriterOptions,

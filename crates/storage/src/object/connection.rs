@@ -1,12 +1,17 @@
 //! Connections to a store, by OpenDAL.
 
-use std::io;
+use std::{io, time::Duration};
 
 use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use opendal_layer_retry::RetryLayer;
 
 use crate::web;
+
+/// How often a request is tried again, at first after [`FIRST_PAUSE`], then after twice as long each
+/// time: for three seconds in all.
+const RETRIES: usize = 4;
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The store that a builder describes.
 pub(super) fn operator(
@@ -16,7 +21,10 @@ pub(super) fn operator(
     let context = OperationContext::new().with_http_transport(transport);
     // For the moment: a connection that has died meanwhile, a server that is busy. What lasts longer
     // is for the caller, who knows what else there is to do.
-    let retry = RetryLayer::new().with_max_times(3).with_jitter();
+    let retry = RetryLayer::new()
+        .with_min_delay(FIRST_PAUSE)
+        .with_max_times(RETRIES)
+        .with_jitter();
     Ok(Operator::new(builder)?.with_context(context).layer(retry))
 }
 

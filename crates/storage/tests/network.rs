@@ -1,0 +1,219 @@
+//! Networks and services that fail for a moment or for good, between clients and real servers.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // a test
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::{
+    AzureOptions, Destination, Error, GcsOptions, OsDisk, Precondition, ReplicaClient, S3Options,
+    Secret, SmallKey, bytes_stream, collect,
+};
+use evertide_testkit::{AzureServer, Fault, FaultProxy, GcsServer, S3Kind, S3Server, Weather};
+use futures_util::future::join_all;
+
+const L0: Level = Level::L0;
+const NAME: LtxName = LtxName::new(Txid::new(1), Txid::new(1));
+/// In which everything must have come to an end, whatever happens.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// A client of a real server, with the proxy between them.
+struct Scene {
+    client: Arc<dyn ReplicaClient>,
+    proxy: FaultProxy,
+    /// Stops the server when dropped, after the proxy.
+    _server: Arc<dyn std::any::Any>,
+}
+
+fn address(endpoint: &str) -> SocketAddr {
+    let authority = endpoint.split("//").nth(1).unwrap();
+    let authority = authority.split('/').next().unwrap();
+    authority.to_socket_addrs().unwrap().next().unwrap()
+}
+
+/// A proxy to the server of `endpoint`, and that endpoint by way of it.
+fn between(endpoint: &str) -> (FaultProxy, String) {
+    let server = address(endpoint);
+    let proxy = FaultProxy::start(server, fastrand::u64(..)).unwrap();
+    let by_way = endpoint.replace(&server.to_string(), &proxy.address().to_string());
+    assert_ne!(by_way, endpoint);
+    (proxy, by_way)
+}
+
+fn folder() -> String {
+    format!("{:016x}", fastrand::u64(..))
+}
+
+fn scene(destination: Destination, proxy: FaultProxy, server: Arc<dyn std::any::Any>) -> Scene {
+    Scene {
+        client: destination.connect(Arc::new(OsDisk)).unwrap(),
+        proxy,
+        _server: server,
+    }
+}
+
+fn s3(kind: S3Kind) -> Scene {
+    let server = S3Server::shared(kind);
+    let (proxy, endpoint) = between(server.endpoint());
+    let mut options = S3Options::new(S3Server::BUCKET, &folder());
+    options.endpoint = Some(endpoint);
+    options.region = Some("us-east-1".to_owned());
+    options.access_key_id = Some(Secret::new(S3Server::ACCESS_KEY_ID));
+    options.secret_access_key = Some(Secret::new(S3Server::SECRET_ACCESS_KEY));
+    options.conditional_writes = kind == S3Kind::Ministack;
+    scene(Destination::S3(options), proxy, server)
+}
+
+fn gcs() -> Scene {
+    let server = GcsServer::shared();
+    let (proxy, endpoint) = between(&server.endpoint());
+    let mut options = GcsOptions::new(GcsServer::BUCKET, &folder());
+    options.endpoint = Some(endpoint);
+    scene(Destination::Gcs(options), proxy, server)
+}
+
+fn azure() -> Scene {
+    let server = AzureServer::shared();
+    let (proxy, endpoint) = between(&server.endpoint());
+    let mut options = AzureOptions::new(AzureServer::CONTAINER, &folder());
+    options.account = Some(AzureServer::ACCOUNT.into());
+    options.account_key = Some(Secret::new(AzureServer::KEY));
+    options.endpoint = Some(endpoint);
+    scene(Destination::Azure(options), proxy, server)
+}
+
+fn content(fault: Fault) -> Bytes {
+    format!("{fault:?} ").repeat(20_000).into()
+}
+
+impl Scene {
+    async fn put(&self, content: &Bytes) -> Result<(), Error> {
+        let body = bytes_stream(content.clone());
+        let put = self.client.put(L0, NAME, SystemTime::UNIX_EPOCH, body);
+        put.await.map(|_| ())
+    }
+
+    async fn get(&self) -> Result<Bytes, Error> {
+        let stream = self.client.get(L0, NAME, None).await?;
+        collect(stream, usize::MAX)
+            .await
+            .map_err(|source| Error::Body {
+                location: self.client.location(),
+                object: NAME.to_string(),
+                source,
+            })
+    }
+
+    /// To the next requests there are: slowness once, and what ends requests twice in a row.
+    fn next(&self, fault: Fault) {
+        let times = match fault {
+            Fault::Slow | Fault::VerySlow => 1,
+            _ => 2,
+        };
+        self.proxy.set_weather(Weather::Next(fault, times));
+    }
+
+    /// Everything that a client does comes about although each thing begins with failures.
+    async fn survives_moments(self, fault: Fault) {
+        let small = SmallKey::new("lease").unwrap();
+        let expected = content(fault);
+        let may_be_done = matches!(fault, Fault::AnswerLost | Fault::AnswerCut);
+        self.next(fault);
+        match self.put(&expected).await {
+            Ok(()) => {}
+            // The first try was the one that did it.
+            Err(error) if error.is_already_exists() && may_be_done => {}
+            Err(error) => panic!("{fault:?}: {error}"),
+        }
+        self.next(fault);
+        // A connection that breaks in the middle of a body is for whoever reads it to take up again.
+        match self.get().await {
+            Ok(content) => assert!(content == expected, "{fault:?}"),
+            Err(error) => assert_eq!(fault, Fault::AnswerCut, "{error}"),
+        }
+        self.next(fault);
+        let listed = self.client.list(L0, None).await;
+        let listed = listed.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert_eq!(listed.len(), 1, "{fault:?}");
+        self.next(fault);
+        let put = self
+            .client
+            .put_small(&small, expected.clone(), Precondition::None);
+        put.await
+            .unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        self.next(fault);
+        let read = self.client.get_small(&small).await;
+        let read = read.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert!(read.unwrap().content == expected, "{fault:?}");
+        self.next(fault);
+        let deleted = self.client.delete(L0, &[NAME]).await;
+        deleted.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
+        assert_eq!(self.client.list(L0, None).await.unwrap(), []);
+        assert!(
+            self.proxy.faults()[&fault] >= 6,
+            "{:?}",
+            self.proxy.faults()
+        );
+    }
+
+    /// What fails for good ends with an error, and leaves a whole object or none.
+    async fn gives_up(self, fault: Fault) {
+        let expected = content(fault);
+        let may_be_done = matches!(fault, Fault::AnswerLost | Fault::AnswerCut);
+        self.proxy.set_weather(Weather::Only(fault));
+        let put = self.put(&expected).await;
+        self.client.list(L0, None).await.expect_err("a listing");
+        self.get().await.expect_err("a body");
+        self.proxy.set_weather(Weather::Fair);
+        put.expect_err("an object");
+        match self.get().await {
+            Ok(content) => assert!(may_be_done && content == expected, "{fault:?}"),
+            Err(error) => assert!(error.is_not_found() && !may_be_done, "{fault:?}: {error}"),
+        }
+        let listed = self.client.list(L0, None).await.unwrap();
+        assert_eq!(listed.len(), usize::from(may_be_done), "{fault:?}");
+    }
+}
+
+/// Does this to a replica for each of the faults, all at the same time.
+async fn for_each<W: Future<Output = ()>>(
+    faults: impl IntoIterator<Item = Fault>,
+    work: impl Fn(Fault) -> W,
+) {
+    let all = join_all(faults.into_iter().map(work));
+    tokio::time::timeout(DEADLINE, all).await.expect("in time");
+}
+
+fn those_that_end_requests() -> impl Iterator<Item = Fault> {
+    let faults = Fault::ALL.into_iter();
+    faults.filter(|fault| !matches!(fault, Fault::Slow | Fault::VerySlow))
+}
+
+macro_rules! each_store {
+    ($($store:ident = $scene:expr;)*) => {$(
+        mod $store {
+            use super::*;
+
+            #[tokio::test]
+            async fn what_fails_for_a_moment_is_tried_again() {
+                for_each(Fault::ALL, |fault| $scene.survives_moments(fault)).await;
+            }
+
+            #[tokio::test]
+            async fn what_fails_for_good_is_an_error_and_leaves_no_half() {
+                for_each(those_that_end_requests(), |fault| $scene.gives_up(fault)).await;
+            }
+        }
+    )*};
+}
+
+each_store! {
+    ministack = s3(S3Kind::Ministack);
+    rclone = s3(S3Kind::Rclone);
+    google = gcs();
+    azurite = azure();
+}

@@ -1,0 +1,68 @@
+//! What goes wrong, and how often.
+
+/// What can happen to a request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Fault {
+    /// The connection ends before anything of the request is read.
+    Refused,
+    /// It ends after half of the request's body has reached the server.
+    RequestCut,
+    /// The server does what was asked; the connection ends before the answer.
+    AnswerLost,
+    /// The connection ends after half of the answer's body.
+    AnswerCut,
+    /// Status 500, without asking the server.
+    InternalError,
+    /// Status 503, without asking the server.
+    Unavailable,
+    /// Status 429 with `Retry-After: 1`, without asking the server.
+    TooManyRequests,
+    /// Up to half a second before the server is asked.
+    Slow,
+    /// Three seconds before the server is asked, longer than most that wait for an answer like.
+    VerySlow,
+}
+
+impl Fault {
+    /// All there are.
+    pub const ALL: [Self; 9] = [
+        Self::Refused,
+        Self::RequestCut,
+        Self::AnswerLost,
+        Self::AnswerCut,
+        Self::InternalError,
+        Self::Unavailable,
+        Self::TooManyRequests,
+        Self::Slow,
+        Self::VerySlow,
+    ];
+}
+
+/// What happens to requests.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Weather {
+    /// Nothing.
+    Fair,
+    /// Any fault, to so many of a hundred requests.
+    Mixed(u8),
+    /// This fault, to every request.
+    Only(Fault),
+    /// This fault, to so many requests, and then nothing.
+    Next(Fault, u32),
+}
+
+impl Weather {
+    /// What happens to the next request.
+    pub(super) fn draw(&mut self, random: &mut fastrand::Rng) -> Option<Fault> {
+        match self {
+            Self::Fair | Self::Next(_, 0) => None,
+            Self::Only(fault) => Some(*fault),
+            Self::Next(fault, left) => {
+                *left -= 1;
+                Some(*fault)
+            }
+            Self::Mixed(percent) if random.u8(0..100) < *percent => random.choice(Fault::ALL),
+            Self::Mixed(_) => None,
+        }
+    }
+}

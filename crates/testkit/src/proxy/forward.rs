@@ -1,0 +1,115 @@
+//! One request on its way to the server, and the answer on its way back.
+
+use std::{io, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    Request, Response, StatusCode,
+    body::{Frame, Incoming},
+    client::conn::http1,
+    header::{RETRY_AFTER, TRANSFER_ENCODING},
+};
+use hyper_util::rt::TokioIo;
+use tokio::{net::TcpStream, time::sleep};
+
+use super::{Answered, Fault, Shared};
+
+type Body = BoxBody<Bytes, io::Error>;
+
+/// An error ends the client's connection without an answer.
+pub(super) async fn forward(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> io::Result<Response<Body>> {
+    let (fault, wait) = {
+        let mut guard = shared.state();
+        let state = &mut *guard;
+        let fault = state.weather.draw(&mut state.random);
+        if let Some(fault) = fault {
+            *state.faults.entry(fault).or_default() += 1;
+        }
+        (fault, Duration::from_millis(state.random.u64(1..500)))
+    };
+    match fault {
+        Some(Fault::Refused) => return Err(cut()),
+        Some(Fault::InternalError) => return refused(request, 500).await,
+        Some(Fault::Unavailable) => return refused(request, 503).await,
+        Some(Fault::TooManyRequests) => return refused(request, 429).await,
+        Some(Fault::Slow) => sleep(wait).await,
+        Some(Fault::VerySlow) => sleep(Duration::from_secs(3)).await,
+        _ => {}
+    }
+    let (mut head, body) = request.into_parts();
+    head.headers.remove(TRANSFER_ENCODING);
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let (method, uri) = (head.method.clone(), head.uri.to_string());
+    let body = match fault {
+        Some(Fault::RequestCut) if body.is_empty() => return Err(cut()),
+        Some(Fault::RequestCut) => half(&body),
+        _ => whole(body),
+    };
+    let answer = ask(&shared, Request::from_parts(head, body)).await?;
+    shared.state().answered.push(Answered {
+        method,
+        uri,
+        status: answer.status(),
+    });
+    let (mut head, body) = answer.into_parts();
+    // It is all there by now.
+    head.headers.remove(TRANSFER_ENCODING);
+    let body = match fault {
+        Some(Fault::AnswerLost) => return Err(cut()),
+        Some(Fault::AnswerCut) if body.is_empty() => return Err(cut()),
+        Some(Fault::AnswerCut) => half(&body),
+        _ => whole(body),
+    };
+    Ok(Response::from_parts(head, body))
+}
+
+async fn ask(shared: &Shared, request: Request<Body>) -> io::Result<Response<Bytes>> {
+    let connection = TokioIo::new(TcpStream::connect(shared.server).await?);
+    let (mut sender, connection) = http1::handshake(connection)
+        .await
+        .map_err(io::Error::other)?;
+    let answer = async {
+        let answer = sender.send_request(request).await;
+        let (head, body) = answer.map_err(io::Error::other)?.into_parts();
+        let body = body.collect().await.map_err(io::Error::other)?;
+        Ok(Response::from_parts(head, body.to_bytes()))
+    };
+    tokio::pin!(answer);
+    tokio::select! {
+        answer = &mut answer => answer,
+        // The connection may end as soon as all of the answer is there.
+        _ = connection => answer.await,
+    }
+}
+
+/// An answer that the server knows nothing of. The request is read, as a server does.
+async fn refused(request: Request<Incoming>, status: u16) -> io::Result<Response<Body>> {
+    let _ = request.into_body().collect().await;
+    let status = StatusCode::from_u16(status).map_err(io::Error::other)?;
+    let mut answer = Response::new(whole(Bytes::new()));
+    *answer.status_mut() = status;
+    if status == StatusCode::TOO_MANY_REQUESTS {
+        answer.headers_mut().insert(RETRY_AFTER, 1.into());
+    }
+    Ok(answer)
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed()
+}
+
+/// The first half, and then the end of the connection, since the length that was announced is not
+/// reached.
+fn half(body: &Bytes) -> Body {
+    let first = Ok(Frame::data(body.slice(..body.len() / 2)));
+    BodyExt::boxed(StreamBody::new(stream::iter([first, Err(cut())])))
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "cut by the fault proxy")
+}

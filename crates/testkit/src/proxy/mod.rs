@@ -1,0 +1,132 @@
+//! A proxy between a client and an HTTP server on loopback that does what networks and services do:
+//! delays, errors, connections that end half-way. What got through it is on record.
+
+mod fault;
+mod forward;
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use hyper::{Method, StatusCode, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::fault::{Fault, Weather};
+
+/// A request that the server answered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answered {
+    /// What was asked.
+    pub method: Method,
+    /// Of what: path and parameters.
+    pub uri: String,
+    /// The server's answer, whether the client got it or not.
+    pub status: StatusCode,
+}
+
+/// A running proxy, stopped when dropped.
+#[derive(Debug)]
+pub struct FaultProxy {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    _running: DropGuard,
+}
+
+#[derive(Debug)]
+struct Shared {
+    server: SocketAddr,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    weather: Weather,
+    random: fastrand::Rng,
+    answered: Vec<Answered>,
+    faults: BTreeMap<Fault, u64>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FaultProxy {
+    /// Starts a proxy on a free port of loopback, in fair weather. What goes wrong later, and how, is
+    /// drawn from `seed`.
+    ///
+    /// # Errors
+    ///
+    /// When there is no port, or no thread.
+    pub fn start(server: SocketAddr, seed: u64) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let state = State {
+            weather: Weather::Fair,
+            random: fastrand::Rng::with_seed(seed),
+            answered: Vec::new(),
+            faults: BTreeMap::new(),
+        };
+        let shared = Arc::new(Shared {
+            server,
+            state: Mutex::new(state),
+        });
+        let stop = CancellationToken::new();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (theirs, stopped) = (Arc::clone(&shared), stop.clone());
+        std::thread::Builder::new()
+            .name("fault-proxy".into())
+            .spawn(move || {
+                // Ending the runtime ends every connection.
+                runtime.block_on(stopped.run_until_cancelled(accept(listener, theirs)))
+            })?;
+        Ok(Self {
+            address,
+            shared,
+            _running: stop.drop_guard(),
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes what happens to requests from now on. Those that hang go on hanging.
+    pub fn set_weather(&self, weather: Weather) {
+        self.shared.state().weather = weather;
+    }
+
+    /// Takes the requests that the server has answered since the last call, in order.
+    pub fn take_answered(&self) -> Vec<Answered> {
+        std::mem::take(&mut self.shared.state().answered)
+    }
+
+    /// How often each fault has struck.
+    pub fn faults(&self) -> BTreeMap<Fault, u64> {
+        self.shared.state().faults.clone()
+    }
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    loop {
+        let (connection, _) = listener.accept().await?;
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let service = service_fn(|request| forward::forward(Arc::clone(&shared), request));
+            // A connection that ends half-way is what this is for.
+            let _ = http1::Builder::new()
+                .serve_connection(TokioIo::new(connection), service)
+                .await;
+        });
+    }
+}
