@@ -14,6 +14,7 @@ mod s3;
 mod secrets;
 mod settings;
 mod signals;
+mod storm;
 mod support;
 mod usage;
 mod verify;

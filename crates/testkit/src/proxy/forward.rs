@@ -38,7 +38,7 @@ pub(super) async fn forward(
         Some(Fault::Unavailable) => return refused(request, 503).await,
         Some(Fault::TooManyRequests) => return refused(request, 429).await,
         Some(Fault::Slow) => sleep(wait).await,
-        Some(Fault::VerySlow) => sleep(Duration::from_secs(3)).await,
+        Some(Fault::VerySlow) => sleep(Fault::LONGEST).await,
         _ => {}
     }
     let (mut head, body) = request.into_parts();

@@ -1,0 +1,183 @@
+//! Weeks of bad weather in a minute: a replica in S3 behind a network and a service that fail in every
+//! way, while writers go on and the backup is killed now and then.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use evertide_testkit::{
+    ChildProcess, DatabaseOptions, Fault, FaultProxy, S3Kind, S3Server, Weather, WriterOptions,
+    WriterThread, assert_same_database, create_database, litestream_command,
+};
+
+use super::support::{PATIENCE, Workplace};
+
+/// What the backup may have resident at most, in KiB. A build without optimisation, with no store that
+/// is far away: what matters is that it does not grow with an outage.
+const MOST_MEMORY: u64 = 160 << 10;
+
+struct Storm {
+    place: Workplace,
+    server: S3Server,
+    proxy: FaultProxy,
+    random: fastrand::Rng,
+    /// The most memory that a backup had resident, in KiB.
+    memory: u64,
+    kills: u32,
+    /// Changes of the weather so far.
+    changes: usize,
+}
+
+impl Storm {
+    fn new(seed: u64) -> Self {
+        let server = S3Server::start(S3Kind::Ministack);
+        let address = server.endpoint().trim_start_matches("http://");
+        let proxy = FaultProxy::start(address.parse().unwrap(), seed).unwrap();
+        let storm = Self {
+            place: Workplace::new(),
+            server,
+            proxy,
+            random: fastrand::Rng::with_seed(seed),
+            memory: 0,
+            kills: 0,
+            changes: 0,
+        };
+        let (direct, proxied) = (storm.server.endpoint(), storm.proxy.address());
+        let url = storm.url().replace(direct, &format!("http://{proxied}"));
+        // Ten times as fast as the defaults, and more.
+        storm.place.write(
+            "litestream.yml",
+            &format!(
+                "levels: [{{interval: 1s}}, {{interval: 5s}}]\nsnapshot: {{interval: 10s}}\nl0-retention: 3s\n\
+                 dbs: [{{path: app.db, replica: {{url: '{url}', sync-interval: 100ms}}}}]\n"
+            ),
+        );
+        storm
+    }
+
+    /// Of the replica, past all weather.
+    fn url(&self) -> String {
+        self.server.replica_url("backup/app")
+    }
+
+    fn start(&self) -> ChildProcess {
+        let mut command = self
+            .place
+            .command(&["replicate", "--config", "litestream.yml"]);
+        let log = self.place.path("log");
+        ChildProcess::spawn_logged(command.envs(S3Server::environment()), &log).unwrap()
+    }
+
+    /// Changes the weather, and kills the backup in one case out of eight.
+    fn change(&mut self, backup: &mut ChildProcess) {
+        let random = &mut self.random;
+        let weather = match random.u8(0..4) {
+            0 => Weather::Fair,
+            1 => random
+                .choice(Fault::ALL)
+                .map_or(Weather::Fair, Weather::Only),
+            _ => Weather::Mixed(random.u8(10..60)),
+        };
+        self.proxy.set_weather(weather);
+        std::thread::sleep(Duration::from_millis(self.random.u64(200..2_000)));
+        self.memory = self.memory.max(most_memory(backup));
+        if self.random.u8(0..8) == 0 {
+            backup.kill().unwrap();
+            // What it had sent arrives before another one starts. Later it would do no harm to a restore,
+            // but `verify` cannot tell it from what a second writer stores.
+            std::thread::sleep(Fault::LONGEST + Duration::from_millis(500));
+            *backup = self.start();
+            self.kills += 1;
+        }
+    }
+
+    fn evertide(&self, arguments: &[&str]) {
+        let mut command = self.place.command(arguments);
+        let run = command.envs(S3Server::environment()).output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+    }
+
+    fn assert_restores(&self) {
+        let url = self.url();
+        self.evertide(&["verify", "--deep", &url]);
+        self.evertide(&["restore", &url, "-o", "ours.db"]);
+        let mut official = litestream_command();
+        official
+            .args(["restore", "-o", "official.db", &url])
+            .current_dir(self.place.path(""))
+            .envs(S3Server::environment());
+        let run = official.output().unwrap();
+        assert!(run.status.success(), "{run:?}");
+        for restored in ["ours.db", "official.db"] {
+            assert_same_database(self.place.path("app.db"), self.place.path(restored));
+        }
+    }
+
+    /// No LTX file was stored twice, in one request or in parts.
+    fn assert_nothing_was_replaced(&self) {
+        let mut stored: BTreeMap<String, u32> = BTreeMap::new();
+        for request in self.proxy.take_answered() {
+            let (path, parameters) = request.uri.split_once('?').unwrap_or((&request.uri, ""));
+            let whole = match request.method.as_str() {
+                "PUT" => !parameters.contains("uploadId"),
+                "POST" => parameters.contains("uploadId"),
+                _ => false,
+            };
+            if whole && request.status.is_success() && path.ends_with(".ltx") {
+                *stored.entry(path.to_owned()).or_default() += 1;
+            }
+        }
+        assert!(stored.len() > 20, "{stored:?}");
+        stored.retain(|_, times| *times > 1);
+        assert!(stored.is_empty(), "replaced: {stored:?}");
+    }
+}
+
+/// The most memory that a process has had resident, in KiB.
+fn most_memory(process: &ChildProcess) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()));
+    let status = status.unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number.map_or(0, |number| number.parse().unwrap())
+}
+
+#[test]
+fn storms_lose_nothing_replace_nothing_and_need_no_operator() {
+    let seed = evertide_testkit::seed();
+    let seconds = std::env::var("EVERTIDE_STORM_SECONDS");
+    let seconds = seconds.map_or(40, |seconds| seconds.parse().unwrap());
+    let mut storm = Storm::new(seed);
+    let database = storm.place.path("app.db");
+    create_database(&database, DatabaseOptions::default()).unwrap();
+    let writer = WriterOptions {
+        max_bytes: 8 << 20,
+        pause: Duration::from_millis(20),
+        ..WriterOptions::seeded(seed)
+    };
+    let writer = WriterThread::start(&database, writer).unwrap();
+    let mut backup = storm.start();
+    let end = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < end {
+        storm.change(&mut backup);
+    }
+    storm.proxy.set_weather(Weather::Fair);
+    writer.stop().unwrap();
+    // One that is stopped before it has begun has nothing to finish.
+    let starts = storm.kills as usize + 1;
+    evertide_testkit::wait_until(PATIENCE, "the last start", || {
+        backup.log().matches("running daemons=1").count() == starts
+    });
+    let status = backup.terminate(PATIENCE).unwrap();
+    assert!(status.success(), "{status}\n{}", backup.log());
+    let faults = storm.proxy.faults();
+    eprintln!(
+        "{seconds} s, {faults:?}, {} kills, {} KiB at most",
+        storm.kills, storm.memory
+    );
+    assert_eq!(faults.len(), Fault::ALL.len(), "{faults:?}");
+    assert!(storm.memory < MOST_MEMORY, "{} KiB", storm.memory);
+    storm.assert_restores();
+    storm.assert_nothing_was_replaced();
+}
