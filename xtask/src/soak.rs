@@ -13,6 +13,8 @@ use crate::steps::Tally;
 /// How long the parts of a round take that can take any time.
 const TORTURE: u64 = 600;
 const FUZZ: u64 = 60;
+/// With intervals ten times as short as the defaults: an hour.
+const STORM: u64 = 360;
 const KILLS: u32 = 250;
 const CRASHES: u32 = 4_000;
 const YEARS: u32 = 20;
@@ -20,11 +22,12 @@ const YEARS: u32 = 20;
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 6] = [
     ("torture", torture),
     ("kill loop", kills),
     ("power cuts", crashes),
     ("lives of replicas", lives),
+    ("storms", storms),
     ("fuzzing", fuzzing),
 ];
 
@@ -93,6 +96,15 @@ fn crashes(seed: u64) -> Result<Tally> {
 fn lives(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--test", "lifetime", "--", "--nocapture"]);
     test.env("EVERTIDE_YEARS", YEARS.to_string());
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn storms(seed: u64) -> Result<Tally> {
+    let mut test = tests(
+        "evertide-cli",
+        &["--test", "it", "storm", "--", "--nocapture"],
+    );
+    test.env("EVERTIDE_STORM_SECONDS", STORM.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

@@ -172,14 +172,17 @@ impl Maintenance {
         }
     }
 
-    /// These are all the files there are, and the newest of them is of the history captured here. So
-    /// is what led to it, as far as it is still staged: each file proves the one before.
-    pub(super) fn listed(&mut self, objects: Vec<LtxObject>) {
+    /// These are all the files there are, where that is known, and the newest of them is of the history
+    /// captured here. So is what led to it, as far as it is still staged: each file proves the one before.
+    pub(super) fn listed(&mut self, objects: Option<Vec<LtxObject>>) {
         if let Some(local) = &mut self.local {
             let oldest = local.captured.borrow().staged.first().copied();
             local.from = oldest.map(|staged| staged.name.min);
         }
-        self.know(objects.into_iter().collect());
+        match objects {
+            Some(objects) => self.know(objects.into_iter().collect()),
+            None => self.files = None,
+        }
     }
 
     /// The newest transaction that level 1 has, zero where that is not known.

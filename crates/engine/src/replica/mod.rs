@@ -16,7 +16,10 @@ mod upkeep;
 
 use std::{
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -78,6 +81,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         context,
         news,
         listing: None,
+        turns: upkeep.turns(),
         remote: None,
         failures: 0,
         last_upload: None,
@@ -100,7 +104,9 @@ struct Replica {
     /// Where upkeep hears what there is on the replica.
     news: mpsc::UnboundedSender<News>,
     /// What was found there, until it is known to be the history captured here.
-    listing: Option<Vec<LtxObject>>,
+    listing: Option<Listing>,
+    /// How often maintenance has begun and ended.
+    turns: Arc<AtomicU64>,
     /// The newest transaction on the replica; `None` until it was asked, and after an error that
     /// leaves it open.
     remote: Option<Remote>,
@@ -108,6 +114,12 @@ struct Replica {
     failures: u32,
     last_upload: Option<Instant>,
     recorder: Recorder,
+}
+
+/// The files of a replica, when maintenance had begun and ended so often.
+struct Listing {
+    objects: Vec<LtxObject>,
+    turns: u64,
 }
 
 /// An object that arrived.
@@ -162,7 +174,7 @@ impl Replica {
             self.recorder.captured(captured.record);
             self.recorder.publish_if_due(&*self.context.client).await;
             if ours && let Some(listing) = self.listing.take() {
-                self.tell(News::Listed(listing));
+                self.tell(News::Listed(listing.objects, listing.turns));
             }
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
@@ -199,6 +211,7 @@ impl Replica {
 
     /// Asks the replica for its newest transaction, and whether that is part of our history.
     async fn look(&mut self) -> Result<Remote, Error> {
+        let turns = self.turns.load(Ordering::Relaxed);
         let mut objects: Vec<LtxObject> = Vec::new();
         for level in Level::all() {
             let listed = self.context.client.list(level, None).await;
@@ -208,7 +221,7 @@ impl Replica {
         let newest = objects.iter().rev().max_by_key(|object| object.name.max);
         let newest = newest.cloned();
         let names = objects.iter().map(|object| object.name).collect();
-        self.listing = Some(objects);
+        self.listing = Some(Listing { objects, turns });
         let Some(newest) = newest else {
             return Ok(Remote::Other(Txid::ZERO));
         };
@@ -358,7 +371,7 @@ impl Replica {
 
     fn arrived(&mut self, uploaded: &Uploaded, captured: &Captured) {
         match &mut self.listing {
-            Some(listing) => listing.push(uploaded.object.clone()),
+            Some(listing) => listing.objects.push(uploaded.object.clone()),
             None => self.tell(News::Arrived(uploaded.object.clone())),
         }
         let now = self.context.clock.now();

@@ -2,7 +2,10 @@
 //! while there is something left to do.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -28,8 +31,9 @@ const PATIENCE: u32 = 10;
 /// What upkeep hears of the replica.
 #[derive(Debug)]
 pub(super) enum News {
-    /// These are all the files it has, and its history is the one captured here.
-    Listed(Vec<LtxObject>),
+    /// These are all the files it had when maintenance had taken so many turns ([`Upkeep::turns`]), and
+    /// its history is the one captured here.
+    Listed(Vec<LtxObject>, u64),
     /// A file was uploaded.
     Arrived(LtxObject),
 }
@@ -43,6 +47,8 @@ pub(super) struct Upkeep {
     clock: Arc<dyn Clock>,
     status: watch::Sender<DatabaseStatus>,
     replica: String,
+    /// How often maintenance has begun and ended: while it is the same, nothing was stored.
+    turns: Arc<AtomicU64>,
     /// Nothing is done to a replica before its history is known to be ours.
     known: bool,
     due: Option<Instant>,
@@ -69,10 +75,16 @@ impl Upkeep {
             clock: Arc::clone(&context.clock),
             status: context.status.clone(),
             replica: context.options.name.clone(),
+            turns: Arc::default(),
             known: false,
             due: None,
             failures: 0,
         }
+    }
+
+    /// How often maintenance has begun and ended so far.
+    pub(super) fn turns(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turns)
     }
 
     pub(super) async fn run(mut self) {
@@ -97,7 +109,7 @@ impl Upkeep {
     fn hear(&mut self, news: News) {
         let arrived = match &news {
             News::Arrived(object) => Some(self.maintenance.due_with(object)),
-            News::Listed(_) => None,
+            News::Listed(..) => None,
         };
         self.note(news);
         if !self.known || self.failures > 0 {
@@ -114,9 +126,11 @@ impl Upkeep {
 
     fn note(&mut self, news: News) {
         match news {
-            News::Listed(objects) => {
+            News::Listed(objects, turns) => {
                 self.known = true;
-                self.maintenance.listed(objects);
+                // One that was made while maintenance stored something may lack it.
+                let current = turns == self.turns.load(Ordering::Relaxed);
+                self.maintenance.listed(current.then_some(objects));
             }
             News::Arrived(object) => self.maintenance.arrived(object),
         }
@@ -137,7 +151,9 @@ impl Upkeep {
         // through it comes later, in one of its own.
         let goal = self.captured.borrow().txid;
         let _ = timeout(SETTLE, self.hear_until(goal)).await;
+        self.turns.fetch_add(1, Ordering::Relaxed);
         let result = self.maintenance.run().await;
+        self.turns.fetch_add(1, Ordering::Relaxed);
         let done = self.maintenance.done();
         let merged = self.maintenance.merged();
         let error = match &result {
@@ -182,5 +198,58 @@ impl Upkeep {
             "cannot maintain the replica; uploads go on, and it is tried again"
         );
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use evertide_storage::{Destination, ManualClock, MemoryClient};
+
+    use super::{
+        super::files::tests::{file, time},
+        *,
+    };
+    use crate::ReplicaOptions;
+
+    fn upkeep() -> Upkeep {
+        let client = Arc::new(MemoryClient::service("bucket"));
+        let options = ReplicaOptions::new("bucket", Destination::file("/nowhere").unwrap());
+        let clock = Arc::new(ManualClock::new(time(1_000)));
+        let (_, captured) = watch::channel(Captured {
+            txid: Txid::ZERO,
+            created: None,
+            record: None,
+            staged: Arc::new([]),
+            dir: "/nowhere".into(),
+        });
+        Upkeep {
+            maintenance: Maintenance::new(client, &options, Arc::clone(&clock) as _),
+            news: mpsc::unbounded_channel().1,
+            captured,
+            commands: mpsc::unbounded_channel().0,
+            clock,
+            status: watch::Sender::new(DatabaseStatus::new(Path::new("/nowhere").into())),
+            replica: options.name,
+            turns: Arc::default(),
+            known: false,
+            due: None,
+            failures: 0,
+        }
+    }
+
+    /// Or what maintenance stored after the listing would be stored again, with another end.
+    #[test]
+    fn a_listing_from_before_something_was_stored_is_not_taken_for_what_there_is() {
+        let mut upkeep = upkeep();
+        upkeep.hear(News::Listed(vec![file(0, 1, 7, 10)], 0));
+        assert_eq!(upkeep.maintenance.newest(), Txid::new(7));
+        upkeep.turns().fetch_add(1, Ordering::Relaxed);
+        upkeep.hear(News::Listed(vec![file(0, 1, 7, 10)], 0));
+        assert_eq!(upkeep.maintenance.newest(), Txid::ZERO, "not known");
+        assert_eq!(upkeep.maintenance.next_due(), Some(time(1_000)));
+        upkeep.hear(News::Listed(vec![file(0, 1, 8, 10)], 1));
+        assert_eq!(upkeep.maintenance.newest(), Txid::new(8));
     }
 }

@@ -1,7 +1,5 @@
 //! What goes wrong, and how often.
 
-use std::time::Duration;
-
 /// What can happen to a request.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Fault {
@@ -21,14 +19,11 @@ pub enum Fault {
     TooManyRequests,
     /// Up to half a second before the server is asked.
     Slow,
-    /// [`Fault::LONGEST`] before the server is asked.
+    /// Three seconds before the server is asked.
     VerySlow,
 }
 
 impl Fault {
-    /// No request takes longer than this and what the server needs.
-    pub const LONGEST: Duration = Duration::from_secs(3);
-
     /// All there are.
     pub const ALL: [Self; 9] = [
         Self::Refused,

@@ -18,11 +18,22 @@ use super::{Answered, Fault, Shared};
 
 type Body = BoxBody<Bytes, io::Error>;
 
-/// An error ends the client's connection without an answer.
-pub(super) async fn forward(
+/// Answers a request. It goes on when the client goes, as what a network has accepted does. An error
+/// ends the client's connection without an answer.
+pub(super) async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> io::Result<Response<Body>> {
+    shared.state().under_way += 1;
+    let answer = tokio::spawn(async move {
+        let answer = forward(&shared, request).await;
+        shared.state().under_way -= 1;
+        answer
+    });
+    answer.await?
+}
+
+async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (fault, wait) = {
         let mut guard = shared.state();
         let state = &mut *guard;
@@ -38,7 +49,7 @@ pub(super) async fn forward(
         Some(Fault::Unavailable) => return refused(request, 503).await,
         Some(Fault::TooManyRequests) => return refused(request, 429).await,
         Some(Fault::Slow) => sleep(wait).await,
-        Some(Fault::VerySlow) => sleep(Fault::LONGEST).await,
+        Some(Fault::VerySlow) => sleep(Duration::from_secs(3)).await,
         _ => {}
     }
     let (mut head, body) = request.into_parts();
@@ -50,7 +61,7 @@ pub(super) async fn forward(
         Some(Fault::RequestCut) => half(&body),
         _ => whole(body),
     };
-    let answer = ask(&shared, Request::from_parts(head, body)).await?;
+    let answer = ask(shared, Request::from_parts(head, body)).await?;
     shared.state().answered.push(Answered {
         method,
         uri,

@@ -48,6 +48,7 @@ struct State {
     random: fastrand::Rng,
     answered: Vec<Answered>,
     faults: BTreeMap<Fault, u64>,
+    under_way: usize,
 }
 
 impl Shared {
@@ -72,6 +73,7 @@ impl FaultProxy {
             random: fastrand::Rng::with_seed(seed),
             answered: Vec::new(),
             faults: BTreeMap::new(),
+            under_way: 0,
         };
         let shared = Arc::new(Shared {
             server,
@@ -110,6 +112,11 @@ impl FaultProxy {
         std::mem::take(&mut self.shared.state().answered)
     }
 
+    /// Requests on their way, those included whose sender has gone.
+    pub fn under_way(&self) -> usize {
+        self.shared.state().under_way
+    }
+
     /// How often each fault has struck.
     pub fn faults(&self) -> BTreeMap<Fault, u64> {
         self.shared.state().faults.clone()
@@ -122,7 +129,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
         let (connection, _) = listener.accept().await?;
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
-            let service = service_fn(|request| forward::forward(Arc::clone(&shared), request));
+            let service = service_fn(|request| forward::answer(Arc::clone(&shared), request));
             // A connection that ends half-way is what this is for.
             let _ = http1::Builder::new()
                 .serve_connection(TokioIo::new(connection), service)
