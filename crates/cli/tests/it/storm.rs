@@ -2,7 +2,7 @@
 //! way, while writers go on and the backup is killed now and then.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -114,22 +114,24 @@ impl Storm {
         }
     }
 
-    /// No LTX file was stored twice, in one request or in parts.
+    /// No LTX file was stored twice, in one request or in parts. To complete the same upload again, when
+    /// the answer was lost, stores nothing new.
     fn assert_nothing_was_replaced(&self) {
-        let mut stored: BTreeMap<String, u32> = BTreeMap::new();
-        for request in self.proxy.take_answered() {
+        let mut stored: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for (number, request) in self.proxy.take_answered().into_iter().enumerate() {
             let (path, parameters) = request.uri.split_once('?').unwrap_or((&request.uri, ""));
-            let whole = match request.method.as_str() {
-                "PUT" => !parameters.contains("uploadId"),
-                "POST" => parameters.contains("uploadId"),
-                _ => false,
+            let upload = parameters.split('&').find(|p| p.starts_with("uploadId="));
+            let store = match (request.method.as_str(), upload) {
+                ("PUT", None) => number.to_string(),
+                ("POST", Some(upload)) => upload.to_owned(),
+                _ => continue,
             };
-            if whole && request.status.is_success() && path.ends_with(".ltx") {
-                *stored.entry(path.to_owned()).or_default() += 1;
+            if request.status.is_success() && path.ends_with(".ltx") {
+                stored.entry(path.to_owned()).or_default().insert(store);
             }
         }
         assert!(stored.len() > 20, "{stored:?}");
-        stored.retain(|_, times| *times > 1);
+        stored.retain(|_, stores| stores.len() > 1);
         assert!(stored.is_empty(), "replaced: {stored:?}");
     }
 }
