@@ -15,7 +15,7 @@ use super::support::{PATIENCE, Workplace};
 
 /// What the backup may have resident at most, in KiB. A build without optimisation, with no store that
 /// is far away: what matters is that it does not grow with an outage.
-const MOST_MEMORY: u64 = 160 << 10;
+const MOST_MEMORY: u64 = 320 << 10;
 
 struct Storm {
     place: Workplace,
