@@ -188,7 +188,8 @@ impl Life {
 
     fn arrived(&mut self, object: evertide_storage::LtxObject) {
         self.uploaded = object.name.max;
-        self.rebase = false;
+        // What was captured before a re-base may be found out to have arrived after it.
+        self.rebase &= object.level == Level::L0;
         self.rest = None;
         self.tally.uploads += 1;
         self.promise.uploaded(&object);
