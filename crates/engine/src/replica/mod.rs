@@ -10,8 +10,11 @@ mod files;
 mod maintain;
 mod merge;
 mod plan;
+mod points;
 mod retain;
 mod snapshot;
+#[cfg(test)]
+mod tier_tests;
 mod upkeep;
 
 use std::{

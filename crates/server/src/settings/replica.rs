@@ -96,6 +96,8 @@ pub(super) const DRILL_INTERVAL: Limits = Limits {
     max: YEAR,
     zero: Zero::Never,
 };
+pub(super) const RETENTION_TIER_EVERY: Limits = limits(1_000, YEAR);
+pub(super) const RETENTION_TIER_KEEP: Limits = limits(1_000, YEAR.saturating_mul(100));
 pub(super) const RETENTION: Limits = Limits {
     min: Duration::from_secs(1),
     max: YEAR.saturating_mul(100),

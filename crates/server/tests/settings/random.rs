@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use evertide::ReplicationOptions;
+use evertide::{ReplicationOptions, RetentionTier};
 use evertide_server::{
     blueprint,
     settings::{parse_databases_toml, parse_litestream_yaml, parse_toml},
@@ -32,6 +32,9 @@ pub(crate) fn assert_sound(options: &ReplicationOptions) {
         assert!(replica.snapshot_interval > Duration::ZERO);
         assert!(replica.retention != Some(Duration::ZERO));
         assert!(replica.retention_check_interval > Duration::ZERO);
+        let tiers = RetentionTier::mistakes(replica.retention, &replica.retention_tiers);
+        assert_eq!(tiers, []);
+        assert!(replica.drill_interval != Some(Duration::ZERO));
     }
 }
 
