@@ -1,6 +1,6 @@
 //! The replicas of a database: their tasks, and the staged files that wait for them.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use evertide_ltx::Txid;
 use tokio_util::sync::CancellationToken;
@@ -130,6 +130,7 @@ impl Database {
         client: Arc<dyn evertide_storage::ReplicaClient>,
     ) {
         let cancel = CancellationToken::new();
+        let continuable = Arc::new(AtomicBool::new(true));
         let context = ReplicaContext {
             options: options.clone(),
             client,
@@ -140,11 +141,16 @@ impl Database {
             status: self.status.clone(),
             commands: self.commands.clone(),
             stopping: self.stopping.clone(),
+            continuable: Arc::clone(&continuable),
         };
         let task = replica::run(context, cancel.clone());
         self.tasks.spawn_on(task, self.engine.handle());
         let _task = cancel.drop_guard();
-        self.replicas.push(RunningReplica { options, _task });
+        self.replicas.push(RunningReplica {
+            options,
+            continuable,
+            _task,
+        });
     }
 
     pub(super) async fn cancel_replicas(&mut self) {
