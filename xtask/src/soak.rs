@@ -18,14 +18,16 @@ const STORM: u64 = 360;
 const KILLS: u32 = 250;
 const CRASHES: u32 = 4_000;
 const YEARS: u32 = 20;
+const RACES: u32 = 200;
 
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("torture", torture),
     ("kill loop", kills),
     ("power cuts", crashes),
+    ("two writers", races),
     ("lives of replicas", lives),
     ("storms", storms),
     ("fuzzing", fuzzing),
@@ -90,6 +92,21 @@ fn crashes(seed: u64) -> Result<Tally> {
         &["--test", "faults", "crashes::", "--", "--nocapture"],
     );
     test.env("EVERTIDE_CRASHES", CRASHES.to_string());
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn races(seed: u64) -> Result<Tally> {
+    let mut test = tests(
+        "evertide-cli",
+        &[
+            "--test",
+            "it",
+            "writers::two_processes",
+            "--",
+            "--nocapture",
+        ],
+    );
+    test.env("EVERTIDE_RACES", RACES.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

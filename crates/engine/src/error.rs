@@ -4,6 +4,8 @@ use std::{io, path::PathBuf, time::Duration};
 
 use evertide_ltx::Txid;
 
+use crate::VerifyError;
+
 /// What can go wrong with the replication of a database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,6 +79,48 @@ pub enum Error {
         /// What it said.
         source: evertide_storage::Error,
     },
+    /// The replica has a history that this database does not go on from, and would bury it.
+    #[error(
+        "replica `{name}`: what is at {location} was written last by {holder}, and this database is not \
+         known to go on from there: {}. To have the newest state of the replica here, restore it. To \
+         go on with this database there, start once with `--take-over` (in a program: \
+         `ReplicationBuilder::take_over`); what the replica has can still be restored by its time. \
+         To leave the replica alone, replicate to another path", of_kind(*fork)
+    )]
+    OtherHistory {
+        /// The replica.
+        name: String,
+        /// Where it is.
+        location: String,
+        /// Who wrote there last: process, machine, and since when.
+        holder: String,
+        /// Whether it is the history of this database, which went on elsewhere; else it is that of another
+        /// database, as far as anybody knows.
+        fork: bool,
+    },
+    /// Whether the database goes on from what the replica has could not be found out.
+    #[error(
+        "replica `{name}` was written elsewhere, and cannot be compared with this database: {source}"
+    )]
+    Unproven {
+        /// The replica.
+        name: String,
+        /// Why it cannot be read.
+        source: Box<VerifyError>,
+    },
+    /// Another database of this process is replicated to the same place.
+    #[error(
+        "{} cannot be replicated to {destination}, where this process replicates {} to; give each \
+         database a replica of its own", path.display(), other.display()
+    )]
+    DestinationInUse {
+        /// The database.
+        path: PathBuf,
+        /// The replica.
+        destination: String,
+        /// The database that is replicated there.
+        other: PathBuf,
+    },
     /// Capture stopped working; see the status for the first cause.
     #[error("{} is not being captured: {reason}", path.display())]
     Failing {
@@ -103,6 +147,30 @@ pub enum Error {
     /// The engine's thread could not be started.
     #[error("cannot start the replication engine: {0}")]
     Engine(io::Error),
+}
+
+impl Error {
+    /// Whether somebody else writes to a replica, or may.
+    pub(crate) fn is_not_our_turn(&self) -> bool {
+        use evertide_storage::Error::{BadLease, LeaseHeld, LeaseLost};
+        match self {
+            Self::OtherHistory { .. } | Self::Unproven { .. } => true,
+            Self::Replica { source, .. } => matches!(
+                source,
+                LeaseHeld { .. } | LeaseLost { .. } | BadLease { .. }
+            ),
+            _ => false,
+        }
+    }
+}
+
+fn of_kind(fork: bool) -> &'static str {
+    match fork {
+        true => "it went on elsewhere, from a copy of this database or without it",
+        false => {
+            "it is the history of another database, or its local state was lost on the way here"
+        }
+    }
 }
 
 /// The error with its causes, on one line.

@@ -90,12 +90,16 @@ pub struct ReplicaOptions {
     /// Where a drill restores to; it takes as much room as the database. `None` for the system's
     /// directory for temporary files (`TMPDIR`).
     pub drill_directory: Option<PathBuf>,
+    /// How long the right to write to the replica lasts without being renewed. While something is written
+    /// it is renewed after half of it. After a crash another machine waits so long before it goes on; a
+    /// restart with the same local state does not wait. At least 100 ms.
+    pub lease_duration: Duration,
 }
 
 impl ReplicaOptions {
     /// A replica with the default intervals, those of Litestream: level 1 every 30 seconds, level 2
     /// every 5 minutes, level 3 and snapshots every hour and day; level 0 stays for 5 minutes.
-    /// Everything else is kept for ever. There are no drills.
+    /// Everything else is kept for ever. The lease lasts 2 minutes. There are no drills.
     pub fn new(name: impl Into<String>, destination: Destination) -> Self {
         const MINUTE: Duration = Duration::from_secs(60);
         const HOUR: Duration = Duration::from_secs(3_600);
@@ -111,6 +115,7 @@ impl ReplicaOptions {
             drill_interval: None,
             drill_bandwidth: None,
             drill_directory: None,
+            lease_duration: 2 * MINUTE,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     DatabaseStatus, Durability, Error, ReplicaOptions, ReplicationOptions,
     capture::RotationPolicy,
     database::{self, Command, DatabaseConfig, DatabaseHandle},
+    replica::Succession,
     runtime::Engine,
 };
 
@@ -36,6 +37,7 @@ struct Inner {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
+    succession: Succession,
     status: watch::Sender<DatabaseStatus>,
     running: Mutex<Option<Running>>,
 }
@@ -95,6 +97,7 @@ pub struct ReplicationBuilder {
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
+    succession: Succession,
 }
 
 impl ReplicationBuilder {
@@ -126,6 +129,15 @@ impl ReplicationBuilder {
         self
     }
 
+    /// Goes on with this database on replicas that another database has written, or a copy of this one
+    /// that went on elsewhere, for those in the settings at each start. What they have can still be
+    /// restored by its time. Somebody who still writes there is waited for all the same: stop that
+    /// process. See [`Error::OtherHistory`].
+    pub fn take_over(mut self) -> Self {
+        self.succession = Succession::Forced;
+        self
+    }
+
     /// Another disk for everything but SQLite's own files, for tests.
     pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
         self.disk = disk;
@@ -152,6 +164,7 @@ impl ReplicationBuilder {
             disk: self.disk,
             clock: self.clock,
             policy: self.policy,
+            succession: self.succession,
             status,
             running: Mutex::new(None),
         };
@@ -217,6 +230,7 @@ impl Replication {
             disk: Arc::new(OsDisk),
             clock: Arc::new(SystemClock),
             policy: RotationPolicy::default(),
+            succession: Succession::Proven,
         }
     }
 
@@ -245,6 +259,7 @@ impl Replication {
             disk: Arc::clone(&self.inner.disk),
             clock: Arc::clone(&self.inner.clock),
             policy: self.inner.policy,
+            succession: self.inner.succession,
         };
         let status = self.inner.status.clone();
         let (reply, started) = oneshot::channel::<Result<Unclaimed, Error>>();

@@ -4,10 +4,10 @@
 //! work goes to a bounded pool whose threads end when they are idle.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
@@ -39,6 +39,8 @@ pub(crate) struct Engine {
     pub(crate) watcher: Watcher,
     /// Databases that are replicated now.
     databases: Mutex<HashSet<PathBuf>>,
+    /// Where they are replicated to: the database, and how often it claimed that place.
+    destinations: Mutex<HashMap<String, (PathBuf, usize)>>,
     ticks: watch::Sender<u64>,
     /// Time between two ticks; no ticks before somebody asked.
     interval: watch::Sender<Option<Duration>>,
@@ -82,6 +84,7 @@ impl Engine {
             handle,
             watcher,
             databases: Mutex::default(),
+            destinations: Mutex::default(),
             ticks,
             interval,
             _stop: stop,
@@ -103,6 +106,31 @@ impl Engine {
             engine: Arc::clone(self),
             path,
         })
+    }
+
+    /// Marks a place as the replica of this database; the other database where it is one of another.
+    pub(crate) fn claim_destination(
+        self: &Arc<Self>,
+        destination: String,
+        database: &Path,
+    ) -> Result<DestinationClaim, PathBuf> {
+        let mut destinations = self.destinations();
+        let entry = destinations.entry(destination.clone());
+        let (owner, claims) = entry.or_insert_with(|| (database.to_owned(), 0));
+        if owner != database {
+            return Err(owner.clone());
+        }
+        *claims += 1;
+        Ok(DestinationClaim {
+            engine: Arc::clone(self),
+            destination,
+        })
+    }
+
+    fn destinations(&self) -> MutexGuard<'_, HashMap<String, (PathBuf, usize)>> {
+        self.destinations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A receiver that changes every `interval` at the latest: the safety net below the file
@@ -184,5 +212,24 @@ impl Drop for Claim {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         databases.remove(&self.path);
+    }
+}
+
+/// The right to replicate a database to a place in this process, until dropped.
+#[derive(Debug)]
+pub(crate) struct DestinationClaim {
+    engine: Arc<Engine>,
+    destination: String,
+}
+
+impl Drop for DestinationClaim {
+    fn drop(&mut self) {
+        let mut destinations = self.engine.destinations();
+        if let Some((_, claims)) = destinations.get_mut(&self.destination) {
+            *claims -= 1;
+            if *claims == 0 {
+                destinations.remove(&self.destination);
+            }
+        }
     }
 }

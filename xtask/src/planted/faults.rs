@@ -12,6 +12,11 @@ const fn unit(name: &'static str) -> Test {
     }
 }
 
+/// A unit test of the stores.
+const fn storage(name: &'static str) -> Test {
+    of("evertide-storage", &["--lib"], name)
+}
+
 const fn of(package: &'static str, binary: &'static [&'static str], name: &'static str) -> Test {
     Test {
         package,
@@ -98,6 +103,54 @@ pub(super) const FAULTS: &[Fault] = &[
             "evertide-storage",
             &["--test", "crash"],
             "after_a_power_cut_an_object_is_whole_or_absent_and_what_was_confirmed_is_there",
+        )],
+    },
+    Fault {
+        name: "lease-renewed-in-vain",
+        harm: "who could not renew its lease, since another one has it, goes on writing",
+        file: "crates/storage/src/lease/mod.rs",
+        right: "Err(error) if error.is_conflict() => return self.recognise().await,",
+        wrong: "Err(error) if error.is_conflict() => {}",
+        tests: &[
+            storage("lease::tests::who_wakes_after_its_lease_was_taken_writes_nothing_more"),
+            storage(
+                "lease::tests::of_two_who_looked_at_the_same_time_the_second_to_write_is_refused",
+            ),
+        ],
+    },
+    Fault {
+        name: "lease-no-last-look",
+        harm: "what was being sent when the lease ended is stored after another one has begun",
+        file: "crates/storage/src/lease/client.rs",
+        right: "stream::once(async move { lease.check() })",
+        wrong: "stream::once(async move { lease.check().or(Ok(())) })",
+        tests: &[
+            storage(
+                "lease::tests::an_object_whose_lease_ends_while_it_is_sent_never_becomes_visible",
+            ),
+            storage(
+                "lease::tests::wherever_a_writer_is_stopped_nothing_of_it_is_stored_after_another_has_begun",
+            ),
+        ],
+    },
+    Fault {
+        name: "lease-taken-too-soon",
+        harm: "a lease is taken while its owner still writes",
+        file: "crates/storage/src/lease/decide.rs",
+        right: "let end = last.renewed.checked_add(duration + CLOCK_SKEW);",
+        wrong: "let end = last.renewed.checked_add(duration / 2);",
+        tests: &[storage(
+            "lease::decide::tests::a_holder_stops_before_another_one_begins_whatever_their_clocks_show",
+        )],
+    },
+    Fault {
+        name: "succession-no-gap",
+        harm: "what a former owner stores late is taken for a part of the new history: unrestorable",
+        file: "crates/engine/src/replica/succession.rs",
+        right: "Taken::FromAnother(_) if remote.txid() > Txid::ZERO => {",
+        wrong: "Taken::New if remote.txid() > Txid::ZERO => {",
+        tests: &[unit(
+            "replica::succession::tests::a_new_owner_begins_above_whatever_the_one_before_may_still_store",
         )],
     },
     Fault {

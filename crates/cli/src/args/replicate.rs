@@ -40,6 +40,10 @@ pub(crate) struct ReplicateArgs {
     /// anything else
     #[arg(long)]
     pub(crate) restore_if_db_not_exists: bool,
+    /// Go on with these databases on replicas that another database has written, or a copy that went
+    /// on elsewhere; what those have can still be restored by its time
+    #[arg(long)]
+    pub(crate) take_over: bool,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

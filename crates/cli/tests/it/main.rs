@@ -20,3 +20,4 @@ mod usage;
 mod verify;
 mod watching;
 mod webdav;
+mod writers;

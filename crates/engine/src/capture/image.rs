@@ -12,6 +12,7 @@ use super::{Capture, CaptureError};
 use crate::{
     Error,
     state::{PageChanges, PageSet, PageTable, Position, Tips},
+    verify::Content,
     wal::{Cursor, WAL_HEADER_LEN, WalFile, protocol::Action},
 };
 
@@ -197,6 +198,7 @@ impl Capture {
         let Some(mut sums) = table.sums(pages).map_err(&failed)? else {
             return Ok(());
         };
+        self.begun = Some(Content::of_sum(pages, sums.checksums));
         for staged in self.state.stage.files() {
             if staged.name.min > image.txid() {
                 let path = self.state.stage.path(staged.name);

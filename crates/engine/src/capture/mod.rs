@@ -28,6 +28,7 @@ use self::{attach::Attached, pace::Pace};
 use crate::{
     Error,
     state::{LocalState, Position},
+    verify::Content,
     wal::{
         Cursor, IndexHeader, ScanError, WriteHold,
         protocol::{Action, Facts, Tried, next},
@@ -157,6 +158,8 @@ pub(crate) struct Capture {
     pace: Pace,
     /// Milliseconds since the epoch; timestamps never run backwards, even if the clock does.
     last_timestamp: i64,
+    /// What the database was when all of it was read last.
+    pub(crate) begun: Option<Content>,
     pub(crate) stats: CaptureStats,
 }
 
@@ -180,6 +183,7 @@ impl Capture {
             images: Vec::new(),
             pace: Pace::default(),
             last_timestamp: 0,
+            begun: None,
             stats: CaptureStats::default(),
         };
         if let Some(position) = capture.state.position {

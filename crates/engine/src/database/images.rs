@@ -50,6 +50,11 @@ impl PendingImages {
         self.since.get_or_insert_with(Instant::now);
     }
 
+    /// The same without waiting for replicas: it is wanted of the database as it is now.
+    pub(super) fn want_table_at_once(&mut self) {
+        self.since = Instant::now().checked_sub(GATHER).or(self.since);
+    }
+
     pub(super) fn add(&mut self, request: ImageRequest) {
         self.requests.push_back(request);
         self.since.get_or_insert_with(Instant::now);

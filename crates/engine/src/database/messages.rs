@@ -10,7 +10,7 @@ use crate::{
     Error, ReplicationOptions,
     capture::{Capture, Tail},
     state::{Staged, Tip},
-    verify::Record,
+    verify::{Content as DatabaseContent, Record},
 };
 
 /// What is captured.
@@ -22,6 +22,8 @@ pub(crate) struct Captured {
     pub(crate) created: Option<SystemTime>,
     /// The checksum of the database then, once it is known.
     pub(crate) record: Option<Record>,
+    /// What the database was when all of it was read last, if that was since the start.
+    pub(crate) begun: Option<DatabaseContent>,
     /// The files that lead to it, oldest first.
     pub(crate) staged: Arc<[Staged]>,
     /// Where they are.
@@ -41,6 +43,7 @@ impl Captured {
             txid,
             created: capture.stats.captured,
             record: capture.position().and_then(Record::of),
+            begun: capture.begun,
             staged: files.filter(covered).copied().collect(),
             dir: capture.state.stage.dir().to_owned(),
         }
@@ -62,6 +65,10 @@ pub(crate) enum Command {
         tail: Tail,
         reply: oneshot::Sender<bool>,
     },
+    /// Have the checksum of the database known as it is now, which takes reading all of it.
+    WantChecksum,
+    /// It is known who writes to a replica, or that this cannot be asked now.
+    Looked,
     /// A replica has more than before.
     Arrived(Tip),
     /// A replica has compacted more than before.

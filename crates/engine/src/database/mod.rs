@@ -13,7 +13,7 @@ use evertide_storage::{Clock, Disk};
 use futures_util::FutureExt;
 use tokio::{
     sync::{SemaphorePermit, mpsc, oneshot, watch},
-    time::Instant,
+    time::{Instant, timeout_at},
 };
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -31,13 +31,16 @@ use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicationOptions,
     capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
     error::describe,
-    runtime::{Claim, Engine, blocking, transfer},
-    state::Tip,
+    replica::Succession,
+    runtime::{Claim, DestinationClaim, Engine, blocking, transfer},
+    state::{LocalIdentity, Tip},
     watch::{FILES, Notices, Watch},
 };
 
 /// The least time between two looks at a database whose changes wait for the sync interval.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// How long a start waits to hear who writes to its replicas, where that may matter.
+const FIRST_LOOKS: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
 /// Without notices from the file system the database is looked at this often.
@@ -51,6 +54,7 @@ pub(crate) struct DatabaseConfig {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: RotationPolicy,
+    pub(crate) succession: Succession,
 }
 
 /// A running task, seen from outside.
@@ -109,6 +113,7 @@ pub(crate) async fn start(
             ..config.options.clone()
         },
         config,
+        identity: Arc::clone(&capture.state.identity),
         capture: Some(Box::new(capture)),
         notices,
         inbox,
@@ -127,10 +132,13 @@ pub(crate) async fn start(
     };
     let wanted = database.config.options.clone();
     database.set_replicas(wanted)?;
+    // Replicas that are added later are not meant.
+    database.config.succession = Succession::Proven;
     if let Err(error) = database.attach().await {
         database.cancel_replicas().await;
         return Err(error);
     }
+    database.hear_first_looks().await;
     let runtime = database.engine.handle().clone();
     let status = database.status.clone();
     runtime.spawn(async move {
@@ -151,6 +159,7 @@ pub(crate) async fn start(
 
 struct RunningReplica {
     options: crate::ReplicaOptions,
+    _claim: DestinationClaim,
     /// Ends its task when dropped.
     _task: DropGuard,
 }
@@ -161,6 +170,8 @@ struct Database {
     engine: Arc<Engine>,
     config: DatabaseConfig,
     options: ReplicationOptions,
+    /// Who writes to its replicas.
+    identity: Arc<LocalIdentity>,
     /// Away while a blocking thread works with it.
     capture: Option<Box<Capture>>,
     notices: Arc<Notices>,
@@ -229,6 +240,26 @@ impl Database {
                 Wake::Command(Some(command)) => self.command(command).await,
                 Wake::Command(None) => return,
             }
+        }
+    }
+
+    /// Before the application writes: a replica that somebody else wrote last may have to know what the
+    /// database was at the start. Only where no local state can tell.
+    async fn hear_first_looks(&mut self) {
+        if !self.is_attached() || self.status.borrow().txid > Txid::ZERO {
+            return;
+        }
+        let end = Instant::now() + FIRST_LOOKS;
+        let (mut waiting, mut wanted) = (self.replicas.len(), false);
+        while waiting > 0
+            && let Ok(Some(command)) = timeout_at(end, self.inbox.recv()).await
+        {
+            waiting -= usize::from(matches!(command, Command::Looked));
+            wanted |= matches!(command, Command::WantChecksum);
+            self.command(command).await;
+        }
+        if wanted {
+            self.start_image(transfer().await).await;
         }
     }
 
@@ -521,6 +552,8 @@ impl Database {
                 });
                 let _ = reply.send(matches.await);
             }
+            Command::WantChecksum => self.pending.want_table_at_once(),
+            Command::Looked => {} // waited for at the start only
             Command::Arrived(tip) => self.release_staged(Some(tip)).await,
             Command::Compacted => self.release_staged(None).await,
             Command::Update { options, reply } => {

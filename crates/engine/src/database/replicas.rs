@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use evertide_ltx::Txid;
+use evertide_storage::{Lease, LeasedClient};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Database, RunningReplica, slow_look};
@@ -11,7 +12,8 @@ use crate::{
     capture::Capture,
     error::describe,
     replica::{self, ReplicaContext},
-    state::Tip,
+    runtime::DestinationClaim,
+    state::{Tip, owner},
 };
 
 impl Database {
@@ -91,6 +93,7 @@ impl Database {
                 .iter()
                 .any(|running| running.options == *replica);
             if !unchanged {
+                let claim = self.claim(replica)?;
                 let client = replica
                     .destination
                     .connect_for(&self.config.path, Arc::clone(&self.config.disk))
@@ -98,7 +101,7 @@ impl Database {
                         name: replica.name.clone(),
                         source,
                     })?;
-                clients.push((replica.clone(), client));
+                clients.push((replica.clone(), claim, client));
             }
         }
         self.replicas
@@ -108,7 +111,7 @@ impl Database {
             status
                 .replicas
                 .retain(|r| self.replicas.iter().any(|k| k.options.name == r.name));
-            for (replica, client) in &clients {
+            for (replica, _, client) in &clients {
                 let (name, location) = (replica.name.clone(), client.location());
                 let merged = replica::merged_at_start(&**client, replica);
                 let new = ReplicaStatus::new(name, location, merged);
@@ -117,22 +120,41 @@ impl Database {
             let order = |name: &str| options.replicas.iter().position(|r| r.name == name);
             status.replicas.sort_by_key(|replica| order(&replica.name));
         });
-        for (replica, client) in clients {
-            self.start_replica(replica, client);
+        for (replica, claim, client) in clients {
+            self.start_replica(replica, claim, client);
         }
         self.options = options;
         Ok(())
     }
 
+    /// The place of a replica, which no other database of this process may have.
+    fn claim(&self, replica: &ReplicaOptions) -> Result<DestinationClaim, Error> {
+        let (path, destination) = (&self.config.path, replica.destination.to_string());
+        let claim = self.engine.claim_destination(destination.clone(), path);
+        claim.map_err(|other| Error::DestinationInUse {
+            path: path.clone(),
+            destination,
+            other,
+        })
+    }
+
     fn start_replica(
         &mut self,
         options: ReplicaOptions,
+        _claim: DestinationClaim,
         client: Arc<dyn evertide_storage::ReplicaClient>,
     ) {
         let cancel = CancellationToken::new();
+        let owner = owner(self.identity.owner, &self.config.path);
+        let clock = Arc::clone(&self.config.clock);
+        let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);
+        let lease = Arc::new(lease);
         let context = ReplicaContext {
             options: options.clone(),
-            client,
+            client: Arc::new(LeasedClient::new(client, Arc::clone(&lease))),
+            lease,
+            identity: Arc::clone(&self.identity),
+            succession: self.config.succession,
             disk: Arc::clone(&self.config.disk),
             clock: Arc::clone(&self.config.clock),
             captured: self.captured.subscribe(),
@@ -144,7 +166,11 @@ impl Database {
         let task = replica::run(context, cancel.clone());
         self.tasks.spawn_on(task, self.engine.handle());
         let _task = cancel.drop_guard();
-        self.replicas.push(RunningReplica { options, _task });
+        self.replicas.push(RunningReplica {
+            options,
+            _claim,
+            _task,
+        });
     }
 
     pub(super) async fn cancel_replicas(&mut self) {

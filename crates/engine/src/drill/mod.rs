@@ -331,11 +331,17 @@ fn advice(error: &RestoreError) -> &'static str {
 #[cfg(test)]
 mod tests {
     use evertide_ltx::{Checksum, Encoder, Header, Level, PageSize, Pgno};
-    use evertide_storage::{ManualClock, MemoryClient, OsDisk, bytes_stream};
+    use evertide_storage::{Lease, ManualClock, MemoryClient, OsDisk, bytes_stream};
     use rusqlite::Connection;
 
     use super::*;
-    use crate::{ReplicaOptions, database::Captured, verify::encode_records};
+    use crate::{
+        ReplicaOptions,
+        database::Captured,
+        replica::Succession,
+        state::{LocalIdentity, owner},
+        verify::encode_records,
+    };
 
     const CAPTURED: i64 = 1_700_000_000_000;
 
@@ -380,14 +386,24 @@ mod tests {
             txid: Txid::new(7),
             created: None,
             record: None,
+            begun: None,
             staged: Arc::new([]),
             dir: "/nowhere".into(),
         };
+        let state = tempfile::tempdir().unwrap();
+        let identity = LocalIdentity::open(&OsDisk, &state.path().join("identity")).unwrap();
+        let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
+        let client = Arc::clone(client) as Arc<dyn ReplicaClient>;
+        let owner = owner(identity.owner, directory);
+        let lease = Lease::new(client.clone(), clock.clone(), owner, options.lease_duration);
         let context = ReplicaContext {
             options,
-            client: Arc::clone(client) as Arc<dyn ReplicaClient>,
+            client,
+            lease: Arc::new(lease),
+            identity: Arc::new(identity),
+            succession: Succession::Proven,
             disk: Arc::new(OsDisk),
-            clock: Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH)),
+            clock,
             captured: watch::channel(captured).1,
             flush: watch::channel(Txid::ZERO).1,
             status: watch::channel(DatabaseStatus::new("app.db".into())).0,

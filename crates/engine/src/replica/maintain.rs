@@ -504,6 +504,7 @@ mod tests {
             txid: Txid::new(3),
             created: None,
             record: None,
+            begun: None,
             staged: Arc::new([]),
             dir: "/nowhere".into(),
         });

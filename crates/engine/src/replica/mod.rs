@@ -12,6 +12,7 @@ mod merge;
 mod plan;
 mod retain;
 mod snapshot;
+mod succession;
 mod upkeep;
 
 use std::{
@@ -24,7 +25,7 @@ use std::{
 };
 
 use evertide_ltx::{Level, LtxName, Txid};
-use evertide_storage::{Clock, Disk, LtxObject, ReplicaClient};
+use evertide_storage::{Clock, Disk, Error as StoreError, Lease, LtxObject, ReplicaClient};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -34,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::body::{ChunkWriter, Piece, chunks};
 pub(crate) use self::maintain::merged_at_start;
 pub use self::maintain::{Maintained, Maintenance};
+pub(crate) use self::succession::Succession;
 use self::{
     plan::{Remote, UploadPlan, plan_upload, restorable},
     upkeep::{News, Upkeep},
@@ -43,12 +45,16 @@ use crate::{
     database::{Captured, Command, Content, request_snapshot, tail_matches},
     drill::Drill,
     error::describe,
-    state::Tip,
+    state::{LocalIdentity, Tip},
     verify::Recorder,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long to wait before a replica with another history is looked at again.
+const HISTORY_PAUSE: Duration = Duration::from_secs(300);
+/// How long letting go of the lease may take at the end.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// Staged files that go into one object at most: all are open at a time, in the application's process.
 const FILES_AT_ONCE: usize = 128;
 
@@ -56,7 +62,11 @@ const FILES_AT_ONCE: usize = 128;
 #[derive(Debug)]
 pub(crate) struct ReplicaContext {
     pub(crate) options: ReplicaOptions,
+    /// Writes only while it has the lease.
     pub(crate) client: Arc<dyn ReplicaClient>,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) identity: Arc<LocalIdentity>,
+    pub(crate) succession: Succession,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     /// What is captured.
@@ -85,6 +95,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         remote: None,
         failures: 0,
         last_upload: None,
+        wrote: false,
         recorder,
     };
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
@@ -97,6 +108,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = drill.run() => {}
     }
     replica.record_the_end().await;
+    replica.release().await;
 }
 
 struct Replica {
@@ -113,6 +125,8 @@ struct Replica {
     /// Since the last success.
     failures: u32,
     last_upload: Option<Instant>,
+    /// Whether anything arrived there since the start.
+    wrote: bool,
     recorder: Recorder,
 }
 
@@ -147,7 +161,7 @@ impl Replica {
                 Err(error) => {
                     self.remote = None;
                     self.failed(&error);
-                    tokio::time::sleep(pause(self.failures)).await;
+                    tokio::time::sleep(self.pause_after(&error)).await;
                 }
             }
         }
@@ -209,9 +223,13 @@ impl Replica {
         }
     }
 
-    /// Asks the replica for its newest transaction, and whether that is part of our history.
+    /// Asks the replica who writes there, for its newest transaction, and whether that is part of our
+    /// history.
     async fn look(&mut self) -> Result<Remote, Error> {
         let turns = self.turns.load(Ordering::Relaxed);
+        let taken = self.context.lease.look().await;
+        self.looked(&taken);
+        let taken = taken.map_err(|source| self.replica_error(source))?;
         let mut objects: Vec<LtxObject> = Vec::new();
         for level in Level::all() {
             let listed = self.context.client.list(level, None).await;
@@ -221,10 +239,17 @@ impl Replica {
         let newest = objects.iter().rev().max_by_key(|object| object.name.max);
         let newest = newest.cloned();
         let names = objects.iter().map(|object| object.name).collect();
-        self.listing = Some(Listing { objects, turns });
-        let Some(newest) = newest else {
-            return Ok(Remote::Other(Txid::ZERO));
+        let remote = match &newest {
+            Some(newest) => self.compare(newest, names).await?,
+            None => Remote::Other(Txid::ZERO),
         };
+        let remote = self.inherit(taken, remote, newest.as_ref()).await?;
+        self.listing = Some(Listing { objects, turns });
+        Ok(remote)
+    }
+
+    /// Whether the newest object of the replica, of those with these names, is part of our history.
+    async fn compare(&self, newest: &LtxObject, names: Vec<LtxName>) -> Result<Remote, Error> {
         let txid = newest.name.max;
         let reached = restorable(names);
         if reached < txid {
@@ -243,7 +268,7 @@ impl Replica {
         };
         if follows {
             // Transactions of another history are counted as ours are.
-            let tail = body::read_tail(self.context.client.as_ref(), &newest)
+            let tail = body::read_tail(self.context.client.as_ref(), newest)
                 .await
                 .map_err(|source| self.replica_error(source))?;
             let ours = match tail {
@@ -369,6 +394,22 @@ impl Replica {
         self.recorder.finish(&*self.context.client).await;
     }
 
+    /// Lets others write at once: nothing of ours will arrive any more.
+    async fn release(&self) {
+        let released = tokio::time::timeout(RELEASE_PATIENCE, self.context.lease.release()).await;
+        let error = match released {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it takes too long".to_owned(),
+        };
+        let replica = self.context.client.location();
+        tracing::debug!(
+            replica,
+            error,
+            "cannot let go of the lease; it ends by itself"
+        );
+    }
+
     fn arrived(&mut self, uploaded: &Uploaded, captured: &Captured) {
         match &mut self.listing {
             Some(listing) => listing.objects.push(uploaded.object.clone()),
@@ -389,6 +430,9 @@ impl Replica {
             status.error = None;
             status.failing_since = None;
         });
+        // It was asked for once: somebody who takes over from us is not to be taken over again.
+        self.context.succession = Succession::Proven;
+        self.wrote = true;
         // Staged files that every replica has can go now.
         let tip = Tip::new(
             &self.context.client.location(),
@@ -398,7 +442,22 @@ impl Replica {
         let _ = self.context.commands.send(Command::Arrived(tip));
     }
 
+    /// How long to wait before it is tried again.
+    fn pause_after(&self, error: &Error) -> Duration {
+        match error {
+            Error::Replica {
+                source: StoreError::LeaseHeld { wait, .. },
+                ..
+            } => (*wait).clamp(FIRST_PAUSE, LONGEST_PAUSE),
+            Error::OtherHistory { .. } => HISTORY_PAUSE,
+            _ => pause(self.failures),
+        }
+    }
+
     fn failed(&mut self, error: &Error) {
+        if error.is_not_our_turn() {
+            self.tell(News::Unknown);
+        }
         self.failures = self.failures.saturating_add(1);
         let text = describe(error);
         let now = self.context.clock.now();

@@ -36,6 +36,8 @@ pub(super) enum News {
     Listed(Vec<LtxObject>, u64),
     /// A file was uploaded.
     Arrived(LtxObject),
+    /// It has to be looked at again, and until then it may be anybody's.
+    Unknown,
 }
 
 /// Maintains a replica beside its uploads.
@@ -109,7 +111,7 @@ impl Upkeep {
     fn hear(&mut self, news: News) {
         let arrived = match &news {
             News::Arrived(object) => Some(self.maintenance.due_with(object)),
-            News::Listed(..) => None,
+            News::Listed(..) | News::Unknown => None,
         };
         self.note(news);
         if !self.known || self.failures > 0 {
@@ -133,6 +135,11 @@ impl Upkeep {
                 self.maintenance.listed(current.then_some(objects));
             }
             News::Arrived(object) => self.maintenance.arrived(object),
+            News::Unknown => {
+                self.known = false;
+                self.due = None;
+                self.failures = 0;
+            }
         }
     }
 
@@ -151,6 +158,9 @@ impl Upkeep {
         // through it comes later, in one of its own.
         let goal = self.captured.borrow().txid;
         let _ = timeout(SETTLE, self.hear_until(goal)).await;
+        if !self.known {
+            return;
+        }
         self.turns.fetch_add(1, Ordering::Relaxed);
         let result = self.maintenance.run().await;
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -221,6 +231,7 @@ mod tests {
             txid: Txid::ZERO,
             created: None,
             record: None,
+            begun: None,
             staged: Arc::new([]),
             dir: "/nowhere".into(),
         });

@@ -4,12 +4,15 @@
 //! | file | content |
 //! |---|---|
 //! | `lock` | locked while a process replicates the database; names that process |
+//! | `identity` | who writes with this state, and of which history it is |
 //! | `position` | where capture stands |
 //! | `pages` | the page table: checksum of each page, and the transaction that changed it last |
 //! | `ltx/0/<min>-<max>.ltx` | captured files that not every replica has yet, and the newest one |
 
 #[cfg(test)]
 mod fuzz;
+mod home;
+mod identity;
 mod pages;
 mod position;
 mod stage;
@@ -18,6 +21,7 @@ mod tips;
 use std::{
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use evertide_ltx::Txid;
@@ -27,6 +31,8 @@ use crate::Error;
 
 use self::position::PositionFile;
 pub(crate) use self::{
+    home::owner,
+    identity::LocalIdentity,
     pages::{PageChanges, PageEntry, PageSet, PageTable, TableSums},
     position::Position,
     stage::{Stage, StageWriter, Staged},
@@ -37,6 +43,8 @@ pub(crate) use self::{
 #[derive(Debug)]
 pub(crate) struct LocalState {
     dir: PathBuf,
+    /// Who writes to replicas.
+    pub(crate) identity: Arc<LocalIdentity>,
     positions: PositionFile,
     /// Where capture stands; `None` before the first snapshot.
     pub(crate) position: Option<Position>,
@@ -87,6 +95,8 @@ impl LocalState {
         disk.create_dir_all(&dir, 0o700)
             .map_err(failed("create", &dir))?;
         let lock = lock(disk, database, &dir.join("lock"))?;
+        let path = dir.join("identity");
+        let identity = LocalIdentity::open(disk, &path).map_err(failed("open", &path))?;
         let path = dir.join("position");
         let (positions, position) =
             PositionFile::open(disk, &path).map_err(failed("open", &path))?;
@@ -99,6 +109,7 @@ impl LocalState {
         let table = PageTable::open(disk, &path).map_err(failed("open", &path))?;
         Ok(Self {
             dir,
+            identity: Arc::new(identity),
             positions,
             position,
             table,

@@ -49,8 +49,8 @@ use crate::{RestoreError, RestoreTarget, restore::listing, runtime::Engine};
 pub(crate) use self::records::encode as encode_records;
 pub(crate) use self::{
     deep::{Newest, Unrestored},
-    recorder::{Heard, Recorded, Recorder, recorded},
-    records::{Record, sealed, unsealed},
+    recorder::{Heard, Recorded, Recorder, recorded, recorded_content},
+    records::{Content, Record, sealed, unsealed},
 };
 
 /// Chunks between those who read and the one who checks.

@@ -13,7 +13,7 @@ use evertide_ltx::Txid;
 use evertide_storage::{Error, Precondition, ReplicaClient, SmallKey};
 use tokio::time::Instant;
 
-use super::records::{self, Record};
+use super::records::{self, Content, Record};
 
 /// Least time between two publications.
 const INTERVAL: Duration = Duration::from_secs(600);
@@ -179,6 +179,20 @@ impl Drop for Listening {
     fn drop(&mut self) {
         self.0.state().listeners -= 1;
     }
+}
+
+/// What the database was after the transaction of this time, if that is recorded.
+pub(crate) async fn recorded_content(
+    client: &dyn ReplicaClient,
+    txid: Txid,
+    timestamp_ms: i64,
+) -> Result<Option<Content>, Error> {
+    let Recorded::Records(records) = recorded(client).await? else {
+        return Ok(None);
+    };
+    let mut records = records.into_iter();
+    let found = records.find(|r| (r.txid, r.timestamp_ms) == (txid, timestamp_ms));
+    Ok(found.as_ref().map(Record::content))
 }
 
 /// What is recorded on a replica.

@@ -17,6 +17,7 @@ use std::{collections::BTreeSet, fmt::Write};
 
 use evertide_ltx::{Checksum, Pgno, Txid};
 
+use super::VerifyReport;
 use crate::state::Position;
 
 const TITLE: &str = "evertide checksums 1";
@@ -48,9 +49,41 @@ impl Record {
             txid: position.txid,
             timestamp_ms: position.timestamp_ms,
             pages: position.pages,
-            // The XOR of checksums, each of which has the highest bit set, may have lost that.
-            checksum: Checksum::EMPTY.toggle(Checksum::new(sum)),
+            checksum: Content::of_sum(position.pages, sum).checksum,
         })
+    }
+
+    /// What the database holds then.
+    pub(crate) fn content(&self) -> Content {
+        Content {
+            pages: self.pages,
+            checksum: self.checksum,
+        }
+    }
+}
+
+/// What a database holds, as its checksum.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Content {
+    /// The size of the database, in pages.
+    pages: u32,
+    checksum: Checksum,
+}
+
+impl Content {
+    /// The newest state that a verification came to, where it knows every page.
+    pub(crate) fn of(report: &VerifyReport) -> Option<Self> {
+        Some(Self {
+            pages: report.pages,
+            checksum: Checksum::new(report.database_checksum?),
+        })
+    }
+
+    /// A database of so many pages, whose checksums XOR to this.
+    pub(crate) fn of_sum(pages: u32, sum: u64) -> Self {
+        // The XOR of checksums, each of which has the highest bit set, may have lost that.
+        let checksum = Checksum::EMPTY.toggle(Checksum::new(sum));
+        Self { pages, checksum }
     }
 }
 

@@ -10,7 +10,7 @@ use evertide::{Durability, Replication};
 use evertide_storage::{CrashPoint, Disk, RecordingDisk, Unsynced};
 
 use crate::{
-    DEADLINE, Restorer, Scene, check_rows, count, insert,
+    DEADLINE, Restorer, SHORT_LEASE, Scene, check_rows, count, insert,
     lies::{Lie, LyingDisk},
     seed,
 };
@@ -38,7 +38,11 @@ impl Recording {
     /// From the first snapshot through commits, rotations and a restart. `lie` is told to the
     /// recording disk.
     async fn new(lie: Option<Lie>) -> Self {
-        let scene = Scene::new();
+        // What is put back after a power cut are copies, so that each start is by another owner.
+        let scene = Scene {
+            lease: SHORT_LEASE,
+            ..Scene::new()
+        };
         let recording = Arc::new(RecordingDisk::new(&scene.dir).unwrap());
         let disk: Arc<dyn Disk> = match lie {
             Some(lie) => Arc::new(LyingDisk::new(Arc::clone(&recording) as Arc<dyn Disk>, lie)),

@@ -12,7 +12,7 @@ use evertide_storage::{Disk, OsDisk};
 use rusqlite::Connection;
 
 use crate::{
-    Restored, Restorer, Scene, check_rows, count, insert,
+    Restored, Restorer, SHORT_LEASE, Scene, check_rows, count, insert,
     lies::{Lie, LyingDisk},
     seed,
 };
@@ -31,7 +31,10 @@ const SLOTS: u32 = 40;
 #[ignore = "the process that the tests below start and kill"]
 async fn the_process_to_kill() {
     let dir = std::env::var(DIR).expect("started by a test beside this one");
-    let scene = Scene::at(dir.as_ref());
+    let scene = Scene {
+        lease: SHORT_LEASE,
+        ..Scene::at(dir.as_ref())
+    };
     let conn = scene.open();
     let disk: Arc<dyn Disk> = match std::env::var(LIE) {
         Ok(_) => Arc::new(LyingDisk::new(Arc::new(OsDisk), Lie::Publish(2))),

@@ -16,7 +16,7 @@ use evertide_storage::{DirEntry, Disk, DiskFile, Metadata};
 /// What a disk says it did, and did not.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lie {
-    /// The n-th renaming of an object of a replica, from 1.
+    /// The n-th renaming of an LTX file of a replica, from 1.
     Publish(u64),
     /// Every sync.
     Sync,
@@ -65,6 +65,9 @@ impl Disk for LyingDisk {
     }
 
     fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if to.extension().is_none_or(|extension| extension != "ltx") {
+            return self.inner.rename_noreplace(from, to);
+        }
         let number = self.published.fetch_add(1, Ordering::Relaxed) + 1;
         if self.lie == Lie::Publish(number) {
             return self.inner.remove_file(from);

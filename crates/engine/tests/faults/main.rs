@@ -34,6 +34,8 @@ use rusqlite::Connection;
 
 /// Long enough for anything here; reaching it is a failure.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// For those who lose what says that a lease is their own, and have to wait until it ends.
+const SHORT_LEASE: Duration = Duration::from_millis(200);
 /// Small, so that WALs start over within a few commits.
 const ROTATE_AT: u32 = 12;
 
@@ -62,6 +64,8 @@ struct Scene {
     dir: PathBuf,
     db: PathBuf,
     replica: PathBuf,
+    /// How long the lease of the replica lasts.
+    lease: Duration,
     /// Deletes the folder in the end.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -87,6 +91,7 @@ impl Scene {
             dir: dir.to_owned(),
             db: dir.join("app.db"),
             replica: dir.join("replica"),
+            lease: Duration::from_secs(120),
             _temporary: None,
         }
     }
@@ -139,6 +144,7 @@ impl Scene {
         let destination = Destination::file(&self.replica).unwrap();
         let mut options = ReplicaOptions::new("local", destination);
         options.sync_interval = Duration::from_millis(1);
+        options.lease_duration = self.lease;
         Replication::builder(&self.db)
             .replica(options)
             .rotate_at_frames(ROTATE_AT)
@@ -244,11 +250,12 @@ impl Scene {
         let mut strays = files_below(&self.state());
         strays.retain(|path| {
             let name = path.file_name().unwrap().to_str().unwrap();
-            !["lock", "position", "pages"].contains(&name) && !is_ltx(name)
+            !["lock", "identity", "position", "pages"].contains(&name) && !is_ltx(name)
         });
         strays.extend(files_below(&self.replica));
-        // What a replica has for good: its records, and the empty file that their writers lock.
-        let own = ["evertide/checksums", "evertide/.lock"].map(|name| self.replica.join(name));
+        // What a replica has for good: its records, its lease, and the empty file that their writers lock.
+        let own = ["evertide/checksums", "evertide/lease", "evertide/.lock"]
+            .map(|name| self.replica.join(name));
         strays.retain(|path| !own.contains(path));
         strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
         strays

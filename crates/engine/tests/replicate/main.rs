@@ -10,6 +10,7 @@ mod locks;
 mod outages;
 mod restarts;
 mod review;
+mod writers;
 
 use std::{
     path::{Path, PathBuf},

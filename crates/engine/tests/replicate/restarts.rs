@@ -183,6 +183,7 @@ async fn a_replica_with_another_history_gets_a_snapshot_above_it() {
     backup.stop(DEADLINE).await.unwrap();
     let backup = Replication::builder(&other.db)
         .replica(replica_options("taken", &scene.replica))
+        .take_over()
         .build()
         .unwrap();
     backup.start().await.unwrap();

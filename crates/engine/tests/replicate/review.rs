@@ -52,6 +52,7 @@ async fn what_is_captured_is_not_appended_to_a_shorter_history_of_another_databa
     backup.stop(DEADLINE).await.unwrap();
     let backup = Replication::builder(&other.db)
         .replica(replica_options("taken", &scene.replica))
+        .take_over()
         .build()
         .unwrap();
     backup.start().await.unwrap();

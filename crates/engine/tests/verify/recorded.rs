@@ -172,14 +172,16 @@ async fn many_syncs_rewrite_one_object_and_a_restart_without_changes_none() {
         .map(|entry| entry.unwrap().file_name())
         .collect();
     all.sort();
-    // The other one is the empty file that whoever writes locks.
-    assert_eq!(all, [".lock", "checksums"]);
-    let written = at();
+    // The others are the empty file that whoever writes locks, and who writes.
+    assert_eq!(all, [".lock", "checksums", "lease"]);
+    let lease = || fs::read(scene.replica.join("evertide/lease")).unwrap();
+    let (written, released) = (at(), lease());
     let backup = replication(&scene.db, &scene.replica);
     backup.start().await.unwrap();
     backup.wait_durable(Durability::All).await.unwrap();
     backup.stop(Duration::from_secs(60)).await.unwrap();
     assert_eq!(at(), written, "nothing changed, nothing is written");
+    assert_eq!(lease(), released, "and no lease taken");
 }
 
 #[tokio::test]
@@ -209,6 +211,9 @@ async fn the_records_are_one_small_object_below_evertide() {
     let client = CountingClient::new(connect(&scene.replica));
     let client: Arc<dyn ReplicaClient> = Arc::new(client);
     let keys = client.list_small().await.unwrap();
-    assert_eq!(keys, [SmallKey::new("checksums").unwrap()]);
+    assert_eq!(
+        keys,
+        [SmallKey::new("checksums").unwrap(), SmallKey::lease()]
+    );
     assert!(fs::metadata(record(&scene.replica)).unwrap().len() < 16_000);
 }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use evertide::{Replication, ReplicationOptions};
+use evertide::{Replication, ReplicationBuilder, ReplicationOptions};
 use tokio::{
     sync::Mutex,
     task::{JoinHandle, JoinSet},
@@ -86,6 +86,23 @@ impl FleetDaemon {
     ///
     /// [`evertide::Error`], when a database cannot be replicated like that.
     pub fn new(settings: FleetSettings) -> Result<Self, evertide::Error> {
+        Self::built_by(build, settings)
+    }
+
+    /// As [`FleetDaemon::new`], and the databases that there are now go on on replicas that another
+    /// database has written; see [`evertide::ReplicationBuilder::take_over`].
+    ///
+    /// # Errors
+    ///
+    /// As [`FleetDaemon::new`].
+    pub fn taking_over(settings: FleetSettings) -> Result<Self, evertide::Error> {
+        Self::built_by(|database| builder(database).take_over().build(), settings)
+    }
+
+    fn built_by(
+        build: impl Fn(&DatabaseSettings) -> Result<Replication, evertide::Error>,
+        settings: FleetSettings,
+    ) -> Result<Self, evertide::Error> {
         let mut members = BTreeMap::new();
         for database in &settings.databases {
             members.insert(database.path.clone(), build(database)?);
@@ -305,9 +322,11 @@ impl Fleet {
 }
 
 fn build(database: &DatabaseSettings) -> Result<Replication, evertide::Error> {
-    Replication::builder(&database.path)
-        .options(database.replication.clone())
-        .build()
+    builder(database).build()
+}
+
+fn builder(database: &DatabaseSettings) -> ReplicationBuilder {
+    Replication::builder(&database.path).options(database.replication.clone())
 }
 
 async fn stop(member: &Replication, deadline: Duration) -> Result<(), String> {

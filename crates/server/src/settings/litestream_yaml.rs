@@ -358,6 +358,7 @@ fn read_replica(
             "retention-check-interval",
             &RETENTION_CHECK_INTERVAL,
         ),
+        lease_duration: None, // Litestream has none
     };
     let destination = match kind? {
         ReplicaType::FILE => file_destination(report, section, seen)?,

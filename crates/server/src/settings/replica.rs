@@ -96,6 +96,7 @@ pub(super) const DRILL_INTERVAL: Limits = Limits {
     max: YEAR,
     zero: Zero::Never,
 };
+pub(super) const LEASE_DURATION: Limits = limits(100, HOUR.saturating_mul(24));
 pub(super) const RETENTION: Limits = Limits {
     min: Duration::from_secs(1),
     max: YEAR.saturating_mul(100),
@@ -136,6 +137,7 @@ pub(super) struct Timing {
     /// Zero for ever.
     pub(super) retention: Option<Duration>,
     pub(super) retention_check_interval: Option<Duration>,
+    pub(super) lease_duration: Option<Duration>,
 }
 
 impl Timing {
@@ -148,6 +150,7 @@ impl Timing {
             retention_check_interval: self
                 .retention_check_interval
                 .or(other.retention_check_interval),
+            lease_duration: self.lease_duration.or(other.lease_duration),
         }
     }
 
@@ -162,6 +165,7 @@ impl Timing {
             &mut replica.retention_check_interval,
             self.retention_check_interval,
         );
+        set(&mut replica.lease_duration, self.lease_duration);
         if let Some(retention) = self.retention {
             replica.retention = Some(retention).filter(|retention| !retention.is_zero());
         }

@@ -12,8 +12,8 @@ use super::{
     drill::{DrillKeys, Drills},
     error::{Mistake, SettingsErrors},
     replica::{
-        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType, S3Settings,
-        SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
+        self, DatabaseKeys, LEASE_DURATION, Names, RETENTION, RETENTION_CHECK_INTERVAL,
+        ReplicaType, S3Settings, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
     section::{Report, Section, similar},
     store::{self, Language, STORES},
@@ -47,7 +47,7 @@ const DATABASE: [&str; 9] = [
 ];
 
 /// Keys of a replica of any type.
-const REPLICA: [&str; 9] = [
+const REPLICA: [&str; 10] = [
     "name",
     "type",
     "sync_interval",
@@ -57,6 +57,7 @@ const REPLICA: [&str; 9] = [
     DRILL_KEYS.interval,
     DRILL_KEYS.bandwidth,
     DRILL_KEYS.directory,
+    "lease_duration",
 ];
 
 const DRILL_KEYS: DrillKeys = DrillKeys {
@@ -273,6 +274,7 @@ fn read_replica(
             "retention_check_interval",
             &RETENTION_CHECK_INTERVAL,
         ),
+        lease_duration: section.duration(report, "lease_duration", &LEASE_DURATION),
     };
     let drills = Drills::read(report, section, &DRILL_KEYS);
     let destination = match kind? {

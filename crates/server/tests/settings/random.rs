@@ -32,6 +32,7 @@ pub(crate) fn assert_sound(options: &ReplicationOptions) {
         assert!(replica.snapshot_interval > Duration::ZERO);
         assert!(replica.retention != Some(Duration::ZERO));
         assert!(replica.retention_check_interval > Duration::ZERO);
+        assert!(replica.lease_duration >= Duration::from_millis(100));
     }
 }
 

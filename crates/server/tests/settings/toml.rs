@@ -355,6 +355,8 @@ fn durations_out_of_all_reason_are_refused() {
         "retention = '1ms'",
         "retention = '50000d'",
         "retention_check_interval = '0s'",
+        "lease_duration = '99ms'",
+        "lease_duration = '25h'",
     ];
     for line in cases {
         let errors = parse_toml(&with(line)).unwrap_err();

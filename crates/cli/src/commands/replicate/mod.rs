@@ -178,7 +178,10 @@ async fn run(args: &ReplicateArgs, origin: Origin, settings: FleetSettings) -> a
             );
         }
     }
-    let fleet = FleetDaemon::new(settings)?;
+    let fleet = match args.take_over {
+        true => FleetDaemon::taking_over(settings)?,
+        false => FleetDaemon::new(settings)?,
+    };
     let fleet = Arc::new(match origin {
         Origin::Settings { .. } => fleet.reloading(move || Ok(origin.settings()?)),
         Origin::Arguments { .. } => fleet,
