@@ -262,7 +262,13 @@ impl Life {
             }
             25..38 => {
                 self.tally.jumps += 1;
+                let before = self.schedule.now();
                 self.schedule.set_clock_wrong();
+                if self.schedule.now() < before {
+                    // What was too old to be compacted may be so no longer.
+                    self.rest = None;
+                    self.schedule.upkeep_now();
+                }
             }
             _ => {
                 self.tally.rebases += 1;
