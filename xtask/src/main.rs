@@ -150,7 +150,7 @@ fn main() -> ExitCode {
         Task::Documents => documents::check(),
         Task::Deny => check::deny(),
         Task::Advisories => check::advisories(),
-        Task::Unit { arguments } => run::unit(&arguments),
+        Task::Unit { arguments } => run::unit(&arguments, None),
         Task::Drivers => run::drivers(),
         Task::Fuzz {
             seconds,

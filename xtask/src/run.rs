@@ -9,12 +9,16 @@ use crate::steps::Tally;
 /// Folders below tests/drivers.
 pub(crate) const DRIVERS: [&str; 3] = ["sqlx", "diesel", "old-rusqlite"];
 
-/// `cargo test` of the workspace, doc tests included.
-pub(crate) fn unit(arguments: &[String]) -> Result<Tally> {
+/// `cargo test` of the workspace, doc tests included. Random tests draw their own seeds where none is given.
+pub(crate) fn unit(arguments: &[String], seed: Option<u64>) -> Result<Tally> {
     let mut test = command("cargo");
     test.args(["test", "--locked", "--no-fail-fast"]);
     if arguments.is_empty() {
         test.arg("--workspace");
+    }
+    if let Some(seed) = seed {
+        test.env("EVERTIDE_SEED", seed.to_string());
+        test.env("PROPTEST_RNG_SEED", seed.to_string());
     }
     run_tests(test.args(arguments))
 }

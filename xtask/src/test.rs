@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 
+use crate::cargo::{command, output_of};
 use crate::steps::{Steps, Tally};
 use crate::{check, documents, fuzz, run, tools};
 
@@ -12,7 +13,8 @@ pub(crate) struct Options {
     /// How long the torture writes before it compares.
     #[arg(long, default_value_t = 60, value_name = "SECONDS")]
     torture: u64,
-    /// The seed of the torture; drawn and printed without it.
+    /// The seed of everything random. Without it, it follows from what is checked out, so that a commit that passes
+    /// passes again; the long forms look for more.
     #[arg(long)]
     seed: Option<u64>,
     /// How long to fuzz each target.
@@ -22,10 +24,13 @@ pub(crate) struct Options {
 
 /// From quick to slow, so that a mistake shows early.
 pub(crate) fn everything(options: &Options) -> Result<Tally> {
-    let mut torture = vec!["--seconds".to_owned(), options.torture.to_string()];
-    if let Some(seed) = options.seed {
-        torture.extend(["--seed".to_owned(), seed.to_string()]);
-    }
+    let seed = options.seed.unwrap_or_else(seed_of_checkout);
+    println!("to repeat: --seed {seed}");
+    let torture = [
+        ["--seconds".to_owned(), options.torture.to_string()],
+        ["--seed".to_owned(), seed.to_string()],
+    ]
+    .concat();
     let mut steps = Steps::new();
     steps.run("Install the programs of others", tools::install);
     steps.run("Format", || check::fmt(true));
@@ -35,11 +40,20 @@ pub(crate) fn everything(options: &Options) -> Result<Tally> {
     steps.run("Documentation, warnings denied", || check::doc(false));
     steps.run(
         "Tests, interoperability and doc tests of the workspace",
-        || run::unit(&[]),
+        || run::unit(&[], Some(seed)),
     );
-    steps.run("Fuzzing", || fuzz::fuzz(options.fuzz, &[], None));
+    steps.run("Fuzzing", || fuzz::fuzz(options.fuzz, &[], Some(seed)));
     steps.run("Applications with other drivers", run::drivers);
     steps.run("Demo, as the README starts it", run::demo);
     steps.run("Torture", || run::torture(&torture));
     Ok(steps.finish())
+}
+
+/// The first 64 bits of the hash of the tree that is checked out, or any where there is no repository.
+fn seed_of_checkout() -> u64 {
+    let tree = output_of(command("git").args(["rev-parse", "--verify", "HEAD^{tree}"]));
+    let bits = tree
+        .ok()
+        .and_then(|tree| u64::from_str_radix(tree.get(..16)?, 16).ok());
+    bits.unwrap_or_else(|| fastrand::u64(..))
 }

@@ -149,14 +149,8 @@ pub(super) mod tests {
         }
     }
 
-    /// A seed from the environment variable `EVERTIDE_SEED`, or a new one. It is printed.
     pub(in crate::replica) fn random() -> fastrand::Rng {
-        let given = std::env::var("EVERTIDE_SEED").ok();
-        let seed = given
-            .and_then(|seed| seed.parse().ok())
-            .unwrap_or_else(|| fastrand::u64(..));
-        eprintln!("to repeat: EVERTIDE_SEED={seed}");
-        fastrand::Rng::with_seed(seed)
+        fastrand::Rng::with_seed(evertide_testkit::seed())
     }
 
     #[test]

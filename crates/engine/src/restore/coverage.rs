@@ -73,9 +73,7 @@ mod tests {
 
     #[test]
     fn no_missing_page_is_overlooked_whatever_the_order() {
-        let seed = fastrand::u64(..);
-        eprintln!("seed {seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
         let page_size = PageSize::new(4096).expect("a page size");
         for _ in 0..500 {
             let (mut missing, mut model) = (Missing::default(), BTreeSet::new());

@@ -212,9 +212,7 @@ mod tests {
 
     #[test]
     fn the_last_record_of_every_recent_window_is_kept_and_their_number_is_bounded() {
-        let seed = fastrand::u64(..);
-        eprintln!("seed {seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
         let bound: usize = TIERS.iter().map(|(_, windows)| windows).sum();
         for _ in 0..30 {
             let (mut records, mut all) = (Vec::new(), Vec::new());

@@ -157,9 +157,7 @@ mod tests {
 
     #[test]
     fn the_table_knows_what_a_map_knows_whatever_happens_to_it() {
-        let seed = fastrand::u64(..);
-        eprintln!("seed {seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
         let folder = tempfile::tempdir().unwrap();
         let mut table = Table::create(&OsDisk, folder.path()).unwrap();
         let left = OsDisk.read_dir(folder.path()).unwrap();

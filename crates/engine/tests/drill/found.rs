@@ -153,8 +153,7 @@ async fn what_keeps_a_drill_from_being_made_is_not_taken_for_damage() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drills_beside_compaction_and_retention_accuse_nobody_and_are_not_accused() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let scene = Scene::new();
     let ms = std::time::Duration::from_millis;
     let mut options = scene.options();

@@ -12,7 +12,6 @@ use evertide_storage::{CrashPoint, Disk, RecordingDisk, Unsynced};
 use crate::{
     DEADLINE, Restorer, SHORT_LEASE, Scene, check_rows, count, insert,
     lies::{Lie, LyingDisk},
-    seed,
 };
 
 const TRIALS: usize = 100;
@@ -162,7 +161,7 @@ async fn a_power_cut_at_any_moment_takes_nothing_that_was_reported_durable() {
     let recording = Recording::new(None).await;
     let trials = std::env::var("EVERTIDE_CRASHES");
     let trials = trials.map_or(TRIALS, |trials| trials.parse().unwrap());
-    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
     let mut points: Vec<CrashPoint> = recording.disk.crash_points(2).collect();
     let states = points.len() * 2;
     rng.shuffle(&mut points);

@@ -10,7 +10,6 @@ use rusqlite::Connection;
 use crate::{
     DEADLINE, Restorer, Scene, insert,
     lies::{Lie, LyingDisk},
-    seed,
 };
 
 const TRUNCATE: &str = "PRAGMA wal_checkpoint(TRUNCATE)";
@@ -139,7 +138,7 @@ async fn operations_to_fail(history: History) -> Vec<u64> {
         errno: EIO,
     };
     let total = run(clean).await.unwrap().operations;
-    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
     let mut later: Vec<u64> = (ALL_UP_TO + 1..=total).collect();
     rng.shuffle(&mut later);
     later.truncate(SAMPLES);

@@ -14,7 +14,6 @@ use rusqlite::Connection;
 use crate::{
     Restored, Restorer, SHORT_LEASE, Scene, check_rows, count, insert,
     lies::{Lie, LyingDisk},
-    seed,
 };
 
 /// The folder that the process to kill works in.
@@ -129,7 +128,7 @@ fn check_prefix(restored: &Restored, durable: i64) -> Result<(), String> {
 async fn a_killed_process_takes_nothing_with_it_that_it_was_told_is_durable() {
     let rounds = std::env::var("EVERTIDE_KILLS");
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
-    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
     let scene = scene();
     let (mut durable, mut states) = (0, 1);
     for round in 0..rounds {

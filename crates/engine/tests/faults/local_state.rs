@@ -14,7 +14,7 @@ use evertide_storage::OsDisk;
 use futures_util::future::join_all;
 use rusqlite::Connection;
 
-use crate::{DEADLINE, Restorer, Scene, insert, names, seed};
+use crate::{DEADLINE, Restorer, Scene, insert, names};
 
 const OFFICIAL_EVERY: u64 = 10;
 
@@ -289,7 +289,7 @@ async fn becomes_durable(scene: &Scene, restorer: Restorer) -> Result<(), String
 
 #[tokio::test]
 async fn no_damage_to_the_local_state_makes_a_wrong_backup() {
-    let mut rng = fastrand::Rng::with_seed(seed());
+    let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
     let mut damages = vec![
         (File::Folder, Damage::Foreign),
         (File::Folder, Damage::Old),

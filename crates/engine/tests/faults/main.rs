@@ -333,13 +333,3 @@ fn check_rows(restored: &Restored, rows: i64) -> Result<(), String> {
         "{found} of {rows} durable rows were restored; integrity check: {intact}"
     ))
 }
-
-/// A seed from the environment variable `EVERTIDE_SEED`, or a new one. It is printed.
-fn seed() -> u64 {
-    let seed = std::env::var("EVERTIDE_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or_else(|| fastrand::u64(..));
-    println!("EVERTIDE_SEED={seed}");
-    seed
-}

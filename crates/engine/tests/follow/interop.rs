@@ -16,8 +16,7 @@ use crate::scene::{follow_until, options};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_litestream_replicates_and_compacts_is_followed() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let dir = evertide_testkit::temp_dir();
     let (db, replica) = (dir.path().join("app.db"), dir.path().join("replica"));
     let kind = DatabaseOptions {

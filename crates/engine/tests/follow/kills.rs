@@ -19,9 +19,7 @@ fn follower_process() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_follower_killed_at_any_moment_leaves_a_whole_copy_and_goes_on() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed of the kills {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
     let mut scene = Scene::new(1024).await;
     scene.write_durably(3).await;
     scene.follow_to_the_end().await.unwrap();

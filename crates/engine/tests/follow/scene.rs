@@ -34,8 +34,6 @@ pub(crate) struct Scene {
 impl Scene {
     /// A database that is being replicated.
     pub(crate) async fn new(page_size: u32) -> Self {
-        let seed = fastrand::u64(..);
-        eprintln!("seed {seed}");
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let source = Connection::open(&path).unwrap();
@@ -67,7 +65,7 @@ impl Scene {
             dir,
             source,
             backup,
-            random: fastrand::Rng::with_seed(seed),
+            random: fastrand::Rng::with_seed(evertide_testkit::seed()),
         }
     }
 
