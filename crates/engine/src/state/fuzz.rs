@@ -143,8 +143,11 @@ fn no_page_table_is_summed_up_wrongly_whatever_it_holds() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pages");
     let table = |count: u64| -> Vec<u8> { (1..=2 * count).flat_map(u64::to_le_bytes).collect() };
+    let changed = |grow: u8| [vec![grow, 1, 0, 0], table(40)].concat();
+    let shrinks_and_grows = [7, 6].map(changed);
     Fuzz::target("pages")
         .corpus([table(0), table(3), table(40)])
+        .corpus(shrinks_and_grows)
         .inputs(400)
         .run(|input| {
             // The first bytes say what is done with a table of the others.
