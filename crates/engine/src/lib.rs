@@ -78,7 +78,7 @@ pub use self::{
     follow::{FollowError, FollowEvent, FollowOptions, FollowReport, follow},
     options::{
         CONFIG_SCOPE, Durability, RECOMMENDED_PRAGMAS, ReplicaOptions, ReplicationOptions,
-        recommended_pragmas,
+        RetentionTier, recommended_pragmas,
     },
     replica::{Maintained, Maintenance},
     replication::{Replication, ReplicationBuilder},

@@ -79,6 +79,8 @@ pub struct ReplicaOptions {
     pub snapshot_interval: Duration,
     /// How long to keep what a restore to a point in time needs; `None` for ever.
     pub retention: Option<Duration>,
+    /// What to keep of states that are older than `retention`, from fine to coarse.
+    pub retention_tiers: Vec<RetentionTier>,
     /// Least time between two looks for what retention may delete.
     pub retention_check_interval: Duration,
     /// Time between two drills, which restore the newest state to a temporary place, check it and
@@ -111,12 +113,83 @@ impl ReplicaOptions {
             level_0_retention: 5 * MINUTE,
             snapshot_interval: 24 * HOUR,
             retention: None,
+            retention_tiers: Vec::new(),
             retention_check_interval: HOUR,
             drill_interval: None,
             drill_bandwidth: None,
             drill_directory: None,
             lease_duration: 2 * MINUTE,
         }
+    }
+}
+
+/// Some of the states of a time: of each window the last one.
+///
+/// ```
+/// use std::time::Duration;
+/// use evertide::{Destination, ReplicaOptions, RetentionTier};
+///
+/// let (hour, day) = (Duration::from_secs(3_600), Duration::from_secs(86_400));
+/// let mut replica = ReplicaOptions::new("local", Destination::file("/backup/app")?);
+/// replica.retention = Some(day); // everything for a day,
+/// replica.retention_tiers = vec![
+///     RetentionTier::new(hour, 7 * day), // hourly for a week,
+///     RetentionTier::new(day, 30 * day), // daily for a month
+/// ];
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct RetentionTier {
+    /// The length of a window. Windows are counted from the beginning of 1970, so that those of a day
+    /// begin at midnight, UTC.
+    pub every: Duration,
+    /// How long the last state of each is kept.
+    pub keep: Duration,
+}
+
+impl RetentionTier {
+    /// The last state of every window of this length, for so long.
+    pub fn new(every: Duration, keep: Duration) -> Self {
+        Self { every, keep }
+    }
+
+    /// What is wrong with tiers beside a retention: the place of the tier, the field, and why.
+    pub fn mistakes(
+        retention: Option<Duration>,
+        tiers: &[Self],
+    ) -> Vec<(usize, &'static str, &'static str)> {
+        let Some(mut keep) = retention.filter(|retention| !retention.is_zero()) else {
+            let reason = "without `retention` everything is kept for ever; set that to how long \
+                          every state is kept, or leave the tiers out";
+            return tiers
+                .first()
+                .map(|_| (0, "keep", reason))
+                .into_iter()
+                .collect();
+        };
+        let (mut mistakes, mut every) = (Vec::new(), Duration::ZERO);
+        for (at, tier) in tiers.iter().enumerate() {
+            if tier.every <= every {
+                let reason = match at {
+                    0 => "zero is no length of a window",
+                    _ => "each tier has to be coarser than the one before: make it longer",
+                };
+                mistakes.push((at, "every", reason));
+            } else if tier.every > tier.keep {
+                let reason = "longer than the tier itself: make it shorter, or `keep` longer";
+                mistakes.push((at, "every", reason));
+            }
+            if tier.keep <= keep {
+                let reason = match at {
+                    0 => "`retention` keeps every state for as long: make it longer",
+                    _ => "the tier before keeps more for as long: make it longer",
+                };
+                mistakes.push((at, "keep", reason));
+            }
+            (every, keep) = (every.max(tier.every), keep.max(tier.keep));
+        }
+        mistakes
     }
 }
 
@@ -140,5 +213,34 @@ impl Durability {
             Self::Quorum => replicas / 2 + 1,
             Self::All => replicas,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tiers_grow_in_age_and_in_coarseness() {
+        const HOUR: u64 = 3_600;
+        const DAY: u64 = 86_400;
+        let mistakes = |retention: u64, tiers: &[(u64, u64)]| {
+            let seconds = Duration::from_secs;
+            let tier =
+                |(every, keep): &(u64, u64)| RetentionTier::new(seconds(*every), seconds(*keep));
+            let tiers: Vec<_> = tiers.iter().map(tier).collect();
+            let found = RetentionTier::mistakes(Some(seconds(retention)), &tiers);
+            let place = |(at, field, _): &(usize, &'static str, _)| (*at, *field);
+            found.iter().map(place).collect::<Vec<_>>()
+        };
+        assert_eq!(mistakes(DAY, &[]), []);
+        assert_eq!(mistakes(DAY, &[(HOUR, 7 * DAY), (DAY, 30 * DAY)]), []);
+        assert_eq!(mistakes(0, &[]), []);
+        assert_eq!(mistakes(0, &[(HOUR, DAY)]), [(0, "keep")]);
+        assert_eq!(mistakes(DAY, &[(HOUR, DAY)]), [(0, "keep")]);
+        assert_eq!(mistakes(DAY, &[(0, 2 * DAY)]), [(0, "every")]);
+        assert_eq!(mistakes(HOUR, &[(DAY, DAY - 1)]), [(0, "every")]);
+        let both = [(DAY, 7 * DAY), (HOUR, 7 * DAY), (2 * DAY, 8 * DAY)];
+        assert_eq!(mistakes(DAY, &both), [(1, "every"), (1, "keep")]);
     }
 }

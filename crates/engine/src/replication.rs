@@ -13,7 +13,7 @@ use evertide_storage::{Clock, Disk, OsDisk, SystemClock};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    DatabaseStatus, Durability, Error, ReplicaOptions, ReplicationOptions,
+    DatabaseStatus, Durability, Error, ReplicaOptions, ReplicationOptions, RetentionTier,
     capture::RotationPolicy,
     database::{self, Command, DatabaseConfig, DatabaseHandle},
     replica::Succession,
@@ -197,6 +197,11 @@ fn check(path: &Path, options: &ReplicationOptions) -> Result<(), Error> {
             ));
         }
         mistakes.extend(drill_mistake(replica));
+        let tiers = RetentionTier::mistakes(replica.retention, &replica.retention_tiers);
+        mistakes.extend(tiers.into_iter().map(|(at, field, reason)| {
+            let name = &replica.name;
+            format!("replica `{name}`: `retention_tiers[{at}].{field}`: {reason}")
+        }));
     }
     if mistakes.is_empty() {
         return Ok(());

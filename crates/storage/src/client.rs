@@ -155,7 +155,13 @@ pub trait ReplicaClient: Debug + Send + Sync {
     /// was stored, which is a little later than its last transaction was captured; there each object is
     /// asked for.
     async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        self.list(level, after).await
+        let objects = self.list(level, after).await?;
+        self.date(objects).await
+    }
+
+    /// The same objects of a listing, with exact times. Those that are gone meanwhile may be left out.
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        Ok(objects)
     }
 
     /// The content of an LTX file, or of a range of its bytes.

@@ -103,6 +103,13 @@ impl ReplicaClient for CountingClient {
         self.inner.list_dated(level, after).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        if !self.inner.capabilities().local {
+            self.get.fetch_add(objects.len() as u64, Ordering::Relaxed);
+        }
+        self.inner.date(objects).await
+    }
+
     async fn get(
         &self,
         level: Level,

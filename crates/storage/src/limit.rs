@@ -113,6 +113,10 @@ impl ReplicaClient for LimitedClient {
         self.inner.list_dated(level, after).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        self.inner.date(objects).await
+    }
+
     async fn get(
         &self,
         level: Level,

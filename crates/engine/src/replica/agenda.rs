@@ -8,6 +8,7 @@ use evertide_storage::LtxObject;
 use super::{
     compact::{Next, Windows, plan_compaction},
     files::Files,
+    points::Keep,
     retain::plan_level_0,
     snapshot::plan_snapshot,
 };
@@ -21,7 +22,7 @@ pub(super) struct Rules {
     pub(super) snapshots: Windows,
     /// How long files of level 0 stay after they are compacted, at least.
     pub(super) grace: Duration,
-    pub(super) retention: Option<Duration>,
+    pub(super) retention: Option<Keep>,
     /// Between two looks for what retention may delete.
     pub(super) check_interval: Duration,
 }
@@ -34,7 +35,10 @@ impl Rules {
             levels: levels.map(|interval| Windows::new(*interval)).collect(),
             snapshots: Windows::new(options.snapshot_interval),
             grace: options.level_0_retention,
-            retention: options.retention.filter(|retention| !retention.is_zero()),
+            retention: options
+                .retention
+                .filter(|everything| !everything.is_zero())
+                .map(|everything| Keep::new(everything, &options.retention_tiers)),
             check_interval: options.retention_check_interval,
         }
     }
@@ -69,8 +73,8 @@ pub(super) fn plan(
     // Retention leaves the newest file of level 0 beside what holds it, and would delete again whatever
     // else is made of it.
     let superfluous = |file: &LtxObject, level: Level| {
-        let retention = rules.retention;
-        let end = retention.and_then(|retention| file.created.checked_add(retention));
+        let keep = rules.retention.as_ref();
+        let end = keep.and_then(|keep| file.created.checked_add(keep.everything));
         let mut above = Level::all().filter(|above| *above > level);
         end.is_some_and(|end| end <= now)
             && above.any(|above| files.covering(above, file.name).is_some())
@@ -173,18 +177,19 @@ mod tests {
     #[test]
     fn what_retention_deleted_is_not_made_again_of_the_file_it_left() {
         let seconds = Duration::from_secs;
+        let keep = Keep::new(seconds(7_200), &[]);
         let rules = Rules {
             levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
             snapshots: Windows::new(seconds(3_600)),
             grace: seconds(300),
-            retention: Some(seconds(7_200)),
+            retention: Some(keep.clone()),
             check_interval: seconds(60),
         };
         let mut files: Files = [(0, 2, 10), (1, 2, 10), (2, 2, 10), (9, 1, 10)]
             .map(|(level, min, second)| file(level, min, 2, second))
             .into_iter()
             .collect();
-        let deleted = plan_retention(&files, seconds(7_200), time(7_210)).delete;
+        let deleted = plan_retention(&files, &keep, time(7_210)).delete;
         assert_eq!(deleted.len(), 2);
         for old in deleted {
             files.remove(old.level, old.name);

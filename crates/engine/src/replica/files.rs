@@ -82,11 +82,18 @@ impl Files {
 /// The files that lead furthest, of those given: the snapshot that reaches furthest, and then always
 /// the file that does so without a gap. It is what a restore takes.
 pub(super) fn chain<'a>(files: impl Iterator<Item = &'a LtxObject>) -> Vec<&'a LtxObject> {
-    let rank = |file: &&LtxObject| (file.name.max, std::cmp::Reverse(file.size));
     let mut sorted: Vec<&LtxObject> = files.collect();
     sorted.sort_by_key(|file| file.name);
+    chain_of_sorted(sorted.into_iter())
+}
+
+/// As [`chain`], of files that are sorted by name.
+pub(super) fn chain_of_sorted<'a>(
+    files: impl Iterator<Item = &'a LtxObject>,
+) -> Vec<&'a LtxObject> {
+    let rank = |file: &&LtxObject| (file.name.max, std::cmp::Reverse(file.size));
     let mut chain: Vec<&LtxObject> = Vec::new();
-    let (mut rest, mut best) = (sorted.into_iter().peekable(), None::<&LtxObject>);
+    let (mut rest, mut best) = (files.peekable(), None::<&LtxObject>);
     loop {
         let position = end_of(&chain);
         while let Some(file) = rest.next_if(|file| file.name.min.previous() <= position) {

@@ -237,8 +237,8 @@ impl Maintenance {
     /// Takes a full listing for what is there.
     fn know(&mut self, mut files: Files) {
         let now = self.clock.now();
-        self.retention_due = self.rules.retention.and_then(|retention| {
-            let plan = plan_retention(&files, retention, now);
+        self.retention_due = self.rules.retention.as_ref().and_then(|keep| {
+            let plan = plan_retention(&files, keep, now);
             match plan.delete.is_empty() {
                 true => plan.next,
                 false => Some(now),
@@ -253,6 +253,16 @@ impl Maintenance {
         let levels = try_join_all(Level::all().map(|level| client.list(level, None))).await;
         let levels = levels.map_err(|source| self.failed(source))?;
         Ok(levels.into_iter().flatten().collect())
+    }
+
+    /// Makes the times of old files exact. What was just stored by the listing's time was captured before,
+    /// so no file that is kept anyway is one of them.
+    async fn date(&self, files: &mut Files, before: SystemTime) -> Result<(), Error> {
+        let old = files.all().filter(|file| file.created <= before);
+        let dated = self.merger.client.date(old.cloned().collect()).await;
+        let dated = dated.map_err(|source| self.failed(source))?;
+        dated.into_iter().for_each(|file| files.add(file));
+        Ok(())
     }
 
     async fn merge(&mut self, level: Level, sources: Vec<LtxObject>) -> Result<(), Error> {
@@ -325,7 +335,7 @@ impl Maintenance {
     /// A file that is new, or that makes others superfluous, gives retention something to do: when it is
     /// old itself, or when that is which was spared before as the newest of level 0.
     fn expire_later(&mut self, object: &LtxObject) {
-        let Some(retention) = self.rules.retention else {
+        let Some(keep) = &self.rules.retention else {
             return;
         };
         let newest = self
@@ -337,7 +347,7 @@ impl Maintenance {
         let next_check = self
             .last_check
             .and_then(|last| last.checked_add(self.rules.check_interval));
-        let due = oldest.checked_add(retention).max(next_check);
+        let due = oldest.checked_add(keep.everything).max(next_check);
         self.retention_due = self.retention_due.into_iter().chain(due).min();
     }
 
@@ -407,13 +417,16 @@ impl Maintenance {
     }
 
     async fn enforce_retention(&mut self) -> Result<(), Error> {
-        let Some(retention) = self.rules.retention else {
+        let Some(keep) = self.rules.retention.clone() else {
             self.retention_due = None;
             return Ok(());
         };
         let now = self.clock.now();
-        let files = self.list_all().await?;
-        let plan = plan_retention(&files, retention, now);
+        let mut files = self.list_all().await?;
+        if !keep.tiers.is_empty() {
+            self.date(&mut files, keep.beginning(now)).await?;
+        }
+        let plan = plan_retention(&files, &keep, now);
         self.know(files);
         // Until it has worked it stays due.
         self.retention_due = Some(now);

@@ -10,9 +10,12 @@ mod files;
 mod maintain;
 mod merge;
 mod plan;
+mod points;
 mod retain;
 mod snapshot;
 mod succession;
+#[cfg(test)]
+mod tier_tests;
 mod upkeep;
 
 use std::{

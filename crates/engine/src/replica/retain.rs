@@ -1,7 +1,7 @@
 //! Which files of a replica may be deleted, and when to look again. Pure.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -10,7 +10,8 @@ use evertide_storage::LtxObject;
 
 use super::{
     compact::Next,
-    files::{Files, chain, end_of},
+    files::{Files, chain_of_sorted, end_of},
+    points::Keep,
 };
 
 /// What retention comes to.
@@ -22,29 +23,117 @@ pub(super) struct Retention {
     pub(super) next: Option<SystemTime>,
 }
 
-/// Plans retention: every state that is younger than `retention` can be restored afterwards as it
-/// can now, and so can the one that was current at its beginning.
+/// Plans retention: every state that is younger than what is kept whole can be restored afterwards as
+/// it can now, so can the one that was current at its beginning, and so can those at the points that
+/// the tiers promise.
 ///
-/// The files that lead to that one are kept, and everything newer. Whatever else there is leads
-/// only to older states, or there by another way.
-pub(super) fn plan_retention(files: &Files, retention: Duration, now: SystemTime) -> Retention {
-    let beginning = now.checked_sub(retention).unwrap_or(SystemTime::UNIX_EPOCH);
-    let base = chain(files.all().filter(|file| file.created <= beginning));
-    let reached = end_of(&base);
-    let kept: BTreeSet<(Level, LtxName)> =
-        base.iter().map(|file| (file.level, file.name)).collect();
+/// The files that lead to those are kept, and everything newer. Whatever else there is leads only to
+/// other states, or there by another way.
+pub(super) fn plan_retention(files: &Files, keep: &Keep, now: SystemTime) -> Retention {
+    let beginning = keep.beginning(now);
+    let mut old: Vec<&LtxObject> = files
+        .all()
+        .filter(|file| file.created <= beginning)
+        .collect();
+    old.sort_by_key(|file| file.name);
+    let points = keep.points(&old, now);
+    let times: BTreeSet<SystemTime> = points.iter().flat_map(|of| &of.before).copied().collect();
+    let mut promises: BTreeMap<Option<SystemTime>, Promise<'_>> = times
+        .into_iter()
+        .map(Some)
+        .chain([None])
+        .map(|before| (before, Promise::of(&old, before)))
+        .collect();
+    let reached = |before| promises.get(&before).map(Promise::reached);
+    let base = reached(None).unwrap_or_default();
+    let state = |before| reached(Some(before)).unwrap_or_default();
+    let fades = points
+        .iter()
+        .filter_map(|of| of.next(state, &base, beginning));
+    let ages = files.all().map(|file| file.created);
+    let ages = ages.filter(|created| *created > beginning).min();
+    let next = ages.and_then(|created| created.checked_add(keep.everything));
+    let next = fades.chain(next).min();
+
     let newest = newest_of_level_0(files);
+    let stays = |file: &LtxObject| file.level == Level::L0 && file.name.max >= newest;
+    let kept = needed(&old, &mut promises, stays);
     let unneeded = |file: &&LtxObject| {
-        file.name.max <= reached
-            && !kept.contains(&(file.level, file.name))
-            && (file.level != Level::L0 || file.name.max < newest)
+        file.name.max <= base && !stays(file) && !kept.contains(&(file.level, file.name))
     };
-    let later = files.all().map(|file| file.created);
-    let next = later.filter(|created| *created > beginning).min();
     Retention {
         delete: files.all().filter(unneeded).cloned().collect(),
-        next: next.and_then(|created| created.checked_add(retention)),
+        next,
     }
+}
+
+/// A state that can be restored now, and can be afterwards.
+struct Promise<'a> {
+    /// The files that lead to it.
+    chain: Vec<&'a LtxObject>,
+}
+
+impl<'a> Promise<'a> {
+    /// The state before a time, or the newest one, of files that are sorted by name.
+    fn of(sorted: &[&'a LtxObject], before: Option<SystemTime>) -> Self {
+        let admitted = |file: &&LtxObject| before.is_none_or(|before| file.created < before);
+        let chain = chain_of_sorted(sorted.iter().copied().filter(admitted));
+        Self { chain }
+    }
+
+    fn reached(&self) -> Txid {
+        end_of(&self.chain)
+    }
+}
+
+/// The files that keep all promises together, beside those that stay anyway, and none that they could
+/// do without.
+fn needed<'a>(
+    old: &[&'a LtxObject],
+    promises: &mut BTreeMap<Option<SystemTime>, Promise<'a>>,
+    stays: impl Fn(&LtxObject) -> bool,
+) -> BTreeSet<(Level, LtxName)> {
+    let key = |file: &LtxObject| (file.level, file.name);
+    // Which promises lead through a file; of those that took another way meanwhile, too.
+    let mut through: BTreeMap<_, BTreeSet<Option<SystemTime>>> = BTreeMap::new();
+    for (before, promise) in promises.iter() {
+        for file in &promise.chain {
+            through.entry(key(file)).or_default().insert(*before);
+        }
+    }
+    let used = |file: &&&LtxObject| stays(file) || through.contains_key(&key(file));
+    let mut kept: Vec<&LtxObject> = old.iter().filter(used).copied().collect();
+    // What leads to one state may lead to another one as well, as does what stays.
+    for candidate in kept.clone() {
+        if stays(candidate) {
+            continue;
+        }
+        let others = kept
+            .iter()
+            .copied()
+            .filter(|file| key(file) != key(candidate));
+        let others: Vec<_> = others.collect();
+        let instead = through.get(&key(candidate)).into_iter().flatten();
+        let instead = instead.filter_map(|before| {
+            let promise = promises.get(before)?;
+            let other = || Promise::of(&others, *before);
+            let kept = |other: Promise<'a>| {
+                (other.reached() == promise.reached()).then_some((*before, other))
+            };
+            promise.chain.contains(&candidate).then(|| kept(other()))
+        });
+        let instead: Option<Vec<_>> = instead.collect();
+        for (before, other) in instead.iter().flatten() {
+            for file in &other.chain {
+                through.entry(key(file)).or_default().insert(*before);
+            }
+        }
+        if let Some(instead) = instead {
+            promises.extend(instead);
+            kept = others;
+        }
+    }
+    kept.into_iter().map(key).collect()
 }
 
 /// Plans which files of level 0 go because level 1 has them: those whose window there has been over for
@@ -88,11 +177,15 @@ fn newest_of_level_0(files: &Files) -> Txid {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{
         super::files::tests::{file, random, reachable, time},
         *,
     };
+
+    fn keep(everything: u64) -> Keep {
+        Keep::new(Duration::from_secs(everything), &[])
+    }
 
     fn names(files: &[LtxObject]) -> Vec<(u8, u64, u64)> {
         let name = |file: &LtxObject| (file.level.get(), file.name.min.get(), file.name.max.get());
@@ -113,7 +206,7 @@ mod tests {
         ]
         .into_iter()
         .collect();
-        let at = |now| plan_retention(&files, Duration::from_secs(10), time(now));
+        let at = |now| plan_retention(&files, &keep(10), time(now));
         let deleted = |now| names(&at(now).delete);
         // At the beginning of retention, second 19, the database was as the first snapshot has it.
         assert_eq!(deleted(29), []);
@@ -130,10 +223,10 @@ mod tests {
         let young: Files = [file(9, 1, 1, 100), file(0, 2, 2, 110)]
             .into_iter()
             .collect();
-        let plan = plan_retention(&young, Duration::from_secs(1_000), time(500));
+        let plan = plan_retention(&young, &keep(1_000), time(500));
         assert_eq!(plan.delete, []);
         let lost: Files = [file(0, 2, 2, 1), file(0, 3, 3, 2)].into_iter().collect();
-        let plan = plan_retention(&lost, Duration::from_secs(1), time(500));
+        let plan = plan_retention(&lost, &keep(1), time(500));
         assert_eq!((plan.delete, plan.next), (vec![], None));
     }
 
@@ -182,7 +275,7 @@ mod tests {
     }
 
     /// A replica as years of syncs, compactions, snapshots and mishaps may leave it.
-    fn any_replica(random: &mut fastrand::Rng) -> Files {
+    pub(in crate::replica) fn any_replica(random: &mut fastrand::Rng) -> Files {
         let (mut txid, mut second) = (0, 1_000);
         let mut files = Files::default();
         let (mut starts, mut merged) = (vec![(1, second)], 0);
@@ -221,7 +314,7 @@ mod tests {
         for _ in 0..1_500 {
             let before = any_replica(&mut random);
             let (retention, now) = (random.u64(..150), 1_000 + random.u64(..400));
-            let plan = plan_retention(&before, Duration::from_secs(retention), time(now));
+            let plan = plan_retention(&before, &keep(retention), time(now));
             let mut after = before.clone();
             for gone in &plan.delete {
                 after.remove(gone.level, gone.name);
@@ -271,7 +364,7 @@ mod tests {
                 kept += 1;
             }
             // Nothing is left for later that the next look would not be made for.
-            let later = plan_retention(&after, Duration::from_secs(retention), time(9_999));
+            let later = plan_retention(&after, &keep(retention), time(9_999));
             assert!(later.delete.is_empty() || plan.next.is_some());
         }
         assert!(

@@ -28,6 +28,8 @@ use evertide_storage::{Disk, DiskFile, OsDisk, ReplicaClient};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(test)]
+pub(crate) use self::plan::Obstacle;
 /// For those who read a replica without restoring it.
 pub(crate) use self::{
     apply::Feed,

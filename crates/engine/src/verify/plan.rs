@@ -53,7 +53,9 @@ pub(super) fn gaps(files: &[LtxObject]) -> (Vec<Gap>, usize) {
     for file in files {
         let name = file.name;
         if name.min.previous() <= position {
-            if let Some(mut gap) = open.take() {
+            // Nothing is lost in front of a snapshot of the first state behind the gap.
+            let harmless = |gap: &Gap| name.is_snapshot() && gap.next.max == name.max;
+            if let Some(mut gap) = open.take().filter(|gap| !harmless(gap)) {
                 gap.resumes = Some(name);
                 gaps.push(gap);
             }
@@ -192,6 +194,8 @@ mod tests {
         let rows = [(9, 1, 2), (0, 4, 4), (1, 3, 4), (0, 5, 5)];
         assert_eq!(found(&rows).0.len(), 1, "state 4 comes from level 1 alone");
         assert_eq!(found(&[(0, 3, 3), (0, 4, 4), (9, 1, 9)]), (vec![], 2));
+        // Retention leaves the newest file of level 0, and snapshots of days.
+        assert_eq!(found(&[(9, 1, 2), (0, 9, 9), (9, 1, 9)]), (vec![], 0));
         // A history that starts over above another one has no gap.
         assert_eq!(found(&[(9, 1, 2), (0, 3, 3), (9, 1, 9)]), (vec![], 0));
     }

@@ -33,6 +33,10 @@ impl ReplicaClient for Forgetful {
         self.0.list(level, after).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, StoreError> {
+        self.0.date(objects).await
+    }
+
     async fn get(
         &self,
         level: Level,

@@ -11,4 +11,5 @@ mod moves;
 mod promise;
 mod schedule;
 mod shaky;
+mod tiers;
 mod year;

@@ -280,6 +280,10 @@ impl ReplicaClient for Shaky {
         self.request("list", self.inner.list(level, after)).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        self.request("look", self.inner.date(objects)).await
+    }
+
     async fn get(
         &self,
         level: Level,

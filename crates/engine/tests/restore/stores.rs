@@ -94,6 +94,10 @@ impl ReplicaClient for Troubled {
         self.inner.list(level, after).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        self.inner.date(objects).await
+    }
+
     async fn get(
         &self,
         level: Level,

@@ -50,6 +50,10 @@ impl ReplicaClient for Eventful {
         self.inner.list(level, after).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        self.inner.date(objects).await
+    }
+
     async fn get(
         &self,
         level: Level,

@@ -200,6 +200,9 @@ pub enum Mistake {
         /// What zero would mean, if anything.
         zero: &'static str,
     },
+    /// A tier of retention that does not fit to the others.
+    #[error("{0}")]
+    BadTier(&'static str),
     /// A text that is no size, or none that makes sense.
     #[error(
         "`{text}` is no size of {min} bytes or more: write a number with a unit \

@@ -19,7 +19,7 @@ use super::{
     },
     section::{Field, Report, Section, Variables, similar},
     store::{self, Language},
-    variables, yaml,
+    tiers, variables, yaml,
 };
 
 const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
@@ -59,8 +59,8 @@ const LEVEL: [&str; 1] = ["interval"];
 /// Levels 1 to 8.
 const MAX_LEVELS: usize = 8;
 
-/// Of 0.5, the three that 0.3 had for each replica, and Evertide's own for drills.
-const REPLICA: [&str; 11] = [
+/// Of 0.5, the three that 0.3 had for each replica, and Evertide's own.
+const REPLICA: [&str; 12] = [
     "type",
     "name",
     "path",
@@ -68,11 +68,14 @@ const REPLICA: [&str; 11] = [
     "sync-interval",
     "snapshot-interval",
     "retention",
+    RETENTION_TIERS,
     "retention-check-interval",
     DRILL_KEYS.interval,
     DRILL_KEYS.bandwidth,
     DRILL_KEYS.directory,
 ];
+
+const RETENTION_TIERS: &str = "retention-tiers";
 
 const DRILL_KEYS: DrillKeys = DrillKeys {
     interval: "drill-interval",
@@ -279,10 +282,12 @@ fn database_options(
         .collect();
     let names = names(report, &replicas);
     for ((kind, section), name) in replicas.iter().zip(names) {
+        let tiers = tiers::read(report, section, RETENTION_TIERS, timing.retention);
         let drills = Drills::read(report, section, &DRILL_KEYS);
         let read = read_replica(report, section, *kind, timing, &global.credentials, seen);
         if let (Some((timing, destination)), Some(name)) = (read, name) {
             let mut replica = timing.replica(&name, destination);
+            replica.retention_tiers = tiers;
             drills.set(&mut replica);
             if let Some(levels) = &global.levels {
                 replica.levels.clone_from(levels);

@@ -22,6 +22,7 @@ mod replica;
 mod section;
 mod size;
 mod store;
+mod tiers;
 mod toml;
 mod variables;
 mod yaml;

@@ -97,6 +97,8 @@ pub(super) const DRILL_INTERVAL: Limits = Limits {
     zero: Zero::Never,
 };
 pub(super) const LEASE_DURATION: Limits = limits(100, HOUR.saturating_mul(24));
+pub(super) const RETENTION_TIER_EVERY: Limits = limits(1_000, YEAR);
+pub(super) const RETENTION_TIER_KEEP: Limits = limits(1_000, YEAR.saturating_mul(100));
 pub(super) const RETENTION: Limits = Limits {
     min: Duration::from_secs(1),
     max: YEAR.saturating_mul(100),

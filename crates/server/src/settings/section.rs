@@ -342,6 +342,11 @@ impl<'n> Field<'n> {
         matches!(&self.node.value, Value::Text(text) if text.is_empty())
     }
 
+    /// Whether this is `[]`, which stands for the default.
+    pub(super) fn is_empty_list(&self) -> bool {
+        matches!(&self.node.value, Value::List(nodes) if nodes.is_empty())
+    }
+
     fn wrong_type(&self, report: &mut Report, expected: &'static str) {
         let found = self.node.value.kind();
         report.add(&self.place, Mistake::WrongType { expected, found });

@@ -17,6 +17,7 @@ use super::{
     },
     section::{Report, Section, similar},
     store::{self, Language, STORES},
+    tiers,
 };
 
 const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
@@ -47,18 +48,21 @@ const DATABASE: [&str; 9] = [
 ];
 
 /// Keys of a replica of any type.
-const REPLICA: [&str; 10] = [
+const REPLICA: [&str; 11] = [
     "name",
     "type",
     "sync_interval",
     "snapshot_interval",
     "retention",
+    RETENTION_TIERS,
     "retention_check_interval",
     DRILL_KEYS.interval,
     DRILL_KEYS.bandwidth,
     DRILL_KEYS.directory,
     "lease_duration",
 ];
+
+const RETENTION_TIERS: &str = "retention_tiers";
 
 const DRILL_KEYS: DrillKeys = DrillKeys {
     interval: "drill_interval",
@@ -276,6 +280,7 @@ fn read_replica(
         ),
         lease_duration: section.duration(report, "lease_duration", &LEASE_DURATION),
     };
+    let tiers = tiers::read(report, section, RETENTION_TIERS, None);
     let drills = Drills::read(report, section, &DRILL_KEYS);
     let destination = match kind? {
         ReplicaType::FILE => {
@@ -299,6 +304,7 @@ fn read_replica(
         }
     };
     let mut replica = timing.replica(name?.value, destination);
+    replica.retention_tiers = tiers;
     drills.set(&mut replica);
     Some(replica)
 }

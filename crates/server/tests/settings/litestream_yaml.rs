@@ -491,3 +491,23 @@ fn drills_are_evertides_own_and_set_for_a_replica() {
         "line 1: validation: is a setting of Litestream that Evertide does not have: use `drill-in",
     );
 }
+
+#[test]
+fn tiers_of_a_replica_begin_where_the_retention_of_its_snapshots_ends() {
+    let text = |tiers: &str| {
+        format!("snapshot: {{retention: 48h}}\ndbs: [{{path: /a, replica: {{path: /r, {tiers}}}}}]")
+    };
+    let good = text("retention-tiers: [{every: 1h, keep: 7d}]");
+    let replica = &parse_litestream_yaml(&good).unwrap()[0]
+        .replication
+        .replicas[0];
+    assert_eq!(replica.retention, Some(2 * DAY));
+    assert_eq!(
+        replica.retention_tiers,
+        [evertide::RetentionTier::new(HOUR, 7 * DAY)]
+    );
+    assert_mistake(
+        parse_litestream_yaml(&text("retention-tiers: [{every: 1h, keep: 48h}]")),
+        "line 2: dbs[0].replica.retention-tiers[0].keep: `retention` keeps every state",
+    );
+}

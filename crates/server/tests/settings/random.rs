@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use evertide::ReplicationOptions;
+use evertide::{ReplicationOptions, RetentionTier};
 use evertide_server::{
     blueprint,
     settings::{parse_databases_toml, parse_litestream_yaml, parse_toml},
@@ -33,6 +33,9 @@ pub(crate) fn assert_sound(options: &ReplicationOptions) {
         assert!(replica.retention != Some(Duration::ZERO));
         assert!(replica.retention_check_interval > Duration::ZERO);
         assert!(replica.lease_duration >= Duration::from_millis(100));
+        let tiers = RetentionTier::mistakes(replica.retention, &replica.retention_tiers);
+        assert_eq!(tiers, []);
+        assert!(replica.drill_interval != Some(Duration::ZERO));
     }
 }
 

@@ -592,3 +592,75 @@ fn settings_of_drills_that_would_do_nothing_or_harm_are_refused_all_at_once() {
          means never",
     );
 }
+
+#[test]
+fn what_is_kept_of_older_states_is_a_list_from_fine_to_coarse() {
+    let tier = |every, keep| evertide::RetentionTier::new(every, keep);
+    let replica = only_replica(&with(
+        "retention = '1d'\nretention_tiers = [{every = '1h', keep = '7d'}, {every = '1d', keep = '30d'}]",
+    ));
+    assert_eq!(replica.retention, Some(DAY));
+    assert_eq!(
+        replica.retention_tiers,
+        [tier(HOUR, 7 * DAY), tier(DAY, 30 * DAY)]
+    );
+    let tables = "retention = '1d'\n[[replicas.retention_tiers]]\nevery = '1h'\nkeep = '7d'";
+    assert_eq!(
+        only_replica(&with(tables)).retention_tiers,
+        [tier(HOUR, 7 * DAY)]
+    );
+    assert_eq!(
+        only_replica(&with("retention_tiers = []")),
+        only_replica(&with(""))
+    );
+}
+
+#[test]
+fn tiers_that_keep_nothing_more_are_refused_with_what_to_do() {
+    let tiers = "retention_tiers = [{every = '1h', keep = '7d'}, {every = '1h', keep = '1d'}]";
+    let expected = [
+        "line 6: replicas[0].retention_tiers[1].every: each tier has to be coarser",
+        "line 6: replicas[0].retention_tiers[1].keep: the tier before keeps more",
+    ];
+    let found = mistakes(parse_toml(&with(&format!("retention = '1d'\n{tiers}"))));
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}");
+    }
+    for (line, expected) in [
+        ("'1h'", "a list of tiers, each such as"),
+        (
+            "[{every = '1h'}]",
+            "[0].keep: is missing: say what the tier keeps",
+        ),
+        (
+            "[{every = '1h', keep = '1y'}]",
+            "[0].keep: `1y` is not a duration",
+        ),
+        (
+            "[{every = '1h', keep = '7d', for = 1}]",
+            "[0].for: unknown key",
+        ),
+        (
+            "[{every = '1h', keep = '1d'}]",
+            "[0].keep: `retention` keeps every state for as long",
+        ),
+        (
+            "[{every = '8d', keep = '7d'}]",
+            "[0].every: longer than the tier itself",
+        ),
+    ] {
+        let text = with(&format!("retention = '1d'\nretention_tiers = {line}"));
+        let found = mistakes(parse_toml(&text));
+        assert_eq!(found.len(), 1, "{found:#?}");
+        assert!(
+            found[0].starts_with("line 6: replicas[0].retention_tiers"),
+            "{found:?}"
+        );
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+    assert_mistake(
+        parse_toml(&with("retention_tiers = [{every = '1h', keep = '7d'}]")),
+        "line 5: replicas[0].retention_tiers[0].keep: without `retention` everything is kept",
+    );
+}

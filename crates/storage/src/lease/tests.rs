@@ -337,6 +337,10 @@ impl ReplicaClient for Odd {
         self.inner.list(level, after).await
     }
 
+    async fn date(&self, objects: Vec<crate::LtxObject>) -> Result<Vec<crate::LtxObject>, Error> {
+        self.inner.date(objects).await
+    }
+
     async fn get(
         &self,
         level: Level,

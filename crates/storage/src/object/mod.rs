@@ -260,8 +260,7 @@ impl ReplicaClient for ObjectClient {
         Ok(objects)
     }
 
-    async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        let objects = self.list(level, after).await?;
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
         let dated = stream::iter(objects)
             .map(|object| self.dated(object))
             .buffered(CONCURRENT_REQUESTS);
