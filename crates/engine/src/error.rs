@@ -129,19 +129,20 @@ pub enum Error {
         /// The cause.
         reason: String,
     },
-    /// The deadline came before every replica had everything.
+    /// Some replica did not have everything when the deadline came, or was refused: for such a one a stop
+    /// does not wait.
     #[error(
-        "stopped after {deadline:?} with {} not replicated up to {txid}: {}; the next start continues there",
+        "stopped with {} not replicated up to {txid}: {}; the next start continues there",
         path.display(), behind.join(", ")
     )]
     StoppedBehind {
         /// The database.
         path: PathBuf,
-        /// What was waited for.
+        /// How long a replica was waited for at most.
         deadline: Duration,
         /// The newest captured transaction.
         txid: Txid,
-        /// Each replica that has less, and what it has.
+        /// Each replica that has less, what it has, and why.
         behind: Vec<String>,
     },
     /// The engine's thread could not be started.
@@ -159,6 +160,17 @@ impl Error {
                 source,
                 LeaseHeld { .. } | LeaseLost { .. } | BadLease { .. }
             ),
+            _ => false,
+        }
+    }
+
+    /// Whether it was decided that the database may not be written to a replica, until an operator or
+    /// the other writer does something.
+    pub(crate) fn is_refusal(&self) -> bool {
+        use evertide_storage::Error::{BadLease, LeaseHeld};
+        match self {
+            Self::OtherHistory { .. } => true,
+            Self::Replica { source, .. } => matches!(source, LeaseHeld { .. } | BadLease { .. }),
             _ => false,
         }
     }

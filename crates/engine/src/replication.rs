@@ -288,8 +288,9 @@ impl Replication {
     ///
     /// # Errors
     ///
-    /// [`Error::StoppedBehind`] when a replica could not be brought up to date before the deadline:
-    /// it is stopped all the same, and the rest stays beside the database for the next start.
+    /// [`Error::StoppedBehind`] when a replica could not be brought up to date before the deadline, or
+    /// may not be written to, which is not waited for: it is stopped all the same, and the rest stays
+    /// beside the database for the next start.
     pub async fn stop(&self, deadline: Duration) -> Result<(), Error> {
         let Some(running) = self.running().take() else {
             return Err(Error::NotRunning(self.inner.path.clone()));

@@ -115,6 +115,8 @@ pub struct ReplicaStatus {
     pub error: Option<String>,
     /// Since when.
     pub failing_since: Option<SystemTime>,
+    /// Whether `error` is that it may not be written to: by somebody else's lease or history.
+    pub(crate) refused: bool,
     /// Up to which transaction no compaction will want captured files from local disk.
     pub(crate) merged: Txid,
 }
@@ -137,6 +139,7 @@ impl ReplicaStatus {
             drill: DrillStatus::default(),
             error: None,
             failing_since: None,
+            refused: false,
         }
     }
 }

@@ -6,7 +6,7 @@ use evertide_ltx::Txid;
 use tokio::time::Instant;
 
 use super::{Database, Looked, Wake, images::ImageJob};
-use crate::{DatabaseState, DatabaseStatus, Error, capture::Due};
+use crate::{DatabaseState, DatabaseStatus, Error, ReplicaStatus, capture::Due};
 
 /// How long a stop waits for the page table of an image that replicas have already.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
@@ -18,8 +18,10 @@ impl Database {
         self.stopping.cancel();
         let mut goal = self.capture_all().await;
         let mut status = self.status.subscribe();
-        let complete =
-            |status: &DatabaseStatus, txid| status.replicas.iter().all(|r| r.txid >= txid);
+        let complete = |status: &DatabaseStatus, txid| {
+            let mut replicas = status.replicas.iter();
+            replicas.all(|replica| replica.txid >= txid || replica.refused)
+        };
         loop {
             if goal.is_some_and(|txid| complete(&status.borrow_and_update(), txid)) {
                 break;
@@ -89,9 +91,7 @@ impl Database {
             return Err(Error::Failing { path, reason });
         };
         let behind = status.replicas.iter().filter(|replica| replica.txid < txid);
-        let behind: Vec<String> = behind
-            .map(|r| format!("replica `{}` has {}", r.name, r.txid))
-            .collect();
+        let behind: Vec<String> = behind.map(|replica| shortfall(replica, deadline)).collect();
         if behind.is_empty() {
             return Ok(());
         }
@@ -101,5 +101,14 @@ impl Database {
             txid,
             behind,
         })
+    }
+}
+
+/// What a replica has, and why it has no more.
+fn shortfall(replica: &ReplicaStatus, deadline: Duration) -> String {
+    let ReplicaStatus { name, txid, .. } = replica;
+    match replica.error.as_ref().filter(|_| replica.refused) {
+        Some(refusal) => format!("it was refused to write to replica `{name}` ({refusal})"),
+        None => format!("replica `{name}` has {txid} after {deadline:?}"),
     }
 }

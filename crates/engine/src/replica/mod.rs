@@ -153,10 +153,7 @@ impl Replica {
             match self.catch_up().await {
                 Ok(()) => {
                     self.failures = 0;
-                    self.report(|status| {
-                        status.error = None;
-                        status.failing_since = None;
-                    });
+                    self.report(recovered);
                     if self.wait_for_work().await.is_err() {
                         return;
                     }
@@ -430,8 +427,7 @@ impl Replica {
             status.uploaded_bytes += uploaded.object.size;
             status.snapshots += u64::from(uploaded.snapshot);
             status.catch_ups += u64::from(uploaded.catch_up);
-            status.error = None;
-            status.failing_since = None;
+            recovered(status);
         });
         // It was asked for once: somebody who takes over from us is not to be taken over again.
         self.context.succession = Succession::Proven;
@@ -472,6 +468,7 @@ impl Replica {
         );
         self.report(|status| {
             status.error = Some(text);
+            status.refused = error.is_refusal();
             status.failing_since.get_or_insert(now);
         });
     }
@@ -495,6 +492,12 @@ impl Replica {
             source,
         }
     }
+}
+
+fn recovered(status: &mut ReplicaStatus) {
+    status.error = None;
+    status.refused = false;
+    status.failing_since = None;
 }
 
 /// Milliseconds since the epoch.

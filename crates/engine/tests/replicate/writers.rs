@@ -90,7 +90,13 @@ async fn another_database_is_refused_until_told_to_take_over_and_then_buries_not
     ] {
         assert!(said.contains(word), "{word}: {said}");
     }
-    assert!(backup.stop(Duration::from_millis(1)).await.is_err());
+    // It would be waited for for a day.
+    let stop = backup.stop(24 * 60 * DEADLINE);
+    let stopped = tokio::time::timeout(DEADLINE, stop).await;
+    let error = stopped.expect("a replica that is refused is not waited for");
+    let error = error.unwrap_err();
+    assert!(matches!(error, Error::StoppedBehind { .. }), "{error:?}");
+    assert!(error.to_string().contains("--take-over"), "{error}");
     assert_eq!(scene.objects(), objects, "nothing was written");
 
     replicated_once(to_replica_of(&scene, &other.db).take_over()).await;
