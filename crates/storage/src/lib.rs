@@ -76,7 +76,7 @@ pub use self::{
     disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
     error::Error,
     file::FileClient,
-    lease::{Identity, Lease, LeaseRecord, LeasedClient, NotAnIdentity, Owner, Taken},
+    lease::{Identity, Lease, LeaseRecord, LeaseState, LeasedClient, NotAnIdentity, Owner, Taken},
     limit::LimitedClient,
     secret::Secret,
     stream::{ByteStream, bytes_stream, collect, file_stream},

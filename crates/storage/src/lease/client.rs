@@ -83,11 +83,15 @@ impl ReplicaClient for LeasedClient {
         body: ByteStream,
     ) -> Result<LtxObject, Error> {
         self.lease.ensure().await?;
+        let under_way = self.lease.under_way();
         let put = self.inner.put(level, name, created, self.guarded(body));
         let stored = match select(put, pin!(self.lease.keep())).await {
             Either::Left((stored, _)) => stored,
             Either::Right((lost, _)) => return Err(lost),
         };
+        if stored.as_ref().err().is_none_or(Error::is_conflict) {
+            under_way.settled();
+        }
         match stored {
             // It may be the end of the lease that broke it off.
             Err(Error::Body { .. }) if let Err(lost) = self.lease.check() => Err(lost),

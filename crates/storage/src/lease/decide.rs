@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{LeaseRecord, Owner};
+use super::{LeaseRecord, LeaseState, Owner};
 
 /// How far apart the clocks of two machines may be: a lease that has ended by its owner's clock is
 /// taken at once by another machine only when it ended so long ago. (S3 itself refuses requests whose
@@ -34,7 +34,8 @@ pub(super) fn decide(
     unchanged: Duration,
 ) -> Verdict {
     let ended = |owner: &Owner| (owner.id, owner.boot) == (us.id, us.boot);
-    let Some(last) = last.filter(|last| !last.released && !ended(&last.owner)) else {
+    let held = |last: &&LeaseRecord| last.state == LeaseState::Held && !ended(&last.owner);
+    let Some(last) = last.filter(held) else {
         return Verdict::Free;
     };
     let duration = last.duration.min(LONGEST);
@@ -141,9 +142,13 @@ mod tests {
             held(125),
             "a copy of the machine would have the same state"
         );
-        let mut released = record(OTHER);
-        released.released = true;
-        assert_eq!(verdict(&released, 2_001, 0), Verdict::Free);
+        for state in [LeaseState::Released, LeaseState::Abandoned] {
+            let let_go = LeaseRecord {
+                state,
+                ..record(OTHER)
+            };
+            assert_eq!(verdict(&let_go, 2_001, 0), Verdict::Free);
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use std::{
 use self::decide::{Renewed, Verdict, decide, margin, renewal};
 pub use self::{
     client::LeasedClient,
-    record::{Identity, LeaseRecord, NotAnIdentity, Owner},
+    record::{Identity, LeaseRecord, LeaseState, NotAnIdentity, Owner},
 };
 use crate::{Clock, Error, Precondition, ReplicaClient, SmallKey, Version};
 
@@ -61,6 +61,8 @@ struct State {
     renewed: Option<Renewed>,
     /// Whether it was taken since it was claimed.
     taken: bool,
+    /// Whether something that was sent may still arrive: its end is not known.
+    unsettled: bool,
 }
 
 #[derive(Clone)]
@@ -88,7 +90,8 @@ pub enum Taken {
     Again(LeaseRecord),
     /// From another owner, which let go of it in order: all that it wrote has arrived.
     Released(LeaseRecord),
-    /// From another owner, whose lease has ended: something of what it was writing may still arrive.
+    /// From another owner, whose lease has ended, or that let go without knowing the end of everything:
+    /// something of what it was writing may still arrive.
     FromAnother(LeaseRecord),
 }
 
@@ -183,7 +186,7 @@ impl Lease {
         match last {
             None => Taken::New,
             Some(last) if last.owner.id == self.owner.id => Taken::Again(last),
-            Some(last) if last.released => Taken::Released(last),
+            Some(last) if last.state == LeaseState::Released => Taken::Released(last),
             Some(last) => Taken::FromAnother(last),
         }
     }
@@ -243,28 +246,40 @@ impl Lease {
         }
     }
 
-    /// Lets go of the lease, if it was taken: everything that was to be written has arrived. Who waits
-    /// for it need not wait until it ends.
+    /// Lets go of the lease, if it was taken: nothing more will be sent. Who waits for it need not wait
+    /// until it ends, and learns whether something may still arrive of what was broken off or failed.
     ///
     /// # Errors
     ///
     /// Those of the store. It ends by itself then.
     pub async fn release(&self) -> Result<(), Error> {
         let _one = self.requests.lock().await;
-        let (claim, version) = {
+        let (claim, version, let_go) = {
             let mut state = self.state();
+            let let_go = match state.unsettled {
+                true => LeaseState::Abandoned,
+                false => LeaseState::Released,
+            };
             let claim = state.claim.filter(|_| state.taken);
             let version = state.seen.as_ref().and_then(|seen| seen.version.clone());
             state.forget();
-            (claim, version)
+            (claim, version, let_go)
         };
         let (Some(claim), Some(version)) = (claim, version) else {
             return Ok(());
         };
-        let record = self.record(claim, self.clock.now(), true);
+        let record = self.record(claim, self.clock.now(), let_go);
         match self.put(&record, Some(version)).await {
             Err(error) if error.is_conflict() => Ok(()), // it is not ours any more
             stored => stored.map(drop),
+        }
+    }
+
+    /// A write begins. It may still arrive later, unless the store answers: [`UnderWay::settled`].
+    fn under_way(&self) -> UnderWay<'_> {
+        UnderWay {
+            lease: self,
+            settled: false,
         }
     }
 
@@ -305,7 +320,7 @@ impl Lease {
             uptime: self.clock.uptime(),
             now: self.clock.now(),
         };
-        let record = self.record(claim, begun.now, false);
+        let record = self.record(claim, begun.now, LeaseState::Held);
         match self.put(&record, seen.version).await {
             Ok(version) => {
                 self.state().note(Some(version), Some(record), begun.uptime);
@@ -359,12 +374,12 @@ impl Lease {
             .await
     }
 
-    fn record(&self, claim: Claim, now: SystemTime, released: bool) -> LeaseRecord {
+    fn record(&self, claim: Claim, now: SystemTime, state: LeaseState) -> LeaseRecord {
         LeaseRecord {
             generation: claim.generation,
             session: self.session,
             since: claim.since,
-            released,
+            state,
             ..LeaseRecord::new(claim.lineage, self.owner.clone(), now, self.duration)
         }
     }
@@ -407,6 +422,28 @@ impl State {
         self.claim = None;
         self.renewed = None;
         self.taken = false;
+    }
+}
+
+/// A write whose end is not known yet. Dropped like that, it may still arrive: the store may have all of
+/// it, or the network.
+struct UnderWay<'a> {
+    lease: &'a Lease,
+    settled: bool,
+}
+
+impl UnderWay<'_> {
+    /// The store has answered.
+    fn settled(mut self) {
+        self.settled = true;
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.lease.state().unsettled = true;
+        }
     }
 }
 

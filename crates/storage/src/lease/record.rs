@@ -105,8 +105,32 @@ pub struct LeaseRecord {
     pub renewed: SystemTime,
     /// How long it lasts from then on.
     pub duration: Duration,
-    /// Whether its owner has let go of it in order: everything it was going to write is written.
-    pub released: bool,
+    /// Whether its owner still has it.
+    pub state: LeaseState,
+}
+
+/// What the owner of a lease did last with it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum LeaseState {
+    /// It may write until the lease ends.
+    Held,
+    /// It let go in order: everything that it was going to write has arrived.
+    Released,
+    /// It let go, and does not know whether all that it sent has arrived, or still will.
+    Abandoned,
+}
+
+impl LeaseState {
+    const ALL: [Self; 3] = [Self::Held, Self::Released, Self::Abandoned];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Released => "released",
+            Self::Abandoned => "abandoned",
+        }
+    }
 }
 
 impl LeaseRecord {
@@ -120,7 +144,7 @@ impl LeaseRecord {
             since: now,
             renewed: now,
             duration,
-            released: false,
+            state: LeaseState::Held,
         }
     }
 
@@ -130,7 +154,7 @@ impl LeaseRecord {
         let (lineage, generation, session) = (self.lineage, self.generation, self.session);
         let [since, renewed] = [self.since, self.renewed].map(format_rfc3339_millis);
         let lasts = self.duration.as_millis();
-        let state = if self.released { "released" } else { "held" };
+        let state = self.state.name();
         format!(
             "{TITLE}\nlineage {lineage}\ngeneration {generation}\nowner {id}\nsession {session}\n\
              boot {boot:016x}\nhome {home:016x}\nhost {host}\nprocess {process}\nsince {since}\nrenewed {renewed}\n\
@@ -167,10 +191,10 @@ impl LeaseRecord {
             since: parse_rfc3339(field("since")?).ok()?,
             renewed: parse_rfc3339(field("renewed")?).ok()?,
             duration: Duration::from_millis(field("lasts_ms")?.parse().ok()?),
-            released: match field("state")? {
-                "held" => false,
-                "released" => true,
-                _ => return None,
+            state: {
+                let name = field("state")?;
+                let mut states = LeaseState::ALL.into_iter();
+                states.find(|state| state.name() == name)?
             },
         })
     }
@@ -215,17 +239,14 @@ pub(super) mod tests {
             since: time(1_000),
             renewed: time(2_000),
             duration: Duration::from_secs(120),
-            released: false,
+            state: LeaseState::Held,
         }
     }
 
     #[test]
     fn a_lease_survives_writing_and_reading_and_names_its_owner() {
-        for released in [false, true] {
-            let record = LeaseRecord {
-                released,
-                ..record(1)
-            };
+        for state in LeaseState::ALL {
+            let record = LeaseRecord { state, ..record(1) };
             let text = record.encode();
             assert_eq!(LeaseRecord::decode(text.as_bytes()).as_ref(), Some(&record));
             let later = format!("{text}colour blue\n");
@@ -248,7 +269,7 @@ pub(super) mod tests {
             record.owner.host = name.to_owned();
             record.owner.process = name.to_owned();
             let read = LeaseRecord::decode(record.encode().as_bytes()).unwrap();
-            assert!(!read.released, "{name:?}");
+            assert_eq!(read.state, LeaseState::Held, "{name:?}");
             assert!(!read.to_string().contains(char::is_control), "{name:?}");
             assert_eq!(read.encode(), record.encode(), "{name:?}");
         }

@@ -2,12 +2,13 @@
 
 use std::{
     future::Future,
+    io,
     sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
 };
 
 use evertide_ltx::{Level, LtxName, Txid};
-use futures_util::{StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, stream};
 
 use super::*;
 use crate::{ByteStream, Capabilities, CountingClient, ManualClock, MemoryClient, bytes_stream};
@@ -272,6 +273,29 @@ async fn a_lease_that_was_let_go_is_taken_at_once() {
     second.lease.release().await.unwrap();
     let taken = first.claim().await.unwrap();
     assert_eq!(taken.record().unwrap().generation, 2);
+}
+
+/// What the store has in full when the process ends may still be stored after it has let go.
+#[tokio::test]
+async fn who_lets_go_while_something_may_still_arrive_says_so() {
+    for breaks_off in [false, true] {
+        let store = store();
+        let (first, second) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+        first.claim().await.unwrap();
+        first.put(1).await.unwrap();
+        assert!(first.put(1).await.unwrap_err().is_already_exists());
+        if breaks_off {
+            let endless = first.put_body(2, stream::pending().boxed());
+            assert!(endless.now_or_never().is_none());
+        } else {
+            let fails = stream::once(async { Err(io::Error::other("it cannot be read")) });
+            assert!(first.put_body(2, fails.boxed()).await.is_err());
+        }
+        first.put(3).await.unwrap();
+        first.lease.release().await.unwrap();
+        let taken = second.claim().await.unwrap();
+        assert!(matches!(taken, Taken::FromAnother(_)), "{taken:?}");
+    }
 }
 
 #[tokio::test]
