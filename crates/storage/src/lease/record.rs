@@ -21,6 +21,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    hash::{BuildHasher, RandomState},
     str::FromStr,
     time::{Duration, SystemTime},
 };
@@ -38,9 +39,12 @@ const MOST_OF_A_NAME: usize = 120;
 pub struct Identity(u128);
 
 impl Identity {
-    /// One that nobody else has.
+    /// One that nobody else has: from the random numbers of the operating system, with which the standard
+    /// library keys its hashes. Machines that are started alike would guess alike from their clocks.
     pub fn random() -> Self {
-        Self(fastrand::u128(..))
+        let keys = RandomState::new();
+        let half = |which: u8| u128::from(keys.hash_one(which));
+        Self((half(0) << 64) | half(1))
     }
 }
 
