@@ -8,7 +8,7 @@ use std::{
 };
 
 use evertide_ltx::{Level, LtxName, Txid};
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::{FutureExt, StreamExt, future::join, stream};
 
 use super::*;
 use crate::{ByteStream, Capabilities, CountingClient, ManualClock, MemoryClient, bytes_stream};
@@ -398,10 +398,21 @@ impl ReplicaClient for Odd {
         content: bytes::Bytes,
         precondition: Precondition,
     ) -> Result<Version, Error> {
-        let precondition = match self.compare_and_set {
-            true => precondition,
-            false => Precondition::None,
-        };
+        let mut precondition = precondition;
+        if !self.compare_and_set {
+            // It looks, and what comes in between is lost.
+            let found = self.inner.get_small(key).await?;
+            let found = found.map(|found| found.version);
+            let as_expected = match &precondition {
+                Precondition::Unchanged(version) => found.as_ref() == Some(version),
+                Precondition::Absent => found.is_none(),
+                _ => true,
+            };
+            if as_expected {
+                precondition = Precondition::None;
+                tokio::task::yield_now().await;
+            }
+        }
         let stored = self.inner.put_small(key, content, precondition).await;
         let lost = self
             .answers_lost
@@ -453,6 +464,25 @@ async fn in_a_store_without_conditions_one_of_two_notices_the_other() {
     second.claim().await.unwrap();
     let (one, two) = tokio::join!(first.put(1), second.put(2));
     assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_who_was_written_over_stops_at_the_next_renewal() {
+    let store = odd(0, false);
+    let (first, second) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    first.claim().await.unwrap();
+    first.put(1).await.unwrap();
+    pass(&[&first, &second], 1_000);
+    second.claim().await.unwrap();
+    // Both look before either writes, and the first one had it before: it does not look again.
+    let (one, two) = join(first.put(2), second.put(3)).await;
+    one.unwrap();
+    two.unwrap();
+    pass(&[&first, &second], 61);
+    assert_lost(first.put(4).await, "process 22");
+    second.put(5).await.unwrap();
+    let seen = first.claim().await.unwrap_err();
+    assert!(matches!(seen, Error::LeaseHeld { .. }), "{seen}");
 }
 
 /// Stopped anywhere in taking the lease and storing an object, for longer than the lease lasts: either
