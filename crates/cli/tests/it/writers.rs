@@ -18,7 +18,7 @@ use rusqlite::Connection;
 use super::support::{PATIENCE, Workplace, insert};
 
 /// Rounds of the race, unless `EVERTIDE_RACES` says otherwise.
-const ROUNDS: u32 = 40;
+const ROUNDS: u32 = 20;
 /// How long a lease lasts in the race.
 const LEASE: &str = "150ms";
 /// Several leases long.
