@@ -134,6 +134,16 @@ pub(super) const FAULTS: &[Fault] = &[
         ],
     },
     Fault {
+        name: "lease-settled-in-vain",
+        harm: "who stops while an upload may still arrive lets another one continue what it will overlap",
+        file: "crates/storage/src/lease/mod.rs",
+        right: "self.lease.state().unsettled = true;",
+        wrong: "self.lease.state().unsettled = false;",
+        tests: &[storage(
+            "lease::tests::who_lets_go_while_something_may_still_arrive_says_so",
+        )],
+    },
+    Fault {
         name: "lease-taken-too-soon",
         harm: "a lease is taken while its owner still writes",
         file: "crates/storage/src/lease/decide.rs",

@@ -243,10 +243,7 @@ fn level_0(place: &Workplace) -> Vec<(u64, u64)> {
 fn two_processes_that_race_for_one_replica_never_interleave_their_histories() {
     let rounds = std::env::var("EVERTIDE_RACES");
     let rounds = rounds.map_or(ROUNDS, |rounds| rounds.parse().unwrap());
-    let seed = std::env::var("EVERTIDE_SEED").ok();
-    let seed = seed.map_or_else(|| fastrand::u64(..), |seed| seed.parse().unwrap());
-    eprintln!("to repeat: EVERTIDE_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
     let place = Workplace::new();
     let mut racers = [Racer::new(&place, "a"), Racer::new(&place, "b")];
     racers[0].start(&place);
