@@ -77,6 +77,21 @@ fn exchange(address: SocketAddr, request: &str) -> String {
     response
 }
 
+/// Whether the replica has the note when that is confirmed.
+fn save_important(address: SocketAddr, note: &str) -> bool {
+    let form = format!("text={}&important=on", note.replace(' ', "+"));
+    let response = exchange(
+        address,
+        &format!(
+            "POST /notes HTTP/1.1\r\nhost: notes\r\nconnection: close\r\n\
+             content-type: application/x-www-form-urlencoded\r\n\
+             content-length: {}\r\n\r\n{form}",
+            form.len()
+        ),
+    );
+    response.contains("outcome=durable")
+}
+
 #[test]
 fn whoever_follows_the_readme_gets_the_notes_back() {
     let evertide = workspace_program("evertide-cli", "evertide");
@@ -93,23 +108,22 @@ fn whoever_follows_the_readme_gets_the_notes_back() {
             "notes" => {
                 running = Some(run(line, folder, address));
                 starts += 1;
-                if starts == 1 {
-                    let form = "text=do+not+lose+this&important=on";
-                    let response = exchange(
-                        address,
-                        &format!(
-                            "POST /notes HTTP/1.1\r\nhost: notes\r\nconnection: close\r\n\
-                             content-type: application/x-www-form-urlencoded\r\n\
-                             content-length: {}\r\n\r\n{form}",
-                            form.len()
-                        ),
-                    );
-                    assert!(response.contains("outcome=durable"), "{response}");
+                match starts {
+                    1 => assert!(save_important(address, "do not lose this")),
+                    _ => wait_until(Duration::from_secs(60), "the backup to go on", || {
+                        save_important(address, "nor this")
+                    }),
                 }
             }
             "kill" => {
                 running.take().unwrap().kill().unwrap();
                 kills += 1;
+            }
+            // Nobody here waits minutes until the killed process has lost its right to the replica.
+            "sed" => {
+                shell(line, folder, &evertide);
+                let lease = "sed -i 's|^#lease_duration = .*|lease_duration = \"1s\"|' backup.toml";
+                shell(lease, folder, &evertide);
             }
             _ => shell(line, folder, &evertide),
         }
