@@ -4,7 +4,7 @@ use std::fs;
 
 use super::support::{Workplace, insert};
 
-/// A replica with a snapshot and two more files.
+/// A replica with a snapshot, what the stop after it leaves for Litestream, and two more files.
 fn replica(place: &Workplace) {
     let database = place.database("app.db", 3);
     for _ in 0..2 {
@@ -20,7 +20,7 @@ fn every_file_is_listed_with_its_level_transactions_size_and_time() {
     replica(&place);
     let files = place.json(&["ltx", "replica", "--json"]);
     let files = files.as_array().unwrap();
-    assert_eq!(files.len(), 3, "{files:?}");
+    assert_eq!(files.len(), 4, "{files:?}");
     for file in files {
         let name = format!(
             "{}-{}.ltx",
@@ -43,9 +43,9 @@ fn every_file_is_listed_with_its_level_transactions_size_and_time() {
     }
     let table = place.ok(&["ltx", "replica"]);
     let lines: Vec<_> = table.lines().collect();
-    assert_eq!(lines.len(), 4, "{table}");
+    assert_eq!(lines.len(), 5, "{table}");
     assert!(lines[0].contains("LEVEL  MIN TXID"), "{table}");
-    assert!(table.contains("0000000000000003"), "{table}");
+    assert!(table.contains("0000000000000004"), "{table}");
 }
 
 #[test]
@@ -54,9 +54,9 @@ fn one_level_is_only_that_level() {
     replica(&place);
     let files = |level| place.json(&["ltx", "replica", "--level", level, "--json"]);
     assert_eq!(files("9").as_array().unwrap().len(), 1);
-    assert_eq!(files("0").as_array().unwrap().len(), 2);
+    assert_eq!(files("0").as_array().unwrap().len(), 3);
     assert_eq!(files("1"), serde_json::json!([]));
-    assert_eq!(files("all").as_array().unwrap().len(), 3);
+    assert_eq!(files("all").as_array().unwrap().len(), 4);
     place
         .run(&["ltx", "replica", "--level", "10"])
         .failed(2, &["10", "0 to 9", "`all`"]);
@@ -90,7 +90,7 @@ fn the_replicas_of_settings_are_listed_by_name() {
     place.store(&settings);
     let stored = ["ltx", "--age-key", "age.key", "--db", "app.db", "--json"];
     let files = place.json(&stored);
-    assert_eq!(files.as_array().unwrap().len(), 3);
+    assert_eq!(files.as_array().unwrap().len(), 4);
     assert_eq!(files[0]["replica"], "replica");
     let empty = place.json(&[&stored[..], &["--replica", "empty"]].concat());
     assert_eq!(empty, serde_json::json!([]));

@@ -24,6 +24,11 @@ fn once_brings_every_replica_up_to_date_and_ends() {
     insert(&database, 1);
     place.ok(&["replicate", "--once", "app.db", "one", "two"]);
     assert_eq!(place.replicated_rows("one"), 11);
+    // Nothing is added where nothing was committed.
+    let uploads = || place.json(&["ltx", "one", "--level", "0", "--json"]);
+    let before = uploads();
+    place.ok(&["replicate", "--once", "app.db", "one", "two"]);
+    assert_eq!(uploads(), before);
     // The official program reads it too.
     restore_with_litestream(place.path("two"), &place.path("theirs.db"));
     assert_eq!(place.rows("theirs.db"), 11);

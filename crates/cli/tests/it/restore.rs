@@ -4,7 +4,7 @@ use std::{fs, io::Read, process::Stdio};
 
 use super::support::{Workplace, bytes, insert};
 
-/// A replica with three states, of 3, 4 and 5 rows.
+/// A replica with 3, 4 and 5 rows; transaction 2 changes nothing, the first stop leaves it for Litestream.
 fn replica(place: &Workplace, name: &str) {
     let database = place.database("app.db", 3);
     for _ in 0..2 {
@@ -38,8 +38,8 @@ fn the_newest_state_comes_back_and_is_described() {
     for text in [
         "out.db",
         "replica",
-        "transaction 0000000000000003",
-        "3 files",
+        "transaction 0000000000000004",
+        "4 files",
     ] {
         assert!(run.out.contains(text), "`{text}` is not said: {run:?}");
     }
@@ -58,8 +58,8 @@ fn the_newest_state_comes_back_and_is_described() {
     ]);
     assert_eq!(report["db_path"], "json.db");
     assert_eq!(report["restored"], true);
-    assert_eq!(report["txid"], "0000000000000003");
-    assert_eq!(report["files"], 3);
+    assert_eq!(report["txid"], "0000000000000004");
+    assert_eq!(report["files"], 4);
     assert_eq!(report["integrity_check"], "full");
     assert_eq!(
         report["database_bytes"],
@@ -74,13 +74,13 @@ fn an_earlier_state_comes_back_by_transaction_and_by_time() {
     let place = Workplace::new();
     replica(&place, "replica");
     let files = place.json(&["ltx", "replica", "--json"]);
-    let second = files
+    let third = files
         .as_array()
         .unwrap()
         .iter()
-        .find(|file| file["max_txid"] == "0000000000000002");
-    let time = second.unwrap()["timestamp"].as_str().unwrap();
-    place.ok(&["restore", "replica", "-o", "txid.db", "--txid", "2"]);
+        .find(|file| file["max_txid"] == "0000000000000003");
+    let time = third.unwrap()["timestamp"].as_str().unwrap();
+    place.ok(&["restore", "replica", "-o", "txid.db", "--txid", "3"]);
     assert_eq!(place.rows("txid.db"), 4);
     place.ok(&[
         "restore",
@@ -105,7 +105,7 @@ fn an_earlier_state_comes_back_by_transaction_and_by_time() {
     let late = ["restore", "replica", "-o", "late.db", "--txid", "9"];
     place
         .run(&late)
-        .failed(1, &["replica", "0000000000000009", "0000000000000003"]);
+        .failed(1, &["replica", "0000000000000009", "0000000000000004"]);
     assert!(!place.exists("early.db") && !place.exists("late.db"));
 }
 

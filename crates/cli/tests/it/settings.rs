@@ -298,7 +298,7 @@ fn exported_settings_are_encrypted_and_serve_on_another_machine() {
     place.ok(&[&["restore", "-o", "out.db"], &settings[..]].concat());
     assert_eq!(place.rows("out.db"), 5);
     let listed = place.json(&[&["ltx", "--json"], &settings[..]].concat());
-    assert_eq!(listed.as_array().unwrap().len(), 1);
+    assert_eq!(listed.as_array().unwrap().len(), 2);
 
     place
         .run(&["ltx", "--config", "settings.age"])

@@ -7,7 +7,7 @@ use super::{
     support::{Run, Workplace, insert},
 };
 
-/// A replica with three states.
+/// A replica with four states; the second is what the first stop leaves for Litestream.
 fn replica(place: &Workplace, name: &str) {
     let database = place.database("app.db", 3);
     for _ in 0..2 {
@@ -34,9 +34,9 @@ fn a_sound_replica_is_described_and_is_success() {
     assert_eq!(run.out.lines().count(), 1, "{run:?}");
     for text in [
         "is sound",
-        "3 files",
-        "3 states",
-        "transaction 0000000000000003",
+        "4 files",
+        "4 states",
+        "transaction 0000000000000004",
     ] {
         assert!(run.out.contains(text), "`{text}` is not said: {run:?}");
     }
@@ -55,7 +55,7 @@ fn a_sound_replica_is_described_and_is_success() {
     assert_eq!(one["replica"], last["replica"]);
     assert_eq!(one["timestamp"], last["timestamp"]);
     assert_eq!(one["error"], Value::Null);
-    assert_eq!((&one["files"], &one["states"]), (&3.into(), &3.into()));
+    assert_eq!((&one["files"], &one["states"]), (&4.into(), &4.into()));
     assert!(one["proven"].as_u64().unwrap() >= 1, "{one}");
     assert_eq!(one["findings"], serde_json::json!([]));
     assert_eq!(one["database_checksum"].as_str().unwrap().len(), 16);
@@ -77,9 +77,10 @@ fn damage_is_named_with_what_it_means_and_is_failure() {
     for text in [
         "problem: 0000000000000002-0000000000000002.ltx on level 0: ",
         "problem: 0000000000000003-0000000000000003.ltx on level 0: ",
-        "the 2 states from transaction 0000000000000002 to 0000000000000003 cannot be restored",
+        "problem: 0000000000000004-0000000000000004.ltx on level 0: ",
+        "the 3 states from transaction 0000000000000002 to 0000000000000004 cannot be restored",
         "the newest one that can is that of transaction 0000000000000001",
-        "is not sound, 2 problems",
+        "is not sound, 3 problems",
     ] {
         assert!(run.out.contains(text), "`{text}` is not said: {run:?}");
     }
@@ -189,7 +190,7 @@ fn a_deep_verification_restores_and_leaves_nothing_behind() {
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""), "{said:?}");
     assert!(
         said.out
-            .contains("transaction 0000000000000003 was restored"),
+            .contains("transaction 0000000000000004 was restored"),
         "{said:?}"
     );
     let said = run(&["verify", "replica", "--deep", "--json"]);

@@ -86,15 +86,7 @@ impl Capture {
     /// `since` only of the pages that changed after that transaction, where that is known and not
     /// nearly all. Pin and guard are held, and captures go on, until [`Capture::end_image`].
     pub(crate) fn begin_image(&mut self, since: Option<Txid>) -> Result<Image, CaptureError> {
-        let attached = self.attached_mut()?;
-        for (missing, lock) in [
-            (attached.pin.is_none(), Action::TakePin),
-            (attached.guard.is_none(), Action::TakeGuard),
-        ] {
-            if missing {
-                attached.wait_for(lock)?;
-            }
-        }
+        self.hold_still()?;
         let index = self.follow_generation()?;
         if self.captured_frames() < index.committed {
             self.capture_segment(&index)?;
@@ -160,6 +152,36 @@ impl Capture {
             header,
             chosen,
         })
+    }
+
+    /// Captures what was committed or, if there is nothing, a file that changes nothing: either way the
+    /// newest file is of one transaction.
+    pub(crate) fn capture_one_transaction(&mut self) -> Result<(), CaptureError> {
+        self.hold_still()?;
+        let index = self.follow_generation()?;
+        match self.captured_frames() < index.committed {
+            true => self.capture_segment(&index),
+            false => self.skip_to_floor(&index),
+        }?;
+        if self.images.is_empty() {
+            // Nobody else can checkpoint while it is held, and it takes time until the file has arrived.
+            self.attached_mut()?.change_lock(Action::ReleaseGuard)?;
+        }
+        Ok(())
+    }
+
+    /// Takes both locks: neither the database file nor the frames captured so far can change then.
+    fn hold_still(&mut self) -> Result<(), CaptureError> {
+        let attached = self.attached_mut()?;
+        for (missing, lock) in [
+            (attached.pin.is_none(), Action::TakePin),
+            (attached.guard.is_none(), Action::TakeGuard),
+        ] {
+            if missing {
+                attached.wait_for(lock)?;
+            }
+        }
+        Ok(())
     }
 
     /// The pages that changed after `since`, unless a snapshot takes hardly more.

@@ -6,7 +6,12 @@ mod replicas;
 mod schedule;
 mod stop;
 
-use std::{panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use evertide_ltx::Txid;
 use evertide_storage::{Clock, Disk};
@@ -160,6 +165,8 @@ pub(crate) async fn start(
 struct RunningReplica {
     options: crate::ReplicaOptions,
     _claim: DestinationClaim,
+    /// Whether Litestream could go on where it ends.
+    continuable: Arc<AtomicBool>,
     /// Ends its task when dropped.
     _task: DropGuard,
 }

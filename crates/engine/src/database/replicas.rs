@@ -1,6 +1,6 @@
 //! The replicas of a database: their tasks, and the staged files that wait for them.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use evertide_ltx::Txid;
 use evertide_storage::{Lease, LeasedClient};
@@ -149,6 +149,7 @@ impl Database {
         let clock = Arc::clone(&self.config.clock);
         let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);
         let lease = Arc::new(lease);
+        let continuable = Arc::new(AtomicBool::new(true));
         let context = ReplicaContext {
             options: options.clone(),
             client: Arc::new(LeasedClient::new(client, Arc::clone(&lease))),
@@ -162,6 +163,7 @@ impl Database {
             status: self.status.clone(),
             commands: self.commands.clone(),
             stopping: self.stopping.clone(),
+            continuable: Arc::clone(&continuable),
         };
         let task = replica::run(context, cancel.clone());
         self.tasks.spawn_on(task, self.engine.handle());
@@ -169,6 +171,7 @@ impl Database {
         self.replicas.push(RunningReplica {
             options,
             _claim,
+            continuable,
             _task,
         });
     }

@@ -1,12 +1,16 @@
 //! The orderly end of a database's task.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use evertide_ltx::Txid;
 use tokio::time::Instant;
 
-use super::{Database, Looked, Wake, images::ImageJob};
-use crate::{DatabaseState, DatabaseStatus, Error, ReplicaStatus, capture::Due};
+use super::{Database, Looked, RunningReplica, Wake, images::ImageJob};
+use crate::{
+    DatabaseState, DatabaseStatus, Error, ReplicaStatus,
+    capture::{CaptureError, Due},
+    error::describe,
+};
 
 /// How long a stop waits for the page table of an image that replicas have already.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
@@ -16,33 +20,10 @@ impl Database {
     pub(super) async fn stop(&mut self, deadline: Duration) -> Result<(), Error> {
         let end = Instant::now() + deadline;
         self.stopping.cancel();
-        let mut goal = self.capture_all().await;
-        let mut status = self.status.subscribe();
-        let complete = |status: &DatabaseStatus, txid| {
-            let mut replicas = status.replicas.iter();
-            replicas.all(|replica| replica.txid >= txid || replica.refused)
-        };
-        loop {
-            if goal.is_some_and(|txid| complete(&status.borrow_and_update(), txid)) {
-                break;
-            }
-            // Snapshots that replicas ask for are still served.
-            let wake = tokio::select! {
-                _ = status.changed() => continue,
-                () = tokio::time::sleep_until(end) => break,
-                wake = self.wait() => wake,
-            };
-            match wake {
-                Wake::Command(Some(command)) => self.command(command).await,
-                Wake::ImageDone(result) => self.finish_image(*result).await,
-                Wake::Pending(permit) => self.start_image(permit).await,
-                Wake::Command(None) => break,
-                Wake::Notice | Wake::Time | Wake::Tick if goal.is_none() => {
-                    goal = self.capture_all().await;
-                }
-                // What is committed from now on is for the next start.
-                Wake::Notice | Wake::Time | Wake::Tick => self.schedule.next_look = None,
-            }
+        let goal = self.capture_all().await;
+        let goal = self.deliver(goal, end).await;
+        if goal.is_some_and(|txid| is_everywhere(&self.status.borrow(), txid)) {
+            self.leave_continuable(end).await;
         }
         self.await_table(end).await;
         self.cancel_replicas().await;
@@ -53,6 +34,75 @@ impl Database {
             replicas.for_each(|replica| replica.drill.running = false);
         });
         self.stopped(deadline, goal)
+    }
+
+    /// Waits until every replica that may be written to has this transaction or it is time to end. Where
+    /// none could be captured it is tried again; which one it was.
+    async fn deliver(&mut self, mut goal: Option<Txid>, end: Instant) -> Option<Txid> {
+        let mut status = self.status.subscribe();
+        loop {
+            if goal.is_some_and(|txid| is_everywhere(&status.borrow_and_update(), txid)) {
+                return goal;
+            }
+            // Snapshots that replicas ask for are still served.
+            let wake = tokio::select! {
+                _ = status.changed() => continue,
+                () = tokio::time::sleep_until(end) => return goal,
+                wake = self.wait() => wake,
+            };
+            match wake {
+                Wake::Command(Some(command)) => self.command(command).await,
+                Wake::ImageDone(result) => self.finish_image(*result).await,
+                Wake::Pending(permit) => self.start_image(permit).await,
+                Wake::Command(None) => return goal,
+                Wake::Notice | Wake::Time | Wake::Tick if goal.is_none() => {
+                    goal = self.capture_all().await;
+                }
+                // What is committed from now on is for the next start.
+                Wake::Notice | Wake::Time | Wake::Tick => self.schedule.next_look = None,
+            }
+        }
+    }
+
+    /// Where a replica ends with a snapshot, or with several transactions in one file, captures one more
+    /// file for it, and waits until every replica has that: Litestream would overlook the former and not
+    /// find the latter, if the replica is handed over to it now.
+    async fn leave_continuable(&mut self, end: Instant) {
+        let wanting = self
+            .replicas
+            .iter()
+            .any(|replica| self.wants_an_end(replica));
+        if !wanting || !self.is_attached() {
+            return;
+        }
+        let captured = self.with_capture(|capture| {
+            capture.capture_one_transaction()?;
+            Ok::<_, CaptureError>(capture.goal())
+        });
+        let problem = match captured.await {
+            Ok(last) => {
+                self.publish();
+                self.flush.send_modify(|flush| *flush = last.max(*flush));
+                self.deliver(Some(last), end).await;
+                if is_everywhere(&self.status.borrow(), last) {
+                    return;
+                }
+                "its last file has not arrived in time".to_owned()
+            }
+            Err(error) => describe(&error),
+        };
+        tracing::warn!(
+            database = %self.config.path.display(),
+            problem,
+            "Litestream cannot go on with the replicas before evertide was started and stopped again"
+        );
+    }
+
+    fn wants_an_end(&self, replica: &RunningReplica) -> bool {
+        let status = self.status.borrow();
+        let mut refused = status.replicas.iter().filter(|status| status.refused);
+        !replica.continuable.load(Ordering::Acquire)
+            && !refused.any(|status| status.name == replica.options.name)
     }
 
     /// A replica may have all of its snapshot a moment before we hear that it was read. Without the
@@ -102,6 +152,12 @@ impl Database {
             behind,
         })
     }
+}
+
+/// Whether every replica that may be written to has this transaction.
+fn is_everywhere(status: &DatabaseStatus, txid: Txid) -> bool {
+    let mut replicas = status.replicas.iter();
+    replicas.all(|replica| replica.txid >= txid || replica.refused)
 }
 
 /// What a replica has, and why it has no more.

@@ -409,6 +409,7 @@ mod tests {
             status: watch::channel(DatabaseStatus::new("app.db".into())).0,
             commands,
             stopping: CancellationToken::new(),
+            continuable: Arc::default(),
         };
         Drill::new(&context, Heard::default())
     }

@@ -22,7 +22,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -40,7 +40,7 @@ pub(crate) use self::maintain::merged_at_start;
 pub use self::maintain::{Maintained, Maintenance};
 pub(crate) use self::succession::Succession;
 use self::{
-    plan::{Remote, UploadPlan, plan_upload, restorable},
+    plan::{Remote, UploadPlan, is_continuable, plan_upload, restorable},
     upkeep::{News, Upkeep},
 };
 use crate::{
@@ -82,6 +82,8 @@ pub(crate) struct ReplicaContext {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     /// Cancelled when the database stops: what is not needed to bring the replica up to date ends.
     pub(crate) stopping: CancellationToken,
+    /// Whether Litestream could go on where the replica ends.
+    pub(crate) continuable: Arc<AtomicBool>,
 }
 
 /// The task of one replica, until cancelled.
@@ -235,6 +237,7 @@ impl Replica {
             let listed = self.context.client.list(level, None).await;
             objects.extend(listed.map_err(|source| self.replica_error(source))?);
         }
+        self.set_continuable(&objects);
         // Of those that reach furthest the first one: it is of the lowest level, as it was captured.
         let newest = objects.iter().rev().max_by_key(|object| object.name.max);
         let newest = newest.cloned();
@@ -410,7 +413,15 @@ impl Replica {
         );
     }
 
+    fn set_continuable(&self, objects: &[LtxObject]) {
+        let continuable = is_continuable(objects);
+        self.context
+            .continuable
+            .store(continuable, Ordering::Release);
+    }
+
     fn arrived(&mut self, uploaded: &Uploaded, captured: &Captured) {
+        self.set_continuable(std::slice::from_ref(&uploaded.object));
         match &mut self.listing {
             Some(listing) => listing.objects.push(uploaded.object.clone()),
             None => self.tell(News::Arrived(uploaded.object.clone())),

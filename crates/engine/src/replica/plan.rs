@@ -1,6 +1,7 @@
 //! What a replica needs next. Pure.
 
-use evertide_ltx::{LtxName, Txid};
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::LtxObject;
 
 use crate::state::Staged;
 
@@ -64,6 +65,15 @@ pub(crate) fn restorable(mut names: Vec<LtxName>) -> Txid {
     })
 }
 
+/// Whether Litestream goes on above these files: it takes the newest file of level 0 for the end of the
+/// history, whatever other levels have, and reads it under the name of its last transaction alone.
+pub(crate) fn is_continuable(objects: &[LtxObject]) -> bool {
+    let newest = objects.iter().map(|object| object.name.max).max();
+    let single =
+        |object: &LtxObject| object.level == Level::L0 && object.name.min == object.name.max;
+    newest.is_none_or(|newest| objects.iter().any(|o| o.name.max == newest && single(o)))
+}
+
 /// Plans for a replica at `remote`, where `captured` is the newest transaction here and `staged`
 /// are the files that lead to it.
 pub(crate) fn plan_upload(remote: Remote, captured: Txid, staged: &[Staged]) -> UploadPlan {
@@ -92,6 +102,8 @@ pub(crate) fn plan_upload(remote: Remote, captured: Txid, staged: &[Staged]) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     #[test]
@@ -111,6 +123,29 @@ mod tests {
             restorable(&[(1, 1), (2, 2), (4, 4), (1, 4), (5, 9), (6, 7)]),
             9
         );
+    }
+
+    #[test]
+    fn litestream_goes_on_above_a_single_transaction_of_level_0_alone() {
+        let continuable = |files: &[(Level, u64, u64)]| {
+            let object = |&(level, min, max): &(Level, u64, u64)| LtxObject {
+                level,
+                name: LtxName {
+                    min: Txid::new(min),
+                    max: Txid::new(max),
+                },
+                size: 1,
+                created: SystemTime::UNIX_EPOCH,
+            };
+            is_continuable(&files.iter().map(object).collect::<Vec<_>>())
+        };
+        let (l0, l1, snapshot) = (Level::L0, Level::new(1).unwrap(), Level::SNAPSHOT);
+        assert!(continuable(&[]));
+        assert!(!continuable(&[(snapshot, 1, 1)]));
+        assert!(!continuable(&[(l0, 2, 2), (l0, 3, 4), (snapshot, 1, 1)]));
+        assert!(!continuable(&[(l0, 2, 2), (snapshot, 1, 3)]), "it is older");
+        assert!(continuable(&[(l0, 2, 2), (l1, 2, 2), (snapshot, 1, 2)]));
+        assert!(continuable(&[(l0, 2, 5), (l0, 6, 6), (snapshot, 1, 1)]));
     }
 
     #[test]

@@ -259,3 +259,17 @@ async fn what_evertide_began_litestream_goes_on_with_and_back() {
     scene.litestream(4).await;
     scene.assert_every_state_is_restored().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_stay_with_the_other_program_costs_nothing_either() {
+    let mut scene = Scene::new();
+    scene.write();
+    scene.evertide(0).await;
+    scene.write();
+    scene.litestream(0).await;
+    scene.write();
+    scene.evertide(0).await;
+    scene.write();
+    scene.litestream(2).await;
+    scene.assert_every_state_is_restored().await;
+}
