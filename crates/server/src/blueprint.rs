@@ -12,7 +12,9 @@ mod tests {
     use std::path::PathBuf;
 
     use evertide::ReplicaOptions;
-    use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, WebdavOptions};
+    use evertide_storage::{
+        AzureOptions, Destination, GcsOptions, S3Options, SftpOptions, WebdavOptions,
+    };
 
     use super::*;
     use crate::settings::{Mistake, keys, parse_toml};
@@ -27,8 +29,12 @@ mod tests {
                 (Some(start), Some(end)) if !line.starts_with("# ") => {
                     number += 1;
                     let (before, after) = (&line[..start], &line[end + 2..]);
-                    let scheme = if line.contains("://") { "https:/" } else { "" };
-                    lines.push(format!("{before}\"{scheme}/backup/{number}\"{after}"));
+                    let value = match line {
+                        _ if line.contains("://") => format!("https://backup/{number}"),
+                        _ if line.contains("_host = ") => "backup".to_owned(),
+                        _ => format!("/backup/{number}"),
+                    };
+                    lines.push(format!("{before}\"{value}\"{after}"));
                 }
                 _ => lines.push(line.to_owned()),
             }
@@ -92,6 +98,10 @@ mod tests {
             ReplicaOptions::new(
                 "share",
                 Destination::Webdav(WebdavOptions::new("https://backup/6", "").unwrap()),
+            ),
+            ReplicaOptions::new(
+                "server",
+                Destination::Sftp(SftpOptions::new("backup", "/backup/8").unwrap()),
             ),
         ];
         assert_eq!(options, expected);

@@ -29,6 +29,9 @@ pub enum Destination {
     /// A WebDAV share.
     #[cfg(feature = "webdav")]
     Webdav(crate::WebdavOptions),
+    /// A server with SSH.
+    #[cfg(feature = "sftp")]
+    Sftp(crate::SftpOptions),
 }
 
 /// A replica in a directory.
@@ -46,6 +49,7 @@ const UNSUPPORTED: &[&str] = &[
     "gs",
     #[cfg(not(feature = "azure"))]
     "abs",
+    #[cfg(not(feature = "sftp"))]
     "sftp",
     #[cfg(not(feature = "webdav"))]
     "webdav",
@@ -68,6 +72,8 @@ const CLIENTS: &[(&str, &str)] = &[
     ("webdav", "`webdav://user@host/path`"),
     #[cfg(feature = "webdav")]
     ("webdavs", "`webdavs://user@host/path`"),
+    #[cfg(feature = "sftp")]
+    ("sftp", "`sftp://user@host/path`"),
 ];
 
 /// The same for error messages.
@@ -144,6 +150,8 @@ impl Destination {
                 let options = crate::WebdavOptions::parse(rest, scheme == "webdavs");
                 Some(options.map(Self::Webdav))
             }
+            #[cfg(feature = "sftp")]
+            ("sftp", Some(rest)) => Some(crate::SftpOptions::parse(rest).map(Self::Sftp)),
             _ => None,
         };
         if let Some(parsed) = parsed {
@@ -205,6 +213,8 @@ impl Destination {
             Self::Azure(options) => Ok(options.connect()?),
             #[cfg(feature = "webdav")]
             Self::Webdav(options) => Ok(options.connect()?),
+            #[cfg(feature = "sftp")]
+            Self::Sftp(options) => Ok(options.connect()),
         }
     }
 
@@ -243,6 +253,8 @@ impl fmt::Display for Destination {
             Self::Azure(options) => options.fmt(f),
             #[cfg(feature = "webdav")]
             Self::Webdav(options) => options.fmt(f),
+            #[cfg(feature = "sftp")]
+            Self::Sftp(options) => options.fmt(f),
         }
     }
 }

@@ -27,7 +27,7 @@
 //! ```
 //!
 //! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage, `azure` in
-//! Azure Blob Storage, `webdav` on a WebDAV share. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
+//! Azure Blob Storage, `webdav` on a WebDAV share, `sftp` on a server with SSH. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
 //! that tests turn, and the suite that every client must pass.
 
 mod client;
@@ -47,7 +47,11 @@ mod memory;
 #[cfg(feature = "_object")]
 mod object;
 mod secret;
+#[cfg(feature = "sftp")]
+mod sftp;
 mod stream;
+#[cfg(any(feature = "sftp", feature = "webdav"))]
+mod times;
 #[cfg(feature = "_url")]
 #[allow(dead_code)] // no store needs all of it
 mod url;
@@ -63,6 +67,8 @@ pub use self::object::AzureOptions;
 pub use self::object::GcsOptions;
 #[cfg(feature = "s3")]
 pub use self::object::S3Options;
+#[cfg(feature = "sftp")]
+pub use self::sftp::SftpOptions;
 #[cfg(feature = "webdav")]
 pub use self::webdav::WebdavOptions;
 pub use self::{

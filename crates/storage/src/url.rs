@@ -133,7 +133,7 @@ impl Hosted {
 
 /// What is wrong with the name of a server, to which a port may belong. It is not quoted: it may be a part
 /// of a password.
-fn check_host(host: &str) -> Result<(), &'static str> {
+pub(crate) fn check_host(host: &str) -> Result<(), &'static str> {
     let (name, port) = match host.rsplit_once(':') {
         // The colons of an address without a port are in brackets.
         Some((name, port)) if !port.ends_with(']') => (name, Some(port)),

@@ -54,7 +54,6 @@ fn a_relative_path_starts_at_the_working_directory() {
 #[test]
 fn a_scheme_this_build_has_not_is_named_with_those_it_has() {
     let urls = [
-        ("sftp", "sftp://user@host:22/path"),
         ("nats", "nats://host:4222/bucket"),
         ("oss", "oss://bucket/path"),
         ("oss", "OSS://bucket"),
@@ -106,6 +105,9 @@ fn what_a_url_says_survives_it_whatever_the_store() {
         "webdav://host",
         "webdavs://me%40work@host:8443/with%20space/100%25/b%C3%BCro/a%40b",
         "webdav://[::1]:8080/path",
+        "sftp://user@host/path",
+        "sftp://host:2222/with%20space/b%C3%BCro/a%40b",
+        "sftp://user@host/~/below/home?key-path=/k&known-hosts=/h&conditionalWrites=false",
     ];
     for url in urls {
         let destination = Destination::parse(url).unwrap();
@@ -197,6 +199,17 @@ fn a_mistake_is_explained_with_what_was_expected() {
         ("webdav://host:0/path", "port is no number"),
         ("webdav://ho st/path", "no name or address"),
         ("webdav://host/path?colour=blue", "no parameters"),
+        ("sftp:host/path", "two slashes"),
+        ("sftp://user@host", "no path"),
+        ("sftp://user@host/", "no path"),
+        (
+            "sftp://user:password@host/path",
+            "does not belong into a URL",
+        ),
+        (
+            "sftp://user@host/path?colour=blue",
+            "unknown parameter `colour`",
+        ),
         ("ftp://host", "unknown scheme `ftp`"),
     ];
     for (text, reason) in cases {

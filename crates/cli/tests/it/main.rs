@@ -13,6 +13,7 @@ mod restore;
 mod s3;
 mod secrets;
 mod settings;
+mod sftp;
 mod signals;
 mod storm;
 mod support;

@@ -16,7 +16,6 @@ const NOWHERE: &str = "127.0.0.1:1";
 /// this version does not know are refused, and must not be quoted either.
 fn kinds() -> Vec<(&'static str, String)> {
     let [id, secret] = SECRETS;
-    let host = format!("host = \"{NOWHERE}\"\n");
     let with = |kind: &str, lines: &[(&str, &str)]| -> String {
         let lines = lines
             .iter()
@@ -49,6 +48,18 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("username", "user"),
         ("password", secret),
     ];
+    let server = [
+        ("host", NOWHERE),
+        ("path", "/app"),
+        ("user", "user"),
+        ("password", secret),
+        ("private_key", secret),
+        ("key_passphrase", secret),
+        (
+            "host_key",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ",
+        ),
+    ];
     let login = [
         ("host", NOWHERE),
         ("url", "http://127.0.0.1:1"),
@@ -68,7 +79,7 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("gs", with("gs", &account)),
         ("abs", with("abs", &account)),
         ("oss", with("oss", &account)),
-        ("sftp", with("sftp", &login) + &host),
+        ("sftp", with("sftp", &server)),
         ("webdav", with("webdav", &share)),
         ("nats", with("nats", &login)),
         (

@@ -103,7 +103,7 @@ fn wrong_usage_is_told_from_failure_by_the_exit_status() {
         &["replicate"],
         &["replicate", "app.db"],
         &["replicate", "file:///replica", "app.db"],
-        &["replicate", "app.db", "sftp://user@host/path"],
+        &["replicate", "app.db", "sftp://user@host"],
         &["replicate", "app.db", "http://host/path"],
         &["replicate", "app.db", "file://host/path"],
         &["replicate", "--age-key", "k"],
@@ -131,7 +131,7 @@ fn wrong_usage_is_told_from_failure_by_the_exit_status() {
         &["replicate", "--log-format", "xml", "app.db", "r"],
         &["restore", "r"],
         &["restore", "-o", "out.db"],
-        &["restore", "-o", "out.db", "sftp://user@host/path"],
+        &["restore", "-o", "out.db", "sftp://user@host"],
         &["restore", "-o", "out.db", "--txid", "xyz", "r"],
         &["restore", "-o", "out.db", "--txid", "0", "r"],
         &[

@@ -181,6 +181,12 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
             share.path = under(&share.path, below);
             Ok(Destination::Webdav(share))
         }
+        #[cfg(feature = "sftp")]
+        Destination::Sftp(server) => {
+            let mut server = server.clone();
+            server.path = format!("{}/{}", server.path, below.to_string_lossy());
+            Ok(Destination::Sftp(server))
+        }
         other => Err(format!(
             "{other} cannot be shared out among the databases of a directory: list each one"
         )),

@@ -86,6 +86,7 @@ pub(super) const OF_TYPE: [(&str, &[&str]); 7] = [
             "password",
             "key-path",
             "concurrent-writes",
+            "conditional-writes",
             "host-key",
         ],
     ),

@@ -27,6 +27,7 @@ impl ReplicaType {
     pub(super) const GCS: Self = Self("gs");
     pub(super) const AZURE: Self = Self("abs");
     pub(super) const WEBDAV: Self = Self("webdav");
+    pub(super) const SFTP: Self = Self("sftp");
 
     /// Every type there is, supported by this build or not.
     const ALL: [&'static str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
@@ -42,6 +43,8 @@ impl ReplicaType {
         Self::AZURE,
         #[cfg(feature = "webdav")]
         Self::WEBDAV,
+        #[cfg(feature = "sftp")]
+        Self::SFTP,
     ];
 
     pub(super) fn name(self) -> &'static str {

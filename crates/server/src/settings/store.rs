@@ -42,6 +42,8 @@ pub(super) struct Store {
     missing: &'static str,
     path: Key,
     others: &'static [(Setting, Key)],
+    /// Whether the store is to keep a second writer away.
+    conditional_writes: Key,
     /// All keys of the TOML.
     pub(super) toml_keys: &'static [&'static str],
 }
@@ -52,14 +54,18 @@ enum Setting {
     Account,
     Credentials,
     Endpoint,
+    HostKey,
     Key,
+    KeyPath,
+    KnownHosts,
+    Passphrase,
     Password,
     Token,
     User,
 }
 
 /// Every store that is set in this way.
-pub(super) const STORES: [Store; 3] = [
+pub(super) const STORES: [Store; 4] = [
     Store {
         kind: ReplicaType::GCS,
         name: key("gs_bucket", "bucket"),
@@ -69,6 +75,7 @@ pub(super) const STORES: [Store; 3] = [
             (Setting::Credentials, key("gs_credentials", "")),
             (Setting::Endpoint, key("gs_endpoint", "")),
         ],
+        conditional_writes: key("", ""),
         toml_keys: &["gs_bucket", "gs_path", "gs_credentials", "gs_endpoint"],
     },
     Store {
@@ -82,6 +89,7 @@ pub(super) const STORES: [Store; 3] = [
             (Setting::Token, key("abs_sas_token", "sas-token")),
             (Setting::Endpoint, key("abs_endpoint", "endpoint")),
         ],
+        conditional_writes: key("", ""),
         toml_keys: &[
             "abs_container",
             "abs_path",
@@ -100,11 +108,40 @@ pub(super) const STORES: [Store; 3] = [
             (Setting::User, key("webdav_username", "webdav-username")),
             (Setting::Password, key("webdav_password", "webdav-password")),
         ],
+        conditional_writes: key("", ""),
         toml_keys: &[
             "webdav_url",
             "webdav_path",
             "webdav_username",
             "webdav_password",
+        ],
+    },
+    Store {
+        kind: ReplicaType::SFTP,
+        name: key("sftp_host", "host"),
+        missing: "give the name of the server",
+        path: key("sftp_path", "path"),
+        others: &[
+            (Setting::User, key("sftp_user", "user")),
+            (Setting::Password, key("sftp_password", "password")),
+            (Setting::Key, key("sftp_private_key", "")),
+            (Setting::KeyPath, key("sftp_key_path", "key-path")),
+            (Setting::Passphrase, key("sftp_key_passphrase", "")),
+            (Setting::HostKey, key("sftp_host_key", "host-key")),
+            (Setting::KnownHosts, key("sftp_known_hosts", "")),
+        ],
+        conditional_writes: key("sftp_conditional_writes", "conditional-writes"),
+        toml_keys: &[
+            "sftp_host",
+            "sftp_path",
+            "sftp_user",
+            "sftp_password",
+            "sftp_private_key",
+            "sftp_key_path",
+            "sftp_key_passphrase",
+            "sftp_host_key",
+            "sftp_known_hosts",
+            "sftp_conditional_writes",
         ],
     },
 ];
@@ -119,7 +156,7 @@ impl Store {
     /// Whether a key of Litestream's means something here.
     pub(super) fn reads(&self, key: &str) -> bool {
         let others = self.others.iter().map(|(_, other)| other);
-        [&self.name, &self.path]
+        [&self.name, &self.path, &self.conditional_writes]
             .into_iter()
             .chain(others)
             .any(|known| known.litestream == key)
@@ -140,8 +177,10 @@ impl Store {
                 given.extend(field.text(report).map(|text| (*setting, text)));
             }
         }
+        let conditional_writes = section.get(self.conditional_writes.of(language));
+        let conditional_writes = conditional_writes.and_then(|field| field.boolean(report));
         let (destination, place) = self.place(report, section, language)?;
-        Some((completed(destination, &given), place))
+        Some((completed(destination, &given, conditional_writes), place))
     }
 
     /// Where it is, without what else is set.
@@ -192,13 +231,22 @@ fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Result<Destination
             let options = evertide_storage::WebdavOptions::new(name, path);
             Some(options.map(Destination::Webdav))
         }
+        #[cfg(feature = "sftp")]
+        ReplicaType::SFTP => {
+            let options = evertide_storage::SftpOptions::new(name, path);
+            Some(options.map(Destination::Sftp))
+        }
         _ => None,
     }
 }
 
 /// The replica, with what is set beside its place.
 #[allow(unused_variables, unused_mut)] // in builds without any
-fn completed(mut destination: Destination, given: &[(Setting, Text<'_>)]) -> Destination {
+fn completed(
+    mut destination: Destination,
+    given: &[(Setting, Text<'_>)],
+    conditional_writes: Option<bool>,
+) -> Destination {
     let text = |wanted: Setting| {
         let mut given = given.iter();
         let found = given.find(|(setting, _)| *setting == wanted);
@@ -222,6 +270,18 @@ fn completed(mut destination: Destination, given: &[(Setting, Text<'_>)]) -> Des
         Destination::Webdav(options) => {
             options.username = text(Setting::User).or(options.username.take());
             options.password = secret(Setting::Password);
+        }
+        #[cfg(feature = "sftp")]
+        Destination::Sftp(options) => {
+            let path = |wanted| text(wanted).map(std::path::PathBuf::from);
+            options.user = text(Setting::User).or(options.user.take());
+            options.password = secret(Setting::Password);
+            options.private_key = secret(Setting::Key);
+            options.key_path = path(Setting::KeyPath).or(options.key_path.take());
+            options.key_passphrase = secret(Setting::Passphrase);
+            options.host_key = text(Setting::HostKey).or(options.host_key.take());
+            options.known_hosts = path(Setting::KnownHosts).or(options.known_hosts.take());
+            options.conditional_writes &= conditional_writes.unwrap_or(true);
         }
         _ => {}
     }

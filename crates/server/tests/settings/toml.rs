@@ -4,7 +4,9 @@ use std::{path::PathBuf, time::Duration};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
-use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret, WebdavOptions};
+use evertide_storage::{
+    AzureOptions, Destination, GcsOptions, S3Options, Secret, SftpOptions, WebdavOptions,
+};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -166,6 +168,37 @@ fn a_replica_on_a_share_is_read_with_all_its_settings() {
 }
 
 #[test]
+fn a_replica_on_a_server_with_ssh_is_read_with_all_its_settings() {
+    let text = "[[replicas]]\nname = 'server'\ntype = 'sftp'\nsftp_host = 'host:2222'\n\
+                sftp_path = '/app/db'\nsftp_user = 'me'\nsftp_password = 'secret'\n\
+                sftp_private_key = 'key'\nsftp_key_path = '/k'\nsftp_key_passphrase = 'phrase'\n\
+                sftp_host_key = 'ssh-ed25519 AAAA'\nsftp_known_hosts = '/h'\n\
+                sftp_conditional_writes = false\n";
+    let options = parse_toml(text).unwrap();
+    let mut server = SftpOptions::new("host:2222", "/app/db").unwrap();
+    server.user = Some("me".into());
+    server.password = Some(Secret::new("secret"));
+    server.private_key = Some(Secret::new("key"));
+    server.key_path = Some("/k".into());
+    server.key_passphrase = Some(Secret::new("phrase"));
+    server.host_key = Some("ssh-ed25519 AAAA".into());
+    server.known_hosts = Some("/h".into());
+    server.conditional_writes = false;
+    assert_eq!(options.replicas[0].destination, Destination::Sftp(server));
+    for (wrong, said) in [
+        (text.replace("'/app/db'", "'/'"), "it has no path"),
+        (text.replace("host:2222", "host:port"), "port is no number"),
+        (
+            text.replace("= false", "= 'no'"),
+            "true or false is expected",
+        ),
+    ] {
+        let mistakes = mistakes(parse_toml(&wrong));
+        assert!(mistakes.join("\n").contains(said), "{mistakes:?}");
+    }
+}
+
+#[test]
 fn the_mistakes_of_a_replica_on_s3_are_found() {
     let text = ON_S3
         .replace("s3_bucket", "s3_bucked")
@@ -271,7 +304,7 @@ line 21: replicas[2].file_path: is still the placeholder of the blueprint: repla
 brackets included
 line 24: replicas[3].name: is empty: give the replica a name of its own
 line 25: replicas[3].type: replicas of type \"nats\" are not supported by this build of Evertide: \
-it has \"file\", \"s3\", \"gs\", \"abs\", \"webdav\"
+it has \"file\", \"s3\", \"gs\", \"abs\", \"webdav\", \"sftp\"
 line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
 not true or false";
     assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);

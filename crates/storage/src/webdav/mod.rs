@@ -22,12 +22,12 @@ use std::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use evertide_ltx::{Header, Level, LtxName, Txid};
+use evertide_ltx::{Level, LtxName, Txid};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use reqwest::{StatusCode, header};
 
@@ -38,13 +38,14 @@ use crate::{
     Version, bytes_stream, collect,
     layout::{Token, is_leftover, ltx_key, small_key},
     stream::{exactly, head},
+    times,
 };
 
 /// What is shorter is kept until it is whole, and sent with its length.
 const SMALL: usize = 7 << 20;
 /// More is no small object.
 const LONGEST_SMALL_OBJECT: usize = 64 << 20;
-/// Requests at a time where many files are asked about.
+/// Requests at a time where many files are deleted.
 const CONCURRENT_REQUESTS: usize = 16;
 
 /// A replica on a WebDAV share.
@@ -227,31 +228,6 @@ impl WebdavClient {
         Ok(Some((content, etag)))
     }
 
-    /// An LTX file with the time of its header, `None` where it is gone.
-    async fn dated(&self, mut object: LtxObject) -> Result<Option<LtxObject>, Error> {
-        let end = Header::LEN as u64;
-        if object.size < end {
-            return Ok(Some(object));
-        }
-        let begin = self.get(object.level, object.name, Some(0..end)).await;
-        let content = match begin {
-            Ok(body) => collect(body, Header::LEN).await,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let key = ltx_key(object.level, object.name);
-        let failed = |error: std::io::Error| Failure::Connection(error.to_string());
-        let content = content.map_err(|error| self.failed("read", &key)(failed(error)))?;
-        let header = content.first_chunk().map(Header::from_bytes);
-        // What is no LTX file keeps the time it has.
-        if let Some(Ok(header)) = header
-            && let Ok(since) = u64::try_from(header.timestamp_ms)
-        {
-            object.created = SystemTime::UNIX_EPOCH + Duration::from_millis(since);
-        }
-        Ok(Some(object))
-    }
-
     fn out_of_range(&self, key: &str, size: u64, range: &Range<u64>) -> Error {
         Error::OutOfRange {
             location: self.location.clone(),
@@ -394,13 +370,7 @@ impl ReplicaClient for WebdavClient {
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
-        let dated = stream::iter(objects)
-            .map(|object| self.dated(object))
-            .buffered(CONCURRENT_REQUESTS);
-        dated
-            .try_filter_map(async |object| Ok(object))
-            .try_collect()
-            .await
+        times::from_headers(self, objects).await
     }
 
     async fn get(

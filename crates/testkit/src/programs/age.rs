@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use super::install::InstallError;
+use super::packages::{find, install_package};
 
 /// A command that runs `age`.
 ///
@@ -24,7 +25,7 @@ pub fn age_keygen() -> Command {
 }
 
 fn found(name: &str) -> Command {
-    match on_path(name) {
+    match find(name) {
         Some(path) => Command::new(path),
         None => panic!(
             "the command {name} is not installed; the tests need it. Run as root:\n    \
@@ -39,36 +40,5 @@ fn found(name: &str) -> Command {
 ///
 /// When it is missing and cannot be installed; the error has the command to run.
 pub fn install_age() -> Result<PathBuf, InstallError> {
-    if let (Some(age), Some(_)) = (on_path("age"), on_path("age-keygen")) {
-        return Ok(age);
-    }
-    let failed = |reason: String| InstallError::Failed {
-        program: "age".to_owned(),
-        command: "apt-get update && apt-get install --yes age".to_owned(),
-        reason,
-    };
-    if !nix::unistd::Uid::effective().is_root() {
-        return Err(failed("It has to be run as root.".to_owned()));
-    }
-    for arguments in [
-        ["update", "--quiet"].as_slice(),
-        &["install", "--yes", "--quiet", "age"],
-    ] {
-        let output = Command::new("apt-get")
-            .args(arguments)
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .output()
-            .map_err(|error| failed(error.to_string()))?;
-        if !output.status.success() {
-            return Err(failed(String::from_utf8_lossy(&output.stderr).into_owned()));
-        }
-    }
-    on_path("age").ok_or_else(|| failed("apt-get succeeded, yet age is not on PATH.".to_owned()))
-}
-
-fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file())
+    install_package("age", &["age", "age-keygen"])
 }

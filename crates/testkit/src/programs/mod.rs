@@ -5,8 +5,10 @@ mod azure;
 mod gcs;
 mod install;
 mod litestream;
+mod packages;
 mod s3;
 mod server;
+mod sftp;
 mod webdav;
 
 pub use age::{age, age_keygen, install_age};
@@ -20,5 +22,7 @@ pub use litestream::{
     RestoreError, litestream, litestream_command, litestream_v3, litestream_v3_command,
     replica_url, restore_with_litestream, try_restore_with_litestream,
 };
+pub use packages::install_openssh;
 pub use s3::{S3Kind, S3Server};
+pub use sftp::{SftpKind, SftpServer};
 pub use webdav::{WebdavKind, WebdavServer};

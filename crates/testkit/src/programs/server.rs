@@ -54,6 +54,11 @@ impl Server {
         self.port
     }
 
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The folder that the command was made from.
     pub(super) fn data(&self) -> PathBuf {
         self.dir.path().join(DATA)
