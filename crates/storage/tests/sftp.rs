@@ -3,7 +3,7 @@
 
 use std::{
     os::unix::fs::PermissionsExt,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -30,6 +30,7 @@ struct Folders {
     server: Arc<SftpServer>,
     kind: SftpKind,
     folder: String,
+    full: OnceLock<SftpServer>,
 }
 
 impl Folders {
@@ -42,16 +43,21 @@ impl Folders {
             server,
             kind,
             folder: format!("{:016x}", fastrand::u64(..)),
+            full: OnceLock::new(),
         }
     }
 
     fn options(&self, path: &str) -> SftpOptions {
-        let path = format!("{}/{}/{path}", self.server.folder(), self.folder);
-        let mut options = SftpOptions::new(&self.server.address(), &path).unwrap();
-        options.user = Some(self.server.user());
-        options.host_key = Some(self.server.host_key());
+        self.options_at(&self.server, &format!("{}/{path}", self.folder))
+    }
+
+    fn options_at(&self, server: &SftpServer, path: &str) -> SftpOptions {
+        let path = format!("{}/{path}", server.folder());
+        let mut options = SftpOptions::new(&server.address(), &path).unwrap();
+        options.user = Some(server.user());
+        options.host_key = Some(server.host_key());
         match self.kind {
-            SftpKind::OpenSsh => options.key_path = Some(self.server.key_path()),
+            SftpKind::OpenSsh => options.key_path = Some(server.key_path()),
             SftpKind::Rclone => {
                 options.password = Some(Secret::new(SftpServer::PASSWORD));
                 options.conditional_writes = false;
@@ -64,6 +70,17 @@ impl Folders {
 impl Replicas for Folders {
     fn open(&self, path: &str) -> Arc<dyn ReplicaClient> {
         connect(self.options(path))
+    }
+
+    fn full(&self) -> Option<Arc<dyn ReplicaClient>> {
+        // A server may not look again into a folder that it knows.
+        let server = self.full.get_or_init(|| SftpServer::start(self.kind));
+        let level = server.files().join("full/ltx/0");
+        std::fs::create_dir_all(&level).unwrap();
+        for txid in 1..=5_000 {
+            std::fs::write(level.join(name(txid).to_string()), "x").unwrap();
+        }
+        Some(connect(self.options_at(server, "full")))
     }
 
     fn resolution(&self) -> Duration {
