@@ -34,6 +34,8 @@ mod client;
 mod clock;
 #[cfg(feature = "testing")]
 pub mod conformance;
+#[cfg(feature = "sftp")]
+mod connected;
 mod count;
 mod destination;
 mod disk;

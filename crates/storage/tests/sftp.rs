@@ -272,11 +272,35 @@ async fn a_connection_that_broke_is_made_anew() {
     let client = folders.open("one");
     put(&client, 1).await.unwrap();
     folders.server.drop_connections();
-    // Whoever is the first to notice fails.
+    assert_eq!(client.list(Level::L0, None).await.unwrap().len(), 1);
+    folders.server.drop_connections();
+    // What is written is not written twice: whoever is the first to notice fails.
     let mut tries = 0;
     while put(&client, 2).await.is_err() {
         tries += 1;
         assert!(tries < 3, "it is not made anew");
     }
     assert_eq!(client.list(Level::L0, None).await.unwrap().len(), 2);
+}
+
+/// The engine's runtime ends when nothing is replicated any more, and another one begins with the next restore.
+#[test]
+fn a_client_outlives_the_runtime_that_it_has_connected_on() {
+    let folders = Folders::on(SftpKind::OpenSsh);
+    let client = folders.open("one");
+    let runtime = || {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    };
+    let first = runtime();
+    first.block_on(put(&client, 1)).unwrap();
+    // Nobody drives it any more, and yet it has not ended.
+    let second = runtime();
+    let listed = second.block_on(client.list(Level::L0, None)).unwrap();
+    assert_eq!(listed.len(), 1);
+    second.block_on(put(&client, 2)).unwrap();
+    drop(first);
+    second.block_on(put(&client, 3)).unwrap();
 }

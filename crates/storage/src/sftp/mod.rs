@@ -35,6 +35,7 @@ use self::{failure::Failure, session::Session};
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
     Version,
+    connected::Connected,
     layout::{Token, is_leftover, ltx_key, small_key},
     times,
 };
@@ -45,8 +46,7 @@ const CONCURRENT_REQUESTS: usize = 16;
 /// A replica on a server with SSH.
 pub(crate) struct SftpClient {
     options: SftpOptions,
-    /// The connection, if there is one.
-    session: tokio::sync::Mutex<Option<Arc<Session>>>,
+    session: Connected<Session>,
     token: Token,
     serial: AtomicU64,
     /// Folders that exist and hold no leftovers.
@@ -101,7 +101,7 @@ impl SftpClient {
     fn new(options: SftpOptions) -> Self {
         Self {
             options,
-            session: tokio::sync::Mutex::default(),
+            session: Connected::new(),
             token: Token::new(),
             serial: AtomicU64::new(0),
             settled: Mutex::default(),
@@ -110,13 +110,22 @@ impl SftpClient {
 
     /// The connection, anew where there is none that works.
     async fn session(&self) -> Result<Arc<Session>, Failure> {
-        let mut session = self.session.lock().await;
-        if let Some(open) = session.as_ref().filter(|open| !open.is_closed()) {
-            return Ok(open.clone());
+        let open = Session::open(&self.options);
+        self.session.get(|open| !open.is_closed(), open).await
+    }
+
+    /// Does what may be done twice, and does it again where the connection turns out to have broken.
+    async fn repeatedly<T, W: Future<Output = Result<T, Failure>>>(
+        &self,
+        work: impl Fn(Arc<Session>) -> W,
+    ) -> Result<T, Failure> {
+        match work(self.session().await?).await {
+            Err(failure) if failure.is_broken() => {
+                self.session.forget();
+                work(self.session().await?).await
+            }
+            done => done,
         }
-        let open = Arc::new(Session::open(&self.options).await?);
-        *session = Some(open.clone());
-        Ok(open)
     }
 
     fn path(&self, key: &str) -> String {
@@ -134,10 +143,8 @@ impl SftpClient {
         object: &'a str,
     ) -> impl Fn(Failure) -> Error + Copy + 'a {
         move |failure| {
-            if failure.is_broken()
-                && let Ok(mut session) = self.session.try_lock()
-            {
-                *session = None;
+            if failure.is_broken() {
+                self.session.forget();
             }
             let (location, object) = (self.location(), object.to_owned());
             match failure {
@@ -239,8 +246,9 @@ impl SftpClient {
     }
 
     async fn list_level(&self, folder: &str, level: Level) -> Result<Vec<LtxObject>, Failure> {
-        let session = self.session().await?;
-        let entries = session.list(&self.path(folder)).await?;
+        let folder = &*self.path(folder);
+        let listed = self.repeatedly(|session| async move { session.list(folder).await });
+        let entries = listed.await?;
         let mut objects = Vec::new();
         for entry in entries.unwrap_or_default() {
             if entry.is_folder {
@@ -261,13 +269,20 @@ impl SftpClient {
 
     /// Opens a file; with its size in bytes.
     async fn open(&self, key: &str) -> Result<(files::Open, u64), Failure> {
-        let file = self.session().await?.open_file(&self.path(key)).await?;
-        let size = file.size().await?;
-        Ok((file, size))
+        let path = &*self.path(key);
+        let opened = self.repeatedly(|session| async move {
+            let file = session.open_file(path).await?;
+            let size = file.size().await?;
+            Ok((file, size))
+        });
+        opened.await
     }
 
-    async fn list_small_in(&self, folder: &str) -> Result<Vec<SmallKey>, Failure> {
-        let session = self.session().await?;
+    async fn list_small_in(
+        &self,
+        session: Arc<Session>,
+        folder: &str,
+    ) -> Result<Vec<SmallKey>, Failure> {
         let (mut folders, mut keys) = (vec![folder.to_owned()], Vec::new());
         while let Some(folder) = folders.pop() {
             let entries = session.list(&self.path(&folder)).await?;
@@ -285,7 +300,9 @@ impl SftpClient {
     }
 
     async fn remove(&self, key: &str) -> Result<(), Failure> {
-        self.session().await?.remove(&self.path(key)).await
+        let path = &*self.path(key);
+        self.repeatedly(|session| async move { session.remove(path).await })
+            .await
     }
 }
 
@@ -409,8 +426,8 @@ impl ReplicaClient for SftpClient {
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
         let folder = "evertide";
-        let keys = self.list_small_in(folder).await;
-        keys.map_err(self.failed("list", folder))
+        let keys = self.repeatedly(|session| self.list_small_in(session, folder));
+        keys.await.map_err(self.failed("list", folder))
     }
 
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
