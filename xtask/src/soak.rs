@@ -18,17 +18,19 @@ const STORM: u64 = 360;
 const KILLS: u32 = 250;
 const CRASHES: u32 = 4_000;
 const YEARS: u32 = 20;
+const SIMULATIONS: u32 = 5_000;
 const RACES: u32 = 200;
 
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("torture", torture),
     ("kill loop", kills),
     ("power cuts", crashes),
     ("two writers", races),
     ("lives of replicas", lives),
+    ("two machines", two_machines),
     ("storms", storms),
     ("fuzzing", fuzzing),
 ];
@@ -113,6 +115,12 @@ fn races(seed: u64) -> Result<Tally> {
 fn lives(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--test", "lifetime", "--", "--nocapture"]);
     test.env("EVERTIDE_YEARS", YEARS.to_string());
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn two_machines(seed: u64) -> Result<Tally> {
+    let mut test = tests("evertide", &["--lib", "simulation::", "--", "--nocapture"]);
+    test.env("EVERTIDE_SIMULATIONS", SIMULATIONS.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

@@ -63,6 +63,8 @@ mod replica;
 mod replication;
 mod restore;
 mod runtime;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod status;
 mod verify;

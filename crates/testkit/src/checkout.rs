@@ -34,6 +34,18 @@ pub fn temp_dir() -> tempfile::TempDir {
         .expect("creating a temporary folder")
 }
 
+/// The same in memory, where the system has such a place: for tests of what is in files and not of what becomes of
+/// them, which are many and would wait for the disk.
+///
+/// # Panics
+///
+/// When the folder cannot be created.
+pub fn memory_dir() -> tempfile::TempDir {
+    let mut builder = tempfile::Builder::new();
+    let in_memory = builder.prefix("evertide-").tempdir_in("/dev/shm");
+    in_memory.unwrap_or_else(|_| temp_dir())
+}
+
 /// A TCP port of the loopback interface that nobody listened on a moment ago.
 ///
 /// # Panics

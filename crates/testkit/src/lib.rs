@@ -31,7 +31,9 @@ mod programs;
 mod proxy;
 mod workload;
 
-pub use checkout::{cache_dir, checkout_root, free_port, temp_dir, wait_until, workspace_program};
+pub use checkout::{
+    cache_dir, checkout_root, free_port, memory_dir, temp_dir, wait_until, workspace_program,
+};
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
 pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
 pub use process::{ChildProcess, another_process_can_truncate, another_process_can_write};

@@ -32,6 +32,11 @@ const YEAR: Test = of(
     "year::in_a_year_of_everything_no_retained_state_is_lost_and_nothing_superfluous_is_left",
 );
 
+/// Two machines with one replica, some hundred times.
+const TWO_MACHINES: Test = unit(
+    "simulation::whatever_happens_to_two_machines_no_two_histories_are_mixed_and_nothing_safe_is_lost",
+);
+
 pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "capture-no-second-look",
@@ -149,9 +154,12 @@ pub(super) const FAULTS: &[Fault] = &[
         file: "crates/storage/src/lease/decide.rs",
         right: "let end = last.renewed.checked_add(duration + CLOCK_SKEW);",
         wrong: "let end = last.renewed.checked_add(duration / 2);",
-        tests: &[storage(
-            "lease::decide::tests::a_holder_stops_before_another_one_begins_whatever_their_clocks_show",
-        )],
+        tests: &[
+            storage(
+                "lease::decide::tests::a_holder_stops_before_another_one_begins_whatever_their_clocks_show",
+            ),
+            TWO_MACHINES,
+        ],
     },
     Fault {
         name: "succession-no-gap",
@@ -159,8 +167,21 @@ pub(super) const FAULTS: &[Fault] = &[
         file: "crates/engine/src/replica/succession.rs",
         right: "Taken::FromAnother(_) if remote.txid() > Txid::ZERO => {",
         wrong: "Taken::New if remote.txid() > Txid::ZERO => {",
+        tests: &[
+            unit(
+                "replica::succession::tests::a_new_owner_begins_above_whatever_the_one_before_may_still_store",
+            ),
+            TWO_MACHINES,
+        ],
+    },
+    Fault {
+        name: "compaction-strange-copies",
+        harm: "what is captured here is merged in place of another history's files of the same transactions",
+        file: "crates/engine/src/replica/maintain.rs",
+        right: "_ => local.from = Some(object.name.max.next()),",
+        wrong: "_ => _ = local.from.get_or_insert(object.name.min),",
         tests: &[unit(
-            "replica::succession::tests::a_new_owner_begins_above_whatever_the_one_before_may_still_store",
+            "replica::maintain::tests::no_captured_file_is_merged_in_place_of_one_of_another_history",
         )],
     },
     Fault {

@@ -76,10 +76,28 @@ pub(crate) fn merged_at_start(client: &dyn ReplicaClient, options: &ReplicaOptio
     }
 }
 
+/// From which transaction on level 0 is of the history that the newest file is of: each file proves the one
+/// before, which it continues. What a snapshot starts over with has no file there.
+fn proven_from(objects: &[LtxObject]) -> Txid {
+    let newest = objects.iter().map(|object| object.name.max).max();
+    let mut from = newest.unwrap_or_default().next();
+    let level_0 = objects.iter().filter(|object| object.level == Level::L0);
+    let mut level_0: Vec<LtxName> = level_0.map(|object| object.name).collect();
+    level_0.sort_unstable();
+    for name in level_0.into_iter().rev() {
+        if name.max.next() != from {
+            break;
+        }
+        from = name.min;
+    }
+    from
+}
+
 /// The database that is replicated.
 struct Local {
     captured: watch::Receiver<Captured>,
-    /// From which transaction on the replica has it from here.
+    /// From which transaction on what the replica has in level 0 is known to be from here. Files of another
+    /// history may be there before, and have the same transactions.
     from: Option<Txid>,
     /// Where to ask for a snapshot.
     commands: mpsc::UnboundedSender<Command>,
@@ -165,7 +183,11 @@ impl Maintenance {
     pub fn arrived(&mut self, object: LtxObject) {
         self.expire_later(&object);
         if let Some(local) = &mut self.local {
-            local.from.get_or_insert(object.name.min);
+            match object.level {
+                Level::L0 => _ = local.from.get_or_insert(object.name.min),
+                // A snapshot may follow what somebody else stored, of whatever transactions.
+                _ => local.from = Some(object.name.max.next()),
+            }
         }
         if let Some(files) = &mut self.files {
             files.add(object);
@@ -173,11 +195,10 @@ impl Maintenance {
     }
 
     /// These are all the files there are, where that is known, and the newest of them is of the history
-    /// captured here. So is what led to it, as far as it is still staged: each file proves the one before.
+    /// captured here.
     pub(super) fn listed(&mut self, objects: Option<Vec<LtxObject>>) {
         if let Some(local) = &mut self.local {
-            let oldest = local.captured.borrow().staged.first().copied();
-            local.from = oldest.map(|staged| staged.name.min);
+            local.from = objects.as_deref().map(proven_from);
         }
         match objects {
             Some(objects) => self.know(objects.into_iter().collect()),
@@ -478,7 +499,11 @@ mod tests {
     use evertide_ltx::{Encoder, Header, PageSize, Pgno};
     use evertide_storage::{Destination, ManualClock, MemoryClient, bytes_stream};
 
-    use super::{super::files::tests::time, *};
+    use super::{
+        super::files::tests::{file, time},
+        *,
+    };
+    use crate::state::Staged;
 
     const PAGES: u32 = 100;
     const PAGE: usize = 65_536;
@@ -525,6 +550,55 @@ mod tests {
         let maintenance = Maintenance::new(store, &options, clock);
         let maintenance = maintenance.with_local(Arc::new(OsDisk), captured, commands);
         (maintenance, client)
+    }
+
+    #[test]
+    fn nothing_is_taken_for_captured_here_that_the_newest_file_does_not_prove() {
+        let from = |files: &[(u8, u64, u64)]| {
+            let files = files
+                .iter()
+                .map(|(level, min, max)| file(*level, *min, *max, 0));
+            proven_from(&files.collect::<Vec<_>>()).get()
+        };
+        assert_eq!(from(&[]), 1);
+        assert_eq!(from(&[(9, 1, 1), (0, 2, 2), (0, 3, 5)]), 2);
+        // Of a database that took over, and had transactions 7 and 8 itself.
+        let before = [(9, 1, 6), (0, 7, 7), (0, 8, 8)];
+        let started_over = [before.as_slice(), &[(9, 1, 9)]].concat();
+        assert_eq!(from(&started_over), 10);
+        assert_eq!(
+            from(&[started_over.as_slice(), &[(0, 10, 11)]].concat()),
+            10
+        );
+        // What a process that was killed sent arrived after its successor.
+        assert_eq!(from(&[(9, 1, 1), (0, 2, 3), (0, 3, 4), (0, 5, 5)]), 3);
+    }
+
+    #[tokio::test]
+    async fn no_captured_file_is_merged_in_place_of_one_of_another_history() {
+        let (commands, _asked) = mpsc::unbounded_channel();
+        let (mut maintenance, _) = maintenance(commands).await;
+        let dir = tempfile::tempdir().unwrap();
+        let (two, four) = (file(0, 2, 2, 20), file(0, 4, 4, 40));
+        let staged = [two.name, four.name].map(|name| Staged { name, bytes: 1 });
+        let (_, captured) = watch::channel(Captured {
+            txid: four.name.max,
+            created: None,
+            record: None,
+            begun: None,
+            staged: staged.into(),
+            dir: dir.path().to_owned(),
+        });
+        maintenance.local.as_mut().unwrap().captured = captured;
+        maintenance.listed(None);
+        maintenance.arrived(file(9, 1, 3, 30));
+        maintenance.arrived(four.clone());
+        assert_eq!(
+            maintenance.copies_of(&two),
+            Vec::<std::path::PathBuf>::new()
+        );
+        let copy = dir.path().join(four.name.to_string());
+        assert_eq!(maintenance.copies_of(&four), [copy]);
     }
 
     #[tokio::test]

@@ -376,6 +376,7 @@ impl Replica {
         let remote = self.remote.map_or(Txid::ZERO, Remote::txid);
         let wanted = self.context.flush.wait_for(|flush| *flush > remote);
         tokio::select! {
+            biased;
             () = tokio::time::sleep_until(next) => {}
             _ = wanted => {}
         }
@@ -385,6 +386,7 @@ impl Replica {
     /// database's task has ended.
     async fn wait_for_work(&mut self) -> Result<(), watch::error::RecvError> {
         tokio::select! {
+            biased;
             changed = self.context.captured.changed() => changed,
             () = self.recorder.due() => Ok(()),
         }

@@ -16,7 +16,7 @@ use crate::{
     Error, VerifyOptions,
     database::{Captured, Command},
     runtime::blocking,
-    verify::{Content, Record, recorded_content, verify},
+    verify::{Content, Record, recorded_content, verify_here},
 };
 
 /// Transactions of one holder of the lease, at most. The next one begins at a multiple of it.
@@ -172,7 +172,7 @@ impl Replica {
         );
         let mut options = VerifyOptions::new(Arc::clone(client));
         options.temporary = self.context.captured.borrow().dir.clone();
-        let report = verify(options).await;
+        let report = verify_here(options).await;
         let report = report.map_err(|source| Error::Unproven {
             name: self.context.options.name.clone(),
             source: Box::new(source),

@@ -194,14 +194,15 @@ impl VerifyReport {
 /// Where the replica cannot be listed or read at all, or there is no room for the temporary file.
 pub async fn verify(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
     let engine = Engine::get().map_err(VerifyError::Start)?;
-    match AbortOnDropHandle::new(engine.handle().spawn(run(options))).await {
+    match AbortOnDropHandle::new(engine.handle().spawn(verify_here(options))).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
         Err(_) => Err(VerifyError::Cancelled),
     }
 }
 
-async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
+/// The same for a task of the engine.
+pub(crate) async fn verify_here(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
     let started = Instant::now();
     let mut files = list(&*options.replica).await?;
     if !gaps(&files).0.is_empty() {
@@ -226,10 +227,7 @@ async fn run(options: VerifyOptions) -> Result<VerifyReport, VerifyError> {
         temporary: options.temporary.clone(),
     };
     let (report, checked) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("evertide-verify".into())
-        .spawn(move || drop(report.send(work.run())))
-        .map_err(VerifyError::Start)?;
+    tokio::task::spawn_blocking(move || drop(report.send(work.run())));
     let reader = Reader {
         client: Arc::clone(&options.replica),
         parallelism: options.parallelism,

@@ -84,7 +84,7 @@ impl Life {
         let store = Arc::new(Shaky::new(random.fork()));
         let maintenance = Maintenance::new(store.clone(), &options, clock.clone());
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: evertide_testkit::memory_dir(),
             model: Model::new(random.fork(), start),
             promise: Promise::new(promised, start),
             schedule: Schedule::new(random.fork(), start),

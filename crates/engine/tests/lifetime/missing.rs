@@ -36,7 +36,7 @@ impl Replica {
             client: Arc::clone(&life.store.inner),
             files: life.store.objects(),
             model: life.model,
-            dir: tempfile::tempdir().unwrap(),
+            dir: evertide_testkit::memory_dir(),
         }
     }
 

@@ -1,0 +1,306 @@
+//! A store that all nodes reach over lines of their own, which may be slow, lose requests and answers, and
+//! deliver a request long after whoever made it has given up or died.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::{
+    ByteStream, Capabilities, Error, LtxObject, MemoryClient, Precondition, ReplicaClient,
+    SmallKey, SmallObject, Version, bytes_stream, collect,
+};
+use fastrand::Rng;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep},
+};
+
+use super::{
+    history::Pages,
+    judge::{Judge, NodeId},
+};
+
+/// How long a request is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How the requests of a node fare.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Weather {
+    /// All of them well.
+    Fair,
+    /// Some of them badly, one way or the other.
+    Rough,
+    /// None reaches the store.
+    Out,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Well,
+    Lost,
+    /// It is done, and nobody hears of it.
+    Unanswered,
+    /// It is done so much later, when nobody waits any more.
+    Late(Duration),
+}
+
+/// Whether a node may go on with a replica whose newest state this is.
+type Legitimate = dyn Fn(&[Pages]) -> bool + Send + Sync;
+
+/// The line of one node.
+#[derive(Clone, Debug)]
+pub(super) struct Line(Arc<End>);
+
+struct End {
+    node: NodeId,
+    inner: Arc<MemoryClient>,
+    judge: Arc<Mutex<Judge>>,
+    legitimate: Box<Legitimate>,
+    state: Mutex<State>,
+}
+
+struct State {
+    random: Rng,
+    weather: Weather,
+    troubles: u64,
+    /// When something was asked for that is not there any more.
+    vanished: Option<Instant>,
+}
+
+impl fmt::Debug for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("End")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl End {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn judge(&self) -> MutexGuard<'_, Judge> {
+        self.judge.lock().unwrap()
+    }
+}
+
+impl Line {
+    pub(super) fn new(
+        node: NodeId,
+        inner: Arc<MemoryClient>,
+        judge: Arc<Mutex<Judge>>,
+        legitimate: impl Fn(&[Pages]) -> bool + Send + Sync + 'static,
+        random: Rng,
+    ) -> Self {
+        let state = State {
+            random,
+            weather: Weather::Fair,
+            troubles: 0,
+            vanished: None,
+        };
+        Self(Arc::new(End {
+            node,
+            inner,
+            judge,
+            legitimate: Box::new(legitimate),
+            state: Mutex::new(state),
+        }))
+    }
+
+    pub(super) fn set_weather(&self, weather: Weather) {
+        self.0.state().weather = weather;
+    }
+
+    /// Requests that did not fare well so far.
+    pub(super) fn troubles(&self) -> u64 {
+        self.0.state().troubles
+    }
+
+    fn fate(&self) -> Fate {
+        let mut state = self.0.state();
+        let luck = state.random.u8(..100);
+        let late = Duration::from_millis(state.random.u64(20_000..900_000));
+        let fate = match (state.weather, luck) {
+            (Weather::Out, _) | (Weather::Rough, 0..15) => Fate::Lost,
+            (Weather::Rough, 15..30) => Fate::Unanswered,
+            (Weather::Rough, 30..45) => Fate::Late(late),
+            _ => Fate::Well,
+        };
+        state.troubles += u64::from(!matches!(fate, Fate::Well));
+        fate
+    }
+
+    /// The way of a request, or of an answer.
+    async fn travel(&self) {
+        let time = Duration::from_micros(self.0.state().random.u64(500..150_000));
+        sleep(time).await;
+    }
+
+    /// A request that changes something. Once it is on its way it arrives whatever becomes of whoever made
+    /// it.
+    async fn change<T: Send + 'static>(
+        &self,
+        action: &'static str,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        // A process can be stopped between its last look at the clock and this.
+        self.travel().await;
+        let fate = self.fate();
+        let (answer, answered) = oneshot::channel();
+        let line = self.clone();
+        tokio::spawn(async move {
+            match fate {
+                Fate::Lost => return,
+                Fate::Late(time) => sleep(time).await,
+                Fate::Well | Fate::Unanswered => line.travel().await,
+            }
+            let done = work.await;
+            line.travel().await;
+            if matches!(fate, Fate::Well) {
+                // Whoever asked may be gone.
+                let _ = answer.send(done);
+            } else {
+                sleep(2 * PATIENCE).await;
+                drop(answer);
+            }
+        });
+        match tokio::time::timeout(PATIENCE, answered).await {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) | Err(_) => Err(self.failed(action)),
+        }
+    }
+
+    /// A request that reads.
+    async fn read(&self, action: &'static str) -> Result<(), Error> {
+        self.travel().await;
+        match self.fate() {
+            Fate::Well => Ok(()),
+            Fate::Lost | Fate::Unanswered | Fate::Late(_) => {
+                sleep(PATIENCE).await;
+                Err(self.failed(action))
+            }
+        }
+    }
+
+    fn failed(&self, action: &'static str) -> Error {
+        Error::Store {
+            location: self.0.inner.location(),
+            action,
+            object: "something".into(),
+            source: "the line is bad".into(),
+            hint: "",
+        }
+    }
+}
+
+#[async_trait]
+impl ReplicaClient for Line {
+    fn location(&self) -> String {
+        self.0.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.inner.capabilities()
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        // A thread waits for what is there instead.
+        let again = self.0.state().vanished == Some(Instant::now());
+        if !again {
+            self.read("list").await?;
+        }
+        self.0.inner.list(level, after).await
+    }
+
+    /// Takes no time and does not fail: threads wait for it, and while they do the clock stands still.
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error> {
+        let found = self.0.inner.get(level, name, range).await;
+        if found.is_err() {
+            self.0.state().vanished = Some(Instant::now());
+        }
+        found
+    }
+
+    async fn put(
+        &self,
+        level: Level,
+        name: LtxName,
+        created: SystemTime,
+        body: ByteStream,
+    ) -> Result<LtxObject, Error> {
+        let content = collect(body, usize::MAX).await;
+        let content: Bytes = content.map_err(|source| Error::Body {
+            location: self.0.inner.location(),
+            object: name.to_string(),
+            source,
+        })?;
+        self.0.judge().sent(self.0.node);
+        let line = self.clone();
+        self.change("put", async move {
+            let body = bytes_stream(content.clone());
+            let object = line.0.inner.put(level, name, created, body).await?;
+            line.0.judge().stored(line.0.node, object.clone(), &content);
+            Ok(object)
+        })
+        .await
+    }
+
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
+        let (line, names) = (self.clone(), names.to_vec());
+        self.change("delete", async move {
+            line.0.inner.delete(level, &names).await?;
+            line.0.judge().deleted(line.0.node, level, &names);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
+        self.read("get").await?;
+        self.0.inner.get_small(key).await
+    }
+
+    async fn put_small(
+        &self,
+        key: &SmallKey,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, Error> {
+        let (line, key) = (self.clone(), key.clone());
+        self.change("put", async move {
+            let version = line.0.inner.put_small(&key, content, precondition).await?;
+            if key == SmallKey::lease() {
+                line.0.judge().leased(line.0.node, &line.0.legitimate);
+            }
+            Ok(version)
+        })
+        .await
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
+        self.read("list").await?;
+        self.0.inner.list_small().await
+    }
+
+    async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
+        let (line, key) = (self.clone(), key.clone());
+        self.change(
+            "delete",
+            async move { line.0.inner.delete_small(&key).await },
+        )
+        .await
+    }
+}

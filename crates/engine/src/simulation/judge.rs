@@ -1,0 +1,214 @@
+//! What must be true of the replica, whatever happens, judged after each change of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+};
+
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::LtxObject;
+use tokio::time::Instant;
+
+use super::history::{Changes, Pages};
+use crate::restore::{RestoreTarget, plan};
+
+/// How many of the last events are shown with a fault.
+const REMEMBERED: usize = 60;
+
+/// A node, by number.
+pub(super) type NodeId = usize;
+
+/// Everything that was captured, and everything that is stored.
+#[derive(Debug)]
+pub(super) struct Judge {
+    start: Instant,
+    /// All states there ever were: whose, and after which transaction.
+    states: HashMap<Pages, BTreeSet<(NodeId, Txid)>>,
+    objects: BTreeMap<(Level, LtxName), (LtxObject, Changes)>,
+    /// The newest states that could be restored since the lease was taken or renewed last. Who takes it looked
+    /// at one of them: what arrives later is the end of a history.
+    newest: Vec<Pages>,
+    /// What nodes were told is safe, and its pages.
+    durable: BTreeMap<Txid, Pages>,
+    /// Whether the exact state of each transaction is kept.
+    exact: bool,
+    /// Who has the lease.
+    owner: Option<NodeId>,
+    /// The first thing that was wrong.
+    fault: Option<String>,
+    /// Of everything that happened, in order.
+    trace: DefaultHasher,
+    /// The end of that, to be read.
+    last: VecDeque<String>,
+    pub(super) stored: u64,
+    pub(super) deleted: u64,
+    pub(super) successions: u64,
+}
+
+impl Judge {
+    pub(super) fn new(exact: bool) -> Self {
+        Self {
+            start: Instant::now(),
+            states: HashMap::new(),
+            objects: BTreeMap::new(),
+            newest: Vec::new(),
+            durable: BTreeMap::new(),
+            exact,
+            owner: None,
+            fault: None,
+            trace: DefaultHasher::new(),
+            last: VecDeque::new(),
+            stored: 0,
+            deleted: 0,
+            successions: 0,
+        }
+    }
+
+    /// Tasks of nodes must not panic for a fault of another: it is noted, and [`Judge::assert_sound`] panics.
+    fn must(&mut self, hold: bool, fault: impl FnOnce() -> String) {
+        if !hold {
+            self.fault.get_or_insert_with(fault);
+        }
+    }
+
+    pub(super) fn assert_sound(&self) {
+        if let Some(fault) = &self.fault {
+            let last = self.last.iter().map(String::as_str);
+            let last: Vec<&str> = last.collect();
+            panic!("{fault}, after\n{}", last.join("\n"));
+        }
+    }
+
+    /// A node captured this.
+    pub(super) fn captured(&mut self, node: NodeId, txid: Txid, pages: &Pages) {
+        self.note(format_args!("{node} captured {txid} {pages:?}"));
+        let whose = self.states.entry(pages.clone()).or_default();
+        whose.insert((node, txid));
+    }
+
+    /// A node was told that this state of its is on the replica.
+    pub(super) fn told_durable(&mut self, txid: Txid, pages: &Pages) {
+        if self.durable.get(&txid) == Some(pages) {
+            return;
+        }
+        self.note(format_args!("{txid} is safe"));
+        let before = self.durable.insert(txid, pages.clone());
+        self.must(before.is_none(), || {
+            format!("two states of {txid} are said to be safe")
+        });
+        let safe = self.is_restorable(txid);
+        self.must(safe, || format!("{txid}, said to be safe, is not"));
+    }
+
+    /// The state of a transaction can be restored exactly.
+    fn is_restorable(&self, txid: Txid) -> bool {
+        let found = self.restore(RestoreTarget::Txid(txid));
+        found.is_some_and(|(reached, pages)| reached == txid && pages == self.durable[&txid])
+    }
+
+    /// Every state that was said to be safe still is.
+    pub(super) fn assert_nothing_lost(&self) {
+        let lost = |txid: &&Txid| self.exact && !self.is_restorable(**txid);
+        let lost: Vec<&Txid> = self.durable.keys().filter(lost).collect();
+        assert!(
+            lost.is_empty(),
+            "what was said to be safe is lost: {lost:?}"
+        );
+    }
+
+    pub(super) fn stored(&mut self, node: NodeId, object: LtxObject, content: &[u8]) {
+        self.note(format_args!(
+            "{node} stored {} {}",
+            object.level, object.name
+        ));
+        let changes = Changes::of(content);
+        let before = self
+            .objects
+            .insert((object.level, object.name), (object, changes));
+        self.must(before.is_none(), || "an object was overwritten".to_owned());
+        self.stored += 1;
+        self.look();
+    }
+
+    pub(super) fn deleted(&mut self, node: NodeId, level: Level, names: &[LtxName]) {
+        for name in names {
+            self.note(format_args!("{node} deleted {level} {name}"));
+            self.objects.remove(&(level, *name));
+            self.deleted += 1;
+        }
+        self.look();
+    }
+
+    /// A node took or renewed the lease.
+    pub(super) fn leased(&mut self, node: NodeId, legitimate: impl FnOnce(&[Pages]) -> bool) {
+        self.note(format_args!("{node} leased"));
+        if self.owner != Some(node) {
+            let may = self.newest.is_empty() || legitimate(&self.newest);
+            self.must(may, || format!("node {node} may not go on from there"));
+            self.successions += u64::from(self.owner.is_some());
+        }
+        self.owner = Some(node);
+        self.newest.drain(..self.newest.len().saturating_sub(1));
+    }
+
+    /// All of an object is on its way.
+    pub(super) fn sent(&mut self, node: NodeId) {
+        let owner = self.owner;
+        self.must(owner == Some(node), || {
+            format!("node {node} writes with the lease of {owner:?}")
+        });
+    }
+
+    /// The newest state is one that a database had: never a mixture of two.
+    fn look(&mut self) {
+        let newest = self.restore(RestoreTarget::Latest);
+        if let Some((txid, pages)) = &newest {
+            let whose = self.states.get(pages);
+            let known = whose.is_some_and(|whose| whose.iter().any(|(_, of)| of == txid));
+            self.must(known, || {
+                format!("the newest state, of {txid}, is none that a database ever had then")
+            });
+        }
+        let any = newest.is_some() || self.newest.is_empty();
+        self.must(any, || "nothing can be restored".to_owned());
+        let newest = newest.map(|(_, pages)| pages);
+        if newest.as_ref() != self.newest.last() {
+            self.newest.extend(newest);
+        }
+    }
+
+    /// The transaction that is reached, and the database then.
+    fn restore(&self, target: RestoreTarget) -> Option<(Txid, Pages)> {
+        let listing: Vec<LtxObject> = self.objects.values().map(|(o, _)| o.clone()).collect();
+        let plan = plan(&listing, target).ok()?;
+        let mut pages = Pages::new();
+        for file in plan.files() {
+            let (_, changes) = &self.objects[&(file.level, file.name)];
+            changes.apply(&mut pages);
+        }
+        Some((plan.txid(), pages))
+    }
+
+    /// The newest state that can be restored.
+    pub(super) fn newest(&self) -> Option<&Pages> {
+        self.newest.last()
+    }
+
+    /// Something happened.
+    pub(super) fn note(&mut self, what: impl fmt::Debug) {
+        let line = format!("{:.3} {what:?}", self.start.elapsed().as_secs_f64());
+        line.hash(&mut self.trace);
+        if self.fault.is_none() {
+            self.last.push_back(line);
+            if self.last.len() > REMEMBERED {
+                self.last.pop_front();
+            }
+        }
+    }
+
+    /// The same for two runs in which the same happened.
+    pub(super) fn trace(&self) -> u64 {
+        self.trace.finish()
+    }
+}
