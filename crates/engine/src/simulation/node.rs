@@ -245,6 +245,7 @@ impl Node {
             status: status.clone(),
             commands,
             stopping: stopping.clone(),
+            continuable: Arc::default(),
         };
         let task = Task {
             node: self.id,
