@@ -6,6 +6,7 @@ use std::{
 };
 
 use evertide_ltx::Txid;
+use evertide_storage::Requests;
 
 use crate::Maintained;
 
@@ -105,6 +106,9 @@ pub struct ReplicaStatus {
     /// Files among them with the pages that changed while the replica was away for so long that what
     /// was captured for it could not be kept.
     pub catch_ups: u64,
+    /// Requests made there since the start; none is made while there is nothing to do. They are no news
+    /// for those who wait for the status to change.
+    pub requests: Requests,
     /// What compaction, snapshots at intervals and retention have done since the start.
     pub maintained: Maintained,
     /// What is wrong with those, while something is. Uploads go on.
@@ -134,6 +138,7 @@ impl ReplicaStatus {
             uploaded_bytes: 0,
             snapshots: 0,
             catch_ups: 0,
+            requests: Requests::default(),
             maintained: Maintained::default(),
             maintenance_error: None,
             drill: DrillStatus::default(),

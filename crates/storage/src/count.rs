@@ -1,6 +1,7 @@
 //! Counts the requests made to a replica: they cost money, and an idle database must cause none.
 
 use std::{
+    fmt,
     ops::Range,
     sync::{
         Arc,
@@ -18,17 +19,50 @@ use crate::{
     Stray, V3Key, V3Object, Version,
 };
 
+/// Objects in one answer to a listing, and in one request for deletion, of the services that have such.
+const BATCH: usize = 1_000;
+
+/// What a request asks for.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[non_exhaustive]
+pub enum RequestKind {
+    /// Which objects there are: of a service one for each thousand of them. A deletion ends with one, as
+    /// proof.
+    List,
+    /// An object, a range of it, or what is known about it.
+    Get,
+    /// To store an object. A large one takes a service more than one request.
+    Put,
+    /// To delete objects.
+    Delete,
+}
+
+impl RequestKind {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::List, Self::Get, Self::Put, Self::Delete];
+
+    /// In one word, as metrics have it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::List => "list",
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::Delete => "delete",
+        }
+    }
+}
+
 /// Requests made so far, by kind, whether they succeeded or not.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct Requests {
-    /// Listings of a level or of small objects.
+    /// As [`RequestKind::List`].
     pub list: u64,
-    /// Objects read, wholly or a range.
+    /// As [`RequestKind::Get`].
     pub get: u64,
-    /// Objects stored.
+    /// As [`RequestKind::Put`].
     pub put: u64,
-    /// Deletions, each of any number of objects.
+    /// As [`RequestKind::Delete`].
     pub delete: u64,
     /// Bytes of LTX files stored, of those that succeeded.
     pub bytes_put: u64,
@@ -39,48 +73,95 @@ impl Requests {
     pub fn total(&self) -> u64 {
         self.list + self.get + self.put + self.delete
     }
+
+    /// Counts more of a kind.
+    pub fn add(&mut self, kind: RequestKind, requests: u64) {
+        match kind {
+            RequestKind::List => self.list += requests,
+            RequestKind::Get => self.get += requests,
+            RequestKind::Put => self.put += requests,
+            RequestKind::Delete => self.delete += requests,
+        }
+    }
 }
 
+type Observer = dyn Fn(RequestKind, u64) + Send + Sync;
+
 /// A client that counts what it passes on to another one.
-#[derive(Debug)]
 pub struct CountingClient {
     inner: Arc<dyn ReplicaClient>,
-    list: AtomicU64,
-    get: AtomicU64,
-    put: AtomicU64,
-    delete: AtomicU64,
+    /// In the order of [`RequestKind::ALL`].
+    counters: [AtomicU64; 4],
     bytes_put: AtomicU64,
+    observer: Box<Observer>,
+}
+
+impl fmt::Debug for CountingClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CountingClient")
+            .field("inner", &self.inner)
+            .field("requests", &self.requests())
+            .finish_non_exhaustive()
+    }
 }
 
 impl CountingClient {
     /// Counts from zero.
     pub fn new(inner: Arc<dyn ReplicaClient>) -> Self {
-        let [list, get, put, delete, bytes_put] = [const { AtomicU64::new(0) }; 5];
+        Self::observed(inner, |_, _| {})
+    }
+
+    /// Counts from zero, and tells how many requests of a kind are made, when they are.
+    pub fn observed(
+        inner: Arc<dyn ReplicaClient>,
+        observer: impl Fn(RequestKind, u64) + Send + Sync + 'static,
+    ) -> Self {
         Self {
             inner,
-            list,
-            get,
-            put,
-            delete,
-            bytes_put,
+            counters: Default::default(),
+            bytes_put: AtomicU64::new(0),
+            observer: Box::new(observer),
         }
     }
 
     /// Requests made so far.
     pub fn requests(&self) -> Requests {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Requests {
-            list: read(&self.list),
-            get: read(&self.get),
-            put: read(&self.put),
-            delete: read(&self.delete),
-            bytes_put: read(&self.bytes_put),
+        let mut requests = Requests {
+            bytes_put: self.bytes_put.load(Ordering::Relaxed),
+            ..Requests::default()
+        };
+        for (kind, counter) in RequestKind::ALL.into_iter().zip(&self.counters) {
+            requests.add(kind, counter.load(Ordering::Relaxed));
         }
+        requests
     }
-}
 
-fn count(counter: &AtomicU64) {
-    counter.fetch_add(1, Ordering::Relaxed);
+    fn count(&self, kind: RequestKind, requests: u64) {
+        for (counted, counter) in RequestKind::ALL.into_iter().zip(&self.counters) {
+            if counted == kind {
+                counter.fetch_add(requests, Ordering::Relaxed);
+            }
+        }
+        (self.observer)(kind, requests);
+    }
+
+    fn is_service(&self) -> bool {
+        !self.inner.capabilities().local
+    }
+
+    /// Counts a listing, and whatever it takes beyond the first request.
+    async fn listed<T>(
+        &self,
+        listing: impl Future<Output = Result<Vec<T>, Error>>,
+    ) -> Result<Vec<T>, Error> {
+        self.count(RequestKind::List, 1);
+        let found = listing.await?;
+        let more = found.len().div_ceil(BATCH).saturating_sub(1);
+        if more > 0 && self.is_service() {
+            self.count(RequestKind::List, more as u64);
+        }
+        Ok(found)
+    }
 }
 
 #[async_trait]
@@ -94,18 +175,12 @@ impl ReplicaClient for CountingClient {
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        count(&self.list);
-        self.inner.list(level, after).await
-    }
-
-    async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        count(&self.list);
-        self.inner.list_dated(level, after).await
+        self.listed(self.inner.list(level, after)).await
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
-        if !self.inner.capabilities().local {
-            self.get.fetch_add(objects.len() as u64, Ordering::Relaxed);
+        if self.is_service() {
+            self.count(RequestKind::Get, objects.len() as u64);
         }
         self.inner.date(objects).await
     }
@@ -116,7 +191,7 @@ impl ReplicaClient for CountingClient {
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        count(&self.get);
+        self.count(RequestKind::Get, 1);
         self.inner.get(level, name, range).await
     }
 
@@ -127,19 +202,22 @@ impl ReplicaClient for CountingClient {
         created: SystemTime,
         body: ByteStream,
     ) -> Result<LtxObject, Error> {
-        count(&self.put);
+        self.count(RequestKind::Put, 1);
         let object = self.inner.put(level, name, created, body).await?;
         self.bytes_put.fetch_add(object.size, Ordering::Relaxed);
         Ok(object)
     }
 
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
-        count(&self.delete);
+        self.count(RequestKind::Delete, names.len().div_ceil(BATCH) as u64);
+        if self.is_service() && !names.is_empty() {
+            self.count(RequestKind::List, 1);
+        }
         self.inner.delete(level, names).await
     }
 
     async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
-        count(&self.get);
+        self.count(RequestKind::Get, 1);
         self.inner.get_small(key).await
     }
 
@@ -149,32 +227,75 @@ impl ReplicaClient for CountingClient {
         content: Bytes,
         precondition: Precondition,
     ) -> Result<Version, Error> {
-        count(&self.put);
+        self.count(RequestKind::Put, 1);
         self.inner.put_small(key, content, precondition).await
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
-        count(&self.list);
-        self.inner.list_small().await
+        self.listed(self.inner.list_small()).await
     }
 
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
-        count(&self.delete);
+        self.count(RequestKind::Delete, 1);
         self.inner.delete_small(key).await
     }
 
     async fn list_strays(&self) -> Result<Vec<Stray>, Error> {
-        count(&self.list);
-        self.inner.list_strays().await
+        self.listed(self.inner.list_strays()).await
     }
 
     async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
-        count(&self.list);
-        self.inner.list_v3().await
+        self.listed(self.inner.list_v3()).await
     }
 
     async fn get_v3(&self, key: &V3Key, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
-        count(&self.get);
+        self.count(RequestKind::Get, 1);
         self.inner.get_v3(key, range).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::UNIX_EPOCH};
+
+    use super::*;
+    use crate::{MemoryClient, bytes_stream};
+
+    #[tokio::test]
+    async fn a_service_is_asked_once_for_each_thousand_objects_and_for_proof_of_a_deletion() {
+        let told = Arc::new(Mutex::new(Requests::default()));
+        let observer = {
+            let told = Arc::clone(&told);
+            move |kind, requests| told.lock().unwrap().add(kind, requests)
+        };
+        let store = Arc::new(MemoryClient::service("bucket"));
+        let client = CountingClient::observed(store, observer);
+        let name = |txid| LtxName::new(Txid::new(txid), Txid::new(txid));
+        let names: Vec<LtxName> = (1..=2_001).map(name).collect();
+        for name in &names {
+            let body = bytes_stream("content".into());
+            let put = client.put(Level::L0, *name, UNIX_EPOCH, body);
+            put.await.unwrap();
+        }
+        assert_eq!(client.list(Level::L0, None).await.unwrap().len(), 2_001);
+        client.list_small().await.unwrap();
+        client.list_dated(Level::L0, None).await.unwrap();
+        client.delete(Level::L0, &names).await.unwrap();
+        let expected = Requests {
+            list: 3 + 1 + 3 + 1,
+            get: 2_001,
+            put: 2_001,
+            delete: 3,
+            bytes_put: 2_001 * 7,
+        };
+        assert_eq!(client.requests(), expected);
+        let told = *told.lock().unwrap();
+        assert_eq!(
+            told,
+            Requests {
+                bytes_put: 0,
+                ..expected
+            }
+        );
     }
 }

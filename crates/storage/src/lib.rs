@@ -79,7 +79,7 @@ pub use self::{
         StrayKind, Version,
     },
     clock::{Clock, SystemClock},
-    count::{CountingClient, Requests},
+    count::{CountingClient, RequestKind, Requests},
     destination::{Destination, FileOptions},
     disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
     error::Error,

@@ -1,6 +1,7 @@
 //! The binary, driven as users drive it: exit status, standard output, standard error, files.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests, behind the product's back
 
+mod costs;
 mod demo;
 mod directories;
 mod follow;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use evertide_ltx::Txid;
-use evertide_storage::{Lease, LeasedClient};
+use evertide_storage::{CountingClient, Lease, LeasedClient, ReplicaClient, RequestKind};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Database, RunningReplica, slow_look};
@@ -142,9 +142,10 @@ impl Database {
         &mut self,
         options: ReplicaOptions,
         _claim: DestinationClaim,
-        client: Arc<dyn evertide_storage::ReplicaClient>,
+        client: Arc<dyn ReplicaClient>,
     ) {
         let cancel = CancellationToken::new();
+        let client = self.counted(client, &options.name);
         let owner = owner(self.identity.owner, &self.config.path);
         let clock = Arc::clone(&self.config.clock);
         let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);
@@ -174,6 +175,28 @@ impl Database {
             continuable,
             _task,
         });
+    }
+
+    /// A client whose requests are counted, in metrics and in the status.
+    fn counted(&self, client: Arc<dyn ReplicaClient>, name: &str) -> Arc<dyn ReplicaClient> {
+        let (database, name) = (self.config.path.display().to_string(), name.to_owned());
+        let status = self.status.clone();
+        let observer = move |kind: RequestKind, requests| {
+            let labels = [
+                ("database", database.clone()),
+                ("replica", name.clone()),
+                ("kind", kind.as_str().to_owned()),
+            ];
+            metrics::counter!("evertide_requests_total", &labels).increment(requests);
+            status.send_if_modified(|status| {
+                let mut replicas = status.replicas.iter_mut();
+                if let Some(replica) = replicas.find(|replica| replica.name == name) {
+                    replica.requests.add(kind, requests);
+                }
+                false
+            });
+        };
+        Arc::new(CountingClient::observed(client, observer))
     }
 
     pub(super) async fn cancel_replicas(&mut self) {

@@ -6,6 +6,8 @@
 mod agenda;
 mod body;
 mod compact;
+#[cfg(test)]
+mod cost_tests;
 mod files;
 mod maintain;
 mod merge;

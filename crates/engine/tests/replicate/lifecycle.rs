@@ -50,6 +50,24 @@ async fn commits_are_noticed_without_being_asked_for() {
 }
 
 #[tokio::test]
+async fn the_requests_to_a_replica_are_counted_in_its_status() {
+    let (scene, conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    let before = backup.status().replicas[0].requests;
+    assert!(before.list > 0 && before.get > 0, "{before:?}");
+    for _ in 0..3 {
+        insert(&conn, 1);
+        durable(&backup).await;
+    }
+    let status = backup.status();
+    let after = status.replicas[0].requests;
+    assert!(after.put >= before.put + 3, "{before:?} {after:?}");
+    assert!(after.put >= status.replicas[0].uploads, "{status:#?}");
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
 async fn stop_replicates_the_last_commit() {
     let (scene, conn) = Scene::with_rows(3);
     let backup = scene.start().await;
