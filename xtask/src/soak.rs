@@ -16,6 +16,7 @@ const FUZZ: u64 = 60;
 /// With intervals ten times as short as the defaults: an hour.
 const STORM: u64 = 360;
 const KILLS: u32 = 250;
+const POINTS: u32 = 500;
 const CRASHES: u32 = 4_000;
 const YEARS: u32 = 20;
 const SIMULATIONS: u32 = 5_000;
@@ -82,9 +83,17 @@ fn tests(package: &str, arguments: &[&str]) -> Command {
 fn kills(seed: u64) -> Result<Tally> {
     let mut test = tests(
         "evertide",
-        &["--test", "faults", "kills::", "--", "--nocapture"],
+        &[
+            "--test",
+            "faults",
+            "--",
+            "kills::",
+            "points::",
+            "--nocapture",
+        ],
     );
     test.env("EVERTIDE_KILLS", KILLS.to_string());
+    test.env("EVERTIDE_POINTS", POINTS.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

@@ -17,6 +17,7 @@ mod fail;
 mod kills;
 mod lies;
 mod local_state;
+mod points;
 mod rights;
 mod room;
 

@@ -1,7 +1,7 @@
 //! A disk that fails its N-th operation.
 
 use std::{
-    io,
+    fmt, io,
     os::fd::BorrowedFd,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -35,6 +35,21 @@ struct State {
     plan: Option<Plan>,
     tripped: bool,
     log: Vec<&'static str>,
+    call: Option<Call>,
+}
+
+/// What is called, and before which operation.
+struct Call {
+    at: u64,
+    action: Box<dyn Fn(&'static str) + Send>,
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("at", &self.at)
+            .finish_non_exhaustive()
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +77,16 @@ impl FaultDisk {
                 fault,
                 errno,
             }),
+            ..State::default()
+        };
+    }
+
+    /// Calls this with the name of the `n`-th operation from now, before it is done: to kill the process there,
+    /// say. Forgets what was planned and counted before.
+    pub fn call_at(&self, n: u64, action: impl Fn(&'static str) + Send + 'static) {
+        let action = Box::new(action);
+        *lock(&self.state) = State {
+            call: Some(Call { at: n, action }),
             ..State::default()
         };
     }
@@ -103,6 +128,13 @@ fn step(state: &Mutex<State>, name: &'static str) -> io::Result<()> {
     let mut state = lock(state);
     state.operations += 1;
     state.log.push(name);
+    if let Some(call) = state
+        .call
+        .as_ref()
+        .filter(|call| call.at == state.operations)
+    {
+        (call.action)(name);
+    }
     let Some(plan) = state.plan else {
         return Ok(());
     };
