@@ -92,6 +92,9 @@ pub struct ReplicaOptions {
     /// Where a drill restores to; it takes as much room as the database. `None` for the system's
     /// directory for temporary files (`TMPDIR`).
     pub drill_directory: Option<PathBuf>,
+    /// How long a drill may take, from its turn on; then it is given up, and has failed. The others of
+    /// the process wait for it.
+    pub drill_timeout: Duration,
     /// How long the right to write to the replica lasts without being renewed. While something is written
     /// it is renewed after half of it. After a crash another machine waits so long before it goes on; a
     /// restart with the same local state does not wait. At least 100 ms.
@@ -101,7 +104,8 @@ pub struct ReplicaOptions {
 impl ReplicaOptions {
     /// A replica with the default intervals, those of Litestream: level 1 every 30 seconds, level 2
     /// every 5 minutes, level 3 and snapshots every hour and day; level 0 stays for 5 minutes.
-    /// Everything else is kept for ever. The lease lasts 2 minutes. There are no drills.
+    /// Everything else is kept for ever. The lease lasts 2 minutes. There are no drills;
+    /// where they are asked for, each may take 6 hours.
     pub fn new(name: impl Into<String>, destination: Destination) -> Self {
         const MINUTE: Duration = Duration::from_secs(60);
         const HOUR: Duration = Duration::from_secs(3_600);
@@ -118,6 +122,7 @@ impl ReplicaOptions {
             drill_interval: None,
             drill_bandwidth: None,
             drill_directory: None,
+            drill_timeout: 6 * HOUR,
             lease_duration: 2 * MINUTE,
         }
     }

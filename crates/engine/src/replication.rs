@@ -218,6 +218,9 @@ fn drill_mistake(replica: &ReplicaOptions) -> Option<String> {
     };
     let mistake = match replica.drill_interval {
         Some(Duration::ZERO) => "`drill_interval` is zero; leave it out for no drills".to_owned(),
+        Some(_) if replica.drill_timeout.is_zero() => {
+            "`drill_timeout` is zero: no drill could end in that time".to_owned()
+        }
         Some(_) => return None,
         None if replica.drill_bandwidth.is_some() => without("drill_bandwidth"),
         None if replica.drill_directory.is_some() => without("drill_directory"),

@@ -207,4 +207,7 @@ pub enum DrillFailureKind {
     Unsound,
     /// It could not be tried to the end: the replica cannot be reached, there is no room, or the like.
     Unfinished,
+    /// It was given up when it had taken as long as it may: the store does not answer or is slow, or
+    /// the database is large.
+    Overdue,
 }

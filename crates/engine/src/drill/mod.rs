@@ -1,8 +1,8 @@
 //! The drill: a replica is restored for the sake of it, at intervals, and what came of it is published.
 //!
 //! [`schedule`] says when, [`proof`] what it means. The restore, SQLite's check and the checksum are
-//! those of [`verify`](crate::verify()). One drill runs at a time in a process, whatever it replicates; it
-//! delays no upload, and a stop ends it at once.
+//! those of [`verify`](crate::verify()). One drill runs at a time in a process, whatever it replicates, and
+//! is given up after a time; it delays no upload, and a stop ends it at once.
 
 mod proof;
 mod schedule;
@@ -33,7 +33,7 @@ use crate::{
 
 /// Requests to the replica at a time: uploads have the way.
 const PARALLELISM: usize = 4;
-/// How long the proof may take to be stored.
+/// How long the proof may take to be read, and to be stored.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the object that holds the last proof.
 const NAME: &str = "drill";
@@ -41,6 +41,8 @@ const NAME: &str = "drill";
 /// Drills of one replica.
 pub(crate) struct Drill {
     interval: Option<Duration>,
+    /// How long one may take.
+    timeout: Duration,
     /// Within its bandwidth.
     client: Arc<dyn ReplicaClient>,
     disk: Arc<dyn Disk>,
@@ -66,6 +68,7 @@ impl Drill {
         let options = &context.options;
         Self {
             interval: options.drill_interval,
+            timeout: options.drill_timeout,
             client: match options.drill_bandwidth {
                 Some(rate) => Arc::new(LimitedClient::new(client, rate)),
                 None => client,
@@ -104,7 +107,9 @@ impl Drill {
             tokio::time::sleep(wait).await;
             let turn = runtime::drill().await;
             self.tell(|status| status.running = true);
-            let done = self.drill().await;
+            // Others wait for their turn: one that hangs must not be the last.
+            let done = tokio::time::timeout(self.timeout, self.drill()).await;
+            let done = done.unwrap_or_else(|_| Err(self.overdue()));
             drop(turn);
             match done {
                 Ok(proof) => self.proved(proof).await,
@@ -132,10 +137,18 @@ impl Drill {
         let Some(key) = SmallKey::new(NAME) else {
             return;
         };
-        let proof = match self.client.get_small(&key).await {
-            Ok(found) => found.and_then(|found| proof::decode(&found.content)),
-            Err(error) => {
+        let found = tokio::time::timeout(PATIENCE, self.client.get_small(&key)).await;
+        let proof = match found {
+            Ok(Ok(found)) => found.and_then(|found| proof::decode(&found.content)),
+            Ok(Err(error)) => {
                 tracing::debug!(replica = self.replica, %error, "cannot read the last proof");
+                None
+            }
+            Err(_) => {
+                tracing::debug!(
+                    replica = self.replica,
+                    "reading the last proof takes too long"
+                );
                 None
             }
         };
@@ -249,6 +262,18 @@ impl Drill {
             status.running = false;
             status.failures += 1;
         });
+    }
+
+    fn overdue(&self) -> Failed {
+        let (store, timeout) = (self.client.location(), self.timeout);
+        Failed {
+            kind: DrillFailureKind::Overdue,
+            problem: format!(
+                "restoring from {store} and checking had not ended after {timeout:?}: see whether the \
+                 store answers; if the database is too large or `drill_bandwidth` too small for it to be \
+                 done in that time, make `drill_timeout` longer"
+            ),
+        }
     }
 
     /// Tells what is wrong with the replica from what is wrong here.

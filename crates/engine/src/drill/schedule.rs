@@ -20,7 +20,7 @@ pub(super) struct Failures {
 ///
 /// A replica that was never proven is due at once. Whatever a proof says, it is only of its time, so the
 /// next drill comes an interval later, also where nothing has changed: bits rot. What could not be tried
-/// to the end is tried again sooner.
+/// to the end is tried again sooner; what takes too long is not, since the others wait for it meanwhile.
 pub(super) fn wait(
     interval: Duration,
     proven: Option<SystemTime>,
@@ -39,7 +39,7 @@ pub(super) fn wait(
 
 fn pause(interval: Duration, failures: Failures) -> Duration {
     match failures.kind {
-        DrillFailureKind::Unsound => interval,
+        DrillFailureKind::Unsound | DrillFailureKind::Overdue => interval,
         DrillFailureKind::Unfinished => {
             let doublings = failures.in_a_row.saturating_sub(1).min(16);
             interval.min(RETRY.1).min(RETRY.0 * 2_u32.pow(doublings))
@@ -77,14 +77,15 @@ mod tests {
     }
 
     #[test]
-    fn what_could_not_be_tried_is_tried_again_sooner_and_what_is_damaged_at_its_time() {
+    fn what_could_not_be_tried_is_tried_again_sooner_and_what_is_damaged_or_slow_at_its_time() {
         let failed = |kind, in_a_row| {
             let at = time(1_000);
             let failures = Some(Failures { kind, at, in_a_row });
             move |interval, now| wait(interval, Some(time(10)), failures, now)
         };
-        let unsound = failed(DrillFailureKind::Unsound, 1);
-        assert_eq!(unsound(DAY, time(1_000)), DAY);
+        for kind in [DrillFailureKind::Unsound, DrillFailureKind::Overdue] {
+            assert_eq!(failed(kind, 1)(DAY, time(1_000)), DAY);
+        }
         for (in_a_row, minutes) in [(1, 1), (2, 2), (3, 4), (7, 60), (u32::MAX, 60)] {
             let unfinished = failed(DrillFailureKind::Unfinished, in_a_row);
             let pause = Duration::from_secs(60 * minutes);

@@ -99,7 +99,12 @@ fn settings_of_drills_that_make_no_sense_are_refused_all_at_once() {
     alone.name = "second".into();
     alone.destination = evertide::Destination::file(scene.drills.join("second")).unwrap();
     alone.drill_interval = None;
-    let error = scene.builder(zero).replica(alone).build().unwrap_err();
+    let mut no_time = scene.options();
+    no_time.name = "third".into();
+    no_time.destination = evertide::Destination::file(scene.drills.join("third")).unwrap();
+    no_time.drill_timeout = Duration::ZERO;
+    let replicas = scene.builder(zero).replica(alone).replica(no_time);
+    let error = replicas.build().unwrap_err();
     let said = error.to_string();
     assert!(
         said.contains("replica `local`: `drill_interval` is zero"),
@@ -107,6 +112,10 @@ fn settings_of_drills_that_make_no_sense_are_refused_all_at_once() {
     );
     assert!(
         said.contains("replica `second`: `drill_directory` does nothing without"),
+        "{said}"
+    );
+    assert!(
+        said.contains("replica `third`: `drill_timeout` is zero"),
         "{said}"
     );
 }

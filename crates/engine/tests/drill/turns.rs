@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use crate::scene::{DEADLINE, STUCK, Scene, drill, durable, stop, until};
+use std::time::Duration;
+
+use evertide::DrillFailureKind;
+
+use crate::scene::{DEADLINE, STUCK, Scene, drill, durable, logged, stop, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drill_that_takes_for_ever_delays_no_upload_and_no_stop_and_leaves_nothing_behind() {
@@ -53,6 +57,32 @@ async fn one_drill_runs_at_a_time_and_the_others_have_their_turn() {
     stop(&stuck).await;
     until(&other, |drill| drill.proofs > 2).await;
     stop(&other).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_hangs_holds_up_no_drill_of_others_for_ever_and_is_named() {
+    let (first, second) = (Scene::new(), Scene::new());
+    let mut slow = first.options();
+    slow.drill_bandwidth = Some(STUCK);
+    slow.drill_timeout = Duration::from_millis(200);
+    let stuck = first.start(slow).await;
+    until(&stuck, |drill| drill.running).await;
+    let other = second.start(second.options()).await;
+    let proven = until(&other, |drill| drill.proofs > 2).await;
+    assert_eq!(proven.failure, None);
+    let failed = until(&stuck, |drill| drill.failures > 1).await;
+    let failure = failed.failure.unwrap();
+    assert_eq!(failure.kind, DrillFailureKind::Overdue);
+    let store = first.replica.display().to_string();
+    for said in [&store, "200ms", "`drill_timeout`"] {
+        assert!(failure.problem.contains(said), "{failure:?}");
+    }
+    let log = logged();
+    let loud = |line: &&str| line.contains(" ERROR ") && line.contains(&store);
+    assert!(log.lines().find(loud).is_some(), "{log}");
+    stop(&stuck).await;
+    stop(&other).await;
+    first.nothing_is_left();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use evertide::ReplicaOptions;
 
 use super::{
     error::Mistake,
-    replica::{DRILL_INTERVAL, path_without_tilde},
+    replica::{DRILL_INTERVAL, DRILL_TIMEOUT, path_without_tilde},
     section::{Report, Section},
 };
 
@@ -18,15 +18,17 @@ pub(super) struct DrillKeys {
     pub(super) interval: &'static str,
     pub(super) bandwidth: &'static str,
     pub(super) directory: &'static str,
+    pub(super) timeout: &'static str,
     /// What is said about the others where there is no interval.
     pub(super) alone: &'static str,
 }
 
-/// When, how fast and where a replica is restored for the sake of it.
+/// When, how fast, where and how long a replica is restored for the sake of it.
 pub(super) struct Drills {
     interval: Option<Duration>,
     bandwidth: Option<NonZeroU64>,
     directory: Option<PathBuf>,
+    timeout: Option<Duration>,
 }
 
 impl Drills {
@@ -37,7 +39,8 @@ impl Drills {
         let bandwidth = section.size(report, keys.bandwidth, LEAST_BANDWIDTH);
         let directory = given(keys.directory).and_then(|field| field.text(report));
         let directory = directory.and_then(|text| path_without_tilde(report, &text));
-        for key in [keys.bandwidth, keys.directory] {
+        let timeout = section.duration(report, keys.timeout, &DRILL_TIMEOUT);
+        for key in [keys.bandwidth, keys.directory, keys.timeout] {
             if off && let Some(field) = given(key) {
                 report.add(&field.place, Mistake::Misplaced(keys.alone));
             }
@@ -50,6 +53,7 @@ impl Drills {
                 .and_then(NonZeroU64::new)
                 .filter(|_| interval.is_some()),
             directory: directory.filter(|_| interval.is_some()),
+            timeout: timeout.filter(|_| interval.is_some()),
         }
     }
 
@@ -57,5 +61,6 @@ impl Drills {
         replica.drill_interval = self.interval;
         replica.drill_bandwidth = self.bandwidth;
         replica.drill_directory = self.directory;
+        replica.drill_timeout = self.timeout.unwrap_or(replica.drill_timeout);
     }
 }

@@ -60,7 +60,7 @@ const LEVEL: [&str; 1] = ["interval"];
 const MAX_LEVELS: usize = 8;
 
 /// Of 0.5, the three that 0.3 had for each replica, and Evertide's own.
-const REPLICA: [&str; 12] = [
+const REPLICA: [&str; 13] = [
     "type",
     "name",
     "path",
@@ -73,6 +73,7 @@ const REPLICA: [&str; 12] = [
     DRILL_KEYS.interval,
     DRILL_KEYS.bandwidth,
     DRILL_KEYS.directory,
+    DRILL_KEYS.timeout,
 ];
 
 const RETENTION_TIERS: &str = "retention-tiers";
@@ -81,6 +82,7 @@ const DRILL_KEYS: DrillKeys = DrillKeys {
     interval: "drill-interval",
     bandwidth: "drill-bandwidth",
     directory: "drill-directory",
+    timeout: "drill-timeout",
     alone: "it does nothing without `drill-interval`: set that too, or remove it",
 };
 

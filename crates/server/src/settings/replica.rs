@@ -99,6 +99,7 @@ pub(super) const DRILL_INTERVAL: Limits = Limits {
     max: YEAR,
     zero: Zero::Never,
 };
+pub(super) const DRILL_TIMEOUT: Limits = limits(1_000, YEAR);
 pub(super) const LEASE_DURATION: Limits = limits(100, HOUR.saturating_mul(24));
 pub(super) const RETENTION_TIER_EVERY: Limits = limits(1_000, YEAR);
 pub(super) const RETENTION_TIER_KEEP: Limits = limits(1_000, YEAR.saturating_mul(100));

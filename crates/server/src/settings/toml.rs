@@ -48,7 +48,7 @@ const DATABASE: [&str; 9] = [
 ];
 
 /// Keys of a replica of any type.
-const REPLICA: [&str; 11] = [
+const REPLICA: [&str; 12] = [
     "name",
     "type",
     "sync_interval",
@@ -59,6 +59,7 @@ const REPLICA: [&str; 11] = [
     DRILL_KEYS.interval,
     DRILL_KEYS.bandwidth,
     DRILL_KEYS.directory,
+    DRILL_KEYS.timeout,
     "lease_duration",
 ];
 
@@ -68,6 +69,7 @@ const DRILL_KEYS: DrillKeys = DrillKeys {
     interval: "drill_interval",
     bandwidth: "drill_bandwidth",
     directory: "drill_directory",
+    timeout: "drill_timeout",
     alone: "it does nothing without `drill_interval`: set that too, or remove it",
 };
 

@@ -476,11 +476,12 @@ fn neither_size_nor_depth_nor_aliases_exhaust_anything() {
 #[test]
 fn drills_are_evertides_own_and_set_for_a_replica() {
     let text = "dbs: [{path: /a, replica: {path: /r, drill-interval: 24h, drill-bandwidth: 8MiB, \
-                drill-directory: /var/tmp}}]";
+                drill-directory: /var/tmp, drill-timeout: 1h}}]";
     let replica = &parse_litestream_yaml(text).unwrap()[0].replication.replicas[0];
     assert_eq!(replica.drill_interval, Some(crate::DAY));
     assert_eq!(replica.drill_bandwidth.map(u64::from), Some(8 << 20));
     assert_eq!(replica.drill_directory, Some("/var/tmp".into()));
+    assert_eq!(replica.drill_timeout, HOUR);
     assert_mistake(
         parse_litestream_yaml("dbs: [{path: /a, replica: {path: /r, drill-bandwidth: 8MiB}}]"),
         "line 1: dbs[0].replica.drill-bandwidth: does not belong here: it does nothing without \

@@ -36,6 +36,7 @@ pub(crate) fn assert_sound(options: &ReplicationOptions) {
         let tiers = RetentionTier::mistakes(replica.retention, &replica.retention_tiers);
         assert_eq!(tiers, []);
         assert!(replica.drill_interval != Some(Duration::ZERO));
+        assert!(replica.drill_timeout > Duration::ZERO);
     }
 }
 

@@ -588,29 +588,36 @@ fn the_limit_of_staged_files_is_a_size_with_a_unit() {
 #[test]
 fn drills_are_off_unless_asked_for_and_have_a_limit_and_a_place() {
     let off = only_replica(&with(
-        "drill_interval = ''\ndrill_bandwidth = ''\ndrill_directory = ''",
+        "drill_interval = ''\ndrill_bandwidth = ''\ndrill_directory = ''\ndrill_timeout = ''",
     ));
     assert_eq!(off, only_replica(&with("")));
     assert_eq!(off.drill_interval, None);
+    assert_eq!(off.drill_timeout, 6 * HOUR);
     let on = only_replica(&with(
-        "drill_interval = '1d'\ndrill_bandwidth = '8MiB'\ndrill_directory = '/var/tmp'",
+        "drill_interval = '1d'\ndrill_bandwidth = '8MiB'\ndrill_directory = '/var/tmp'\n\
+         drill_timeout = '90m'",
     ));
     assert_eq!(on.drill_interval, Some(DAY));
     assert_eq!(on.drill_bandwidth.map(u64::from), Some(8 << 20));
     assert_eq!(on.drill_directory, Some(PathBuf::from("/var/tmp")));
+    assert_eq!(on.drill_timeout, HOUR + HOUR / 2);
     // Zero turns them off, and the rest may stay where it is.
-    let zero = only_replica(&with("drill_interval = '0'\ndrill_bandwidth = '8MiB'"));
+    let zero = only_replica(&with(
+        "drill_interval = '0'\ndrill_bandwidth = '8MiB'\ndrill_timeout = '1h'",
+    ));
     assert_eq!(zero, off);
 }
 
 #[test]
 fn settings_of_drills_that_would_do_nothing_or_harm_are_refused_all_at_once() {
-    let text = with("drill_bandwidth = '1kB'\ndrill_directory = '~/drills'");
+    let text = with("drill_bandwidth = '1kB'\ndrill_directory = '~/drills'\ndrill_timeout = '0'");
     let expected = [
         "line 5: replicas[0].drill_bandwidth: `1kB` is no size of 65536 bytes or more",
         "line 5: replicas[0].drill_bandwidth: does not belong here: it does nothing without `drill_i",
         "line 6: replicas[0].drill_directory: does not belong here: it does nothing without `drill_i",
         "line 6: replicas[0].drill_directory: `~` is not replaced",
+        "line 7: replicas[0].drill_timeout: 0s is out of bounds: from 1s to 366d is possible",
+        "line 7: replicas[0].drill_timeout: does not belong here: it does nothing without `drill_i",
     ];
     let mut mistakes = mistakes(parse_toml(&text));
     mistakes.sort();
