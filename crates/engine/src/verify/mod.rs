@@ -209,6 +209,7 @@ pub(crate) async fn verify_here(options: VerifyOptions) -> Result<VerifyReport, 
         // Files may have moved to another level between the listings of the two.
         files = list(&*options.replica).await?;
     }
+    let mut files = date(&*options.replica, files).await?;
     let strays = options.replica.list_strays().await;
     let strays = strays.map_err(VerifyError::Replica)?;
     let found = recorded(&*options.replica).await;
@@ -267,13 +268,22 @@ async fn list(client: &dyn ReplicaClient) -> Result<Vec<LtxObject>, VerifyError>
     Ok(files)
 }
 
+/// The same files with the times that a restore to a point in time goes by, which many a listing does not
+/// tell.
+async fn date(
+    client: &dyn ReplicaClient,
+    files: Vec<LtxObject>,
+) -> Result<Vec<LtxObject>, VerifyError> {
+    client.date(files).await.map_err(VerifyError::Replica)
+}
+
 /// Hands all files to the thread that checks them. Where some are deleted meanwhile, since compaction
 /// and retention go on, what has taken their place follows.
 async fn feed(reader: Reader, files: &mut Vec<LtxObject>) -> Result<(), VerifyError> {
     let mut gone = reader.send_all(files).await?;
     for _ in 1..ROUNDS {
         let Some(first) = gone else { break };
-        *files = list(&*reader.client).await?;
+        *files = date(&*reader.client, list(&*reader.client).await?).await?;
         let behind = |file: &&LtxObject| file.name.max >= first.name.max;
         let again: Vec<_> = files.iter().filter(behind).cloned().collect();
         gone = reader.send_all(&again).await?;

@@ -24,7 +24,7 @@ use crate::{
 /// What happens at each read of a file.
 type Event = Box<dyn FnMut(Level, LtxName) -> Result<(), io::Error> + Send>;
 
-/// A store to which something happens at each read.
+/// A store to which something happens at each read, and whose listings know no times.
 struct Eventful {
     inner: Arc<dyn ReplicaClient>,
     event: Mutex<Event>,
@@ -46,12 +46,24 @@ impl ReplicaClient for Eventful {
         self.inner.capabilities()
     }
 
+    /// With other times than the objects have, as of many services.
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        self.inner.list(level, after).await
+        let mut objects = self.inner.list(level, after).await?;
+        for object in &mut objects {
+            object.created = SystemTime::now();
+        }
+        Ok(objects)
     }
 
-    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
-        self.inner.date(objects).await
+    async fn date(&self, mut objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        for object in &mut objects {
+            let listed = self.inner.list(object.level, None).await?;
+            let mut listed = listed.into_iter();
+            if let Some(same) = listed.find(|other| other.name == object.name) {
+                object.created = same.created;
+            }
+        }
+        Ok(objects)
     }
 
     async fn get(
@@ -116,6 +128,18 @@ async fn verified(
 
 fn is(level: Level, name: LtxName, file: Name) -> bool {
     (level.get(), name.min.get(), name.max.get()) == file
+}
+
+#[tokio::test]
+async fn times_that_a_listing_does_not_tell_are_asked_for_and_compared() {
+    let made = usual().await;
+    let report = verified(&made, |_, _| Ok(())).await.unwrap();
+    assert_eq!(report.findings, []);
+    let file = fs::File::options().append(true).open(made.path((0, 3, 3)));
+    file.unwrap().set_modified(SystemTime::now()).unwrap();
+    let report = verified(&made, |_, _| Ok(())).await.unwrap();
+    let found: Vec<_> = report.findings.iter().map(|found| found.kind).collect();
+    assert_eq!(found, [FindingKind::Time]);
 }
 
 #[tokio::test]
