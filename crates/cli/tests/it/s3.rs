@@ -1,6 +1,7 @@
 //! Replicas in S3, on a real server, together with the official Litestream.
 
-use evertide_testkit::{ChildProcess, S3Kind, S3Server};
+use evertide_testkit::{ChildProcess, S3Kind, S3Server, wait_until};
+use serde_json::Value;
 
 use super::{
     interop::{self, Store},
@@ -54,7 +55,7 @@ fn snapshots_of_a_large_database_download_nothing() {
     );
     let mut replicate = replicate(&cloud, &settings, "log");
     let mut rows = 1;
-    evertide_testkit::wait_until(PATIENCE, "two snapshots from the database", || {
+    wait_until(PATIENCE, "two snapshots from the database", || {
         insert(&database, 1);
         rows += 1;
         place.read("log").matches("origin=Database").count() >= 2
@@ -83,7 +84,7 @@ fn compaction_of_what_is_on_local_disk_downloads_nothing() {
     for run in 0..2 {
         let mut replicate = replicate(&cloud, &settings, &format!("log-{run}"));
         let compacted = |log: &str| log.matches("level=1").count();
-        evertide_testkit::wait_until(PATIENCE, "two compactions", || {
+        wait_until(PATIENCE, "two compactions", || {
             insert(&database, 1);
             compacted(&place.read(&format!("log-{run}"))) >= 2
         });
@@ -98,6 +99,79 @@ fn compaction_of_what_is_on_local_disk_downloads_nothing() {
         }
     }
     cloud.ok(&["verify", "--deep", url]);
+}
+
+/// The one replica in what a verification says.
+fn verified(cloud: &Store, arguments: &[&str], code: i32) -> Value {
+    let run = cloud.evertide(&[&["verify", &cloud.url, "--json"], arguments].concat());
+    assert_eq!(run.code, Some(code), "{run:?}");
+    let mut document: Value = serde_json::from_str(&run.out).unwrap();
+    document["replicas"][0].take()
+}
+
+#[test]
+fn what_is_in_s3_is_proven_by_verification_and_by_drills_and_damage_is_found_by_both() {
+    let (server, cloud) = cloud();
+    let (place, url) = (&cloud.place, &cloud.url);
+    let database = place.database("app.db", 3);
+    for _ in 0..2 {
+        cloud.ok(&["replicate", "--once", "app.db", url]);
+        insert(&database, 1);
+    }
+    // A listing tells when an object was stored, which is not when it was captured.
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    let files: Value = serde_json::from_str(&cloud.ok(&["ltx", url, "--json"])).unwrap();
+    let key = |file: &Value| {
+        let level = file["level"].as_u64().unwrap();
+        let [min, max] = ["min_txid", "max_txid"].map(|key| file[key].as_str().unwrap());
+        format!("backup/app/{level:04x}/{min}-{max}.ltx")
+    };
+    let keys: Vec<String> = files.as_array().unwrap().iter().map(key).collect();
+    keys.iter().for_each(|key| server.store_again(key, 0));
+    for arguments in [&[][..], &["--deep"]] {
+        let found = verified(&cloud, arguments, 0);
+        assert_eq!(found["findings"], serde_json::json!([]), "{found}");
+        assert_eq!(found["files"], keys.len());
+        let restored = if arguments.is_empty() {
+            &Value::Null
+        } else {
+            &found["txid"]
+        };
+        assert_eq!(&found["restored"]["txid"], restored);
+    }
+
+    let snapshot = keys.iter().find(|key| key.contains("/0009/")).unwrap();
+    server.store_again(snapshot, 1);
+    for arguments in [&[][..], &["--deep"]] {
+        let found = verified(&cloud, arguments, 1);
+        let kinds: Vec<_> = found["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| &f["kind"])
+            .collect();
+        assert!(kinds.contains(&&"damaged".into()), "{found}");
+    }
+    let drills =
+        format!("dbs: [{{path: app.db, replica: {{url: '{url}', drill-interval: 1d}}}}]\n");
+    for (log, said) in [
+        (
+            "damaged",
+            "a drill could not prove that the replica can be restored",
+        ),
+        (
+            "sound",
+            "a drill restored the replica, and nothing is wrong with it",
+        ),
+    ] {
+        let mut replicate = replicate(&cloud, &drills, log);
+        wait_until(PATIENCE, "a drill", || place.read(log).contains("a drill "));
+        replicate.terminate(PATIENCE).unwrap();
+        let log = place.read(log);
+        let said = log.lines().find(|line| line.contains(said));
+        assert!(said.is_some(), "{log}");
+        server.store_again(snapshot, 1);
+    }
 }
 
 #[test]

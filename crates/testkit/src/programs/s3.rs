@@ -117,6 +117,23 @@ impl S3Server {
         ]
     }
 
+    /// Stores an object again as nobody should: with its metadata, and with this bit of its last byte
+    /// turned over for each bit that is set. A listing tells another time for it then.
+    ///
+    /// # Panics
+    ///
+    /// When there is no such object, or the server checks signatures.
+    pub fn store_again(&self, key: &str, flipped: u8) {
+        let script = "import sys, urllib.request as u\n\
+                      old = u.urlopen(sys.argv[1])\n\
+                      kept = {k: v for k, v in old.headers.items() if k.lower().startswith('x-amz-meta-')}\n\
+                      new = bytearray(old.read())\n\
+                      new[-1] ^= int(sys.argv[2])\n\
+                      u.urlopen(u.Request(sys.argv[1], bytes(new), kept, method='PUT'))";
+        let url = format!("{}/{}/{key}", self.endpoint, Self::BUCKET);
+        self.python(&[script, &url, &flipped.to_string()]);
+    }
+
     fn create_bucket(&self) {
         match self.kind {
             S3Kind::Rclone => fs::create_dir(self.dir.path().join("data").join(Self::BUCKET))
@@ -125,16 +142,20 @@ impl S3Server {
                 let script = "import sys, urllib.request as u\n\
                               u.urlopen(u.Request(sys.argv[1], method='PUT'))";
                 let url = format!("{}/{}", self.endpoint, Self::BUCKET);
-                let mut put = Command::new("python3");
-                let output = put.args(["-c", script, &url]).output();
-                let output = output.unwrap_or_else(|error| panic!("{put:?}: {error}"));
-                assert!(
-                    output.status.success(),
-                    "{put:?}: {output:?}\n{}",
-                    self.log()
-                );
+                self.python(&[script, &url]);
             }
         }
+    }
+
+    fn python(&self, script_and_arguments: &[&str]) {
+        let mut python = Command::new("python3");
+        let output = python.arg("-c").args(script_and_arguments).output();
+        let output = output.unwrap_or_else(|error| panic!("{python:?}: {error}"));
+        assert!(
+            output.status.success(),
+            "{python:?}: {output:?}\n{}",
+            self.log()
+        );
     }
 }
 
