@@ -50,11 +50,16 @@ pub(super) struct Gap {
 pub(super) fn gaps(files: &[LtxObject]) -> (Vec<Gap>, usize) {
     let (mut gaps, mut useless) = (Vec::<Gap>::new(), 0);
     let (mut position, mut open) = (Txid::ZERO, None::<Gap>);
+    let level_0 = files.iter().filter(|file| file.level == Level::L0);
+    let first = level_0.map(|file| file.name).min();
     for file in files {
         let name = file.name;
         if name.min.previous() <= position {
-            // Nothing is lost in front of a snapshot of the first state behind the gap.
-            let harmless = |gap: &Gap| name.is_snapshot() && gap.next.max == name.max;
+            // Nothing is lost in front of a snapshot of the first state behind the gap. The newest file of
+            // level 0 stays when those before it go, which are compacted with it.
+            let left = |gap: &Gap| gap.level == Level::L0 && Some(gap.next) == first;
+            let harmless =
+                |gap: &Gap| gap.next.max == name.max && (name.is_snapshot() || left(gap));
             if let Some(mut gap) = open.take().filter(|gap| !harmless(gap)) {
                 gap.resumes = Some(name);
                 gaps.push(gap);
@@ -191,8 +196,16 @@ mod tests {
         let rows = [(9, 1, 2), (0, 4, 4), (0, 5, 5), (9, 1, 6), (0, 8, 8)];
         assert_eq!(found(&rows), (vec![(2, 4, 5, 6), (6, 8, 8, 0)], 0));
         // A coarser file covers what finer ones lack.
+        let rows = [(9, 1, 2), (1, 3, 4), (0, 5, 5)];
+        assert_eq!(found(&rows), (vec![], 0));
+        // File 4 was the newest one of level 0 when file 3 went.
         let rows = [(9, 1, 2), (0, 4, 4), (1, 3, 4), (0, 5, 5)];
-        assert_eq!(found(&rows).0.len(), 1, "state 4 comes from level 1 alone");
+        assert_eq!(found(&rows), (vec![], 0));
+        // Those of level 0 go from the oldest on, and those of a window together.
+        let rows = [(9, 1, 1), (0, 2, 2), (0, 4, 4), (1, 2, 4)];
+        assert_eq!(found(&rows), (vec![(2, 4, 4, 4)], 0));
+        let rows = [(9, 1, 2), (0, 4, 4), (0, 5, 5), (1, 3, 5)];
+        assert_eq!(found(&rows), (vec![(2, 4, 5, 5)], 0));
         assert_eq!(found(&[(0, 3, 3), (0, 4, 4), (9, 1, 9)]), (vec![], 2));
         // Retention leaves the newest file of level 0, and snapshots of days.
         assert_eq!(found(&[(9, 1, 2), (0, 9, 9), (9, 1, 9)]), (vec![], 0));
