@@ -262,9 +262,10 @@ impl RestoreError {
 
 fn first_snapshot(first: &Option<(Txid, SystemTime)>) -> String {
     match first {
-        Some((txid, _)) => format!(
-            " at the time that is wanted; the oldest one is of transaction {txid}, \
-             choose that or a later state"
+        Some((txid, created)) => format!(
+            " that is as old as what is wanted; the oldest one is of transaction {txid} of {}, \
+             choose that or a later state",
+            time(*created)
         ),
         None => {
             ": no file starts at the first transaction, so the beginning of the history is lost"

@@ -107,6 +107,16 @@ async fn a_state_that_cannot_be_had_is_refused_by_name() {
         matches!(error, RestoreError::NoSnapshot { first: Some(_), .. }),
         "{error}"
     );
+    // What can be had is said, and can be had.
+    let text = error.to_string();
+    let first = humantime::format_rfc3339_millis(created(1)).to_string();
+    assert!(
+        text.contains("0000000000000001") && text.contains(&first),
+        "{text}"
+    );
+    let first = RestoreTarget::Timestamp(humantime::parse_rfc3339(&first).unwrap());
+    let plan = restore_plan(Arc::clone(&scene.replica), first).await;
+    assert_eq!(plan.unwrap().txid(), Txid::FIRST);
     scene.assert_nothing_left();
 }
 
