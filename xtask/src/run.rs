@@ -9,12 +9,19 @@ use crate::steps::Tally;
 /// Folders below tests/drivers.
 pub(crate) const DRIVERS: [&str; 3] = ["sqlx", "diesel", "old-rusqlite"];
 
+/// Tests at a time. They wait more than they work: for programs, servers, and intervals.
+const THREADS: &str = "RUST_TEST_THREADS";
+
 /// `cargo test` of the workspace, doc tests included. Random tests draw their own seeds where none is given.
 pub(crate) fn unit(arguments: &[String], seed: Option<u64>) -> Result<Tally> {
     let mut test = command("cargo");
     test.args(["test", "--locked", "--no-fail-fast"]);
     if arguments.is_empty() {
         test.arg("--workspace");
+    }
+    if std::env::var_os(THREADS).is_none() {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        test.env(THREADS, (2 * cores).to_string());
     }
     if let Some(seed) = seed {
         test.env("EVERTIDE_SEED", seed.to_string());

@@ -149,7 +149,7 @@ fn most_memory(process: &ChildProcess) -> u64 {
 fn storms_lose_nothing_replace_nothing_and_need_no_operator() {
     let seed = evertide_testkit::seed();
     let seconds = std::env::var("EVERTIDE_STORM_SECONDS");
-    let seconds = seconds.map_or(40, |seconds| seconds.parse().unwrap());
+    let seconds = seconds.map_or(120, |seconds| seconds.parse().unwrap());
     let mut storm = Storm::new(seed);
     let database = storm.place.path("app.db");
     create_database(&database, DatabaseOptions::default()).unwrap();
