@@ -91,7 +91,7 @@ impl Replica {
             action: "note the lineage of",
             source,
         })?;
-        self.context.lease.claim(lineage);
+        self.context.lease.claim(lineage, &taken);
         Ok(begin(&taken, remote))
     }
 

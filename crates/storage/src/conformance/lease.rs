@@ -22,7 +22,7 @@ pub async fn of_several_writers_one_has_the_lease(replicas: &impl Replicas) {
         .collect();
     for lease in &leases {
         assert_eq!(lease.look().await.expect("free"), Taken::New);
-        lease.claim(Identity::random());
+        lease.claim(Identity::random(), &Taken::New);
     }
     let write = async |number: u64, lease: &Arc<Lease>| {
         let client = LeasedClient::new(replicas.open("one"), Arc::clone(lease));
@@ -62,7 +62,7 @@ pub async fn of_several_writers_one_has_the_lease(replicas: &impl Replicas) {
     let next = &leases[(winner + 1) % leases.len()];
     let taken = next.look().await.expect("free");
     assert!(matches!(taken, Taken::Released(_)), "{taken:?}");
-    next.claim(Identity::random());
+    next.claim(Identity::random(), &taken);
     next.ensure().await.expect("taken");
     assert!(leases[winner].look().await.is_err());
 }

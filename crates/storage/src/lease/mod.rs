@@ -191,14 +191,19 @@ impl Lease {
         }
     }
 
-    /// Lets the next write take the lease that was looked at, for a replica of this history.
-    pub fn claim(&self, lineage: Identity) {
+    /// Lets the next write take the lease as [`Lease::look`] found it, for a replica of this history. Where it is
+    /// known by now that somebody else has taken it since, nothing happens, and the write is refused.
+    pub fn claim(&self, lineage: Identity, taken: &Taken) {
         let now = self.clock.now();
         let mut state = self.state();
         if state.claim.is_some_and(|claim| claim.lineage == lineage) {
             return;
         }
         let last = state.seen.as_ref().and_then(|seen| seen.record.as_ref());
+        let ours = last.is_some_and(|last| last.session == self.session);
+        if last != taken.record() && !ours {
+            return;
+        }
         let generation = match last {
             None => 1,
             Some(last) if last.owner.id == self.owner.id => last.generation,

@@ -54,7 +54,7 @@ impl Writer {
     /// Looks, and may write from now on.
     async fn claim(&self) -> Result<Taken, Error> {
         let taken = self.lease.look().await?;
-        self.lease.claim(self.lineage);
+        self.lease.claim(self.lineage, &taken);
         Ok(taken)
     }
 
@@ -94,6 +94,31 @@ fn assert_lost(result: Result<(), Error>, said: &str) {
     let error = result.unwrap_err();
     assert!(matches!(error, Error::LeaseLost { .. }), "{error:?}");
     assert!(error.to_string().contains(said), "{error}");
+}
+
+#[tokio::test]
+async fn a_look_that_is_out_of_date_gives_no_claim_to_what_was_taken_since() {
+    let store = store();
+    let [first, second] = ["11", "22"].map(|process| Writer::new(&store, process));
+    first.claim().await.unwrap();
+    first.put(1).await.unwrap();
+    // It is stopped between its look and what follows, for longer than its lease lasts.
+    first.clock.advance(LASTS);
+    let looked = first.lease.look().await.unwrap();
+    assert!(second.claim().await.is_err());
+    second.clock.advance(2 * LASTS);
+    second.claim().await.unwrap();
+    second.put(2).await.unwrap();
+    // Another task of it hears of that first.
+    assert!(first.put(3).await.is_err());
+    first.lease.claim(first.lineage, &looked);
+    let error = first.put(3).await.unwrap_err();
+    assert!(matches!(error, Error::LeaseLost { .. }), "{error}");
+    let claimed = first.claim().await;
+    assert!(
+        matches!(claimed, Err(Error::LeaseHeld { .. })),
+        "{claimed:?}"
+    );
 }
 
 #[tokio::test]
