@@ -141,7 +141,8 @@ async fn a_killed_process_takes_nothing_with_it_that_it_was_told_is_durable() {
             assert_eq!(checked, Ok(()), "round {round} after {lifetime:?}");
         }
         scene.check_ranges().unwrap();
-        if rng.u8(..6) == 0 {
+        // One that was killed at once may have made none.
+        if rng.u8(..6) == 0 && scene.state().exists() {
             // The next one starts with a snapshot.
             std::fs::remove_dir_all(scene.state()).unwrap();
             states += 1;
