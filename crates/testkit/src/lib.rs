@@ -36,7 +36,10 @@ pub use checkout::{
 };
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
 pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
-pub use process::{ChildProcess, another_process_can_truncate, another_process_can_write};
+pub use process::{
+    ChildProcess, another_process_can_truncate, another_process_can_write,
+    another_process_finds_locked,
+};
 pub use programs::{
     AzureServer, GcsServer, InstallError, RestoreError, S3Kind, S3Server, SftpKind, SftpServer,
     WebdavKind, WebdavServer, age, age_keygen, install_age, install_azurite, install_fake_gcs,

@@ -158,6 +158,31 @@ pub fn another_process_can_truncate(database: &std::path::Path) -> bool {
     asked_from_outside(database, "PRAGMA wal_checkpoint(TRUNCATE)")
 }
 
+/// Whether another process finds this byte of a file locked, shared or not: the wal-index of SQLite has its locks
+/// from byte 120 on.
+///
+/// # Panics
+///
+/// When the other process cannot be asked.
+pub fn another_process_finds_locked(file: &std::path::Path, byte: u32) -> bool {
+    const SCRIPT: &str = "import fcntl, struct, sys
+with open(sys.argv[1], 'r+b') as file:
+    asked = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, int(sys.argv[2]), 1, 0)
+    answer = fcntl.fcntl(file, fcntl.F_GETLK, asked)
+    sys.exit(0 if struct.unpack('hhqqi4x', answer)[0] == fcntl.F_UNLCK else 1)";
+    let status = Command::new("python3")
+        .args(["-c", SCRIPT])
+        .arg(file)
+        .arg(byte.to_string())
+        .status()
+        .expect("python3 runs");
+    match status.code() {
+        Some(0) => false,
+        Some(1) => true,
+        other => panic!("the other process ended with {other:?}"),
+    }
+}
+
 /// Whether a statement works in another process, and says of itself that it was not busy.
 fn asked_from_outside(database: &std::path::Path, sql: &str) -> bool {
     const SCRIPT: &str = "import sqlite3, sys

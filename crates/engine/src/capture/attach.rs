@@ -320,6 +320,11 @@ impl Attached {
     /// Does what the protocol asks for with one lock; `false` where somebody else is in the way.
     pub(super) fn change_lock(&mut self, action: Action) -> Result<bool, Error> {
         let done = match action {
+            // A lock is one byte that is locked or not: to take it again and drop what was held before would let
+            // go of it, unnoticed.
+            Action::TakePin if self.pin.is_some() => true,
+            Action::TakeGuard if self.guard.is_some() => true,
+            Action::TakeBrake if self.brake.is_some() => true,
             Action::TakePin => {
                 self.pin = self.index.pin().map_err(self.shm_failed())?;
                 self.pin.is_some()
@@ -623,6 +628,38 @@ mod tests {
             };
             assert_eq!(found, expected, "case {number}");
         }
+    }
+
+    #[test]
+    fn a_lock_that_is_taken_again_is_still_held() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+            .unwrap();
+        conn.busy_timeout(Duration::ZERO).unwrap();
+        let checkpoint = |mode: &str| -> (i64, i64, i64) {
+            let sql = format!("PRAGMA wal_checkpoint({mode})");
+            let row = conn.query_row(&sql, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
+            row.unwrap()
+        };
+        let disk = evertide_storage::OsDisk;
+        let mut attached = Attached::open(&path, &disk).unwrap().unwrap();
+        for lock in [Action::TakePin, Action::TakeGuard] {
+            attached.wait_for(lock).unwrap();
+        }
+        let (_, frames, backfilled) = checkpoint("PASSIVE");
+        assert!(frames > 0);
+        assert_eq!(
+            backfilled, 0,
+            "the guard keeps frames from being backfilled"
+        );
+        attached.change_lock(Action::ReleaseGuard).unwrap();
+        assert_eq!(checkpoint("PASSIVE").2, frames);
+        assert_eq!(checkpoint("TRUNCATE").0, 1, "the pin keeps the WAL");
+        attached.change_lock(Action::TakeGuard).unwrap();
+        attached.change_lock(Action::ReleasePin).unwrap();
+        assert_eq!(checkpoint("TRUNCATE").0, 0, "nothing is in the way");
     }
 
     #[test]

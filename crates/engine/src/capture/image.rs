@@ -241,8 +241,8 @@ impl Capture {
         let Some(before) = self.state.position else {
             return Ok(0);
         };
+        // Both locks are held since the database was opened.
         let attached = self.attached_mut()?;
-        attached.wait_for(Action::TakeGuard)?;
         let inode = attached.id.inode;
         let index = attached.read_index()?;
         let wal = WalFile::open(

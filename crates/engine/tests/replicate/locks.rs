@@ -14,7 +14,10 @@ use evertide::{
     verify,
 };
 use evertide_storage::{Destination, Fault, FaultDisk, OsDisk, ReplicaClient};
-use evertide_testkit::{another_process_can_truncate, another_process_can_write as can_write};
+use evertide_testkit::{
+    another_process_can_truncate, another_process_can_write as can_write,
+    another_process_finds_locked,
+};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options};
@@ -44,6 +47,33 @@ async fn a_write_transaction_stays_exclusive_across_start_and_stop() {
     }
     conn.execute_batch("COMMIT").unwrap();
     assert!(another_process_can_write(&scene));
+}
+
+/// READ(0) of the wal-index: while it is locked no frame is backfilled.
+const GUARD: u32 = 123;
+
+#[tokio::test]
+async fn after_a_start_that_compared_all_pages_the_empty_wal_is_guarded() {
+    let (scene, conn) = Scene::with_rows(20);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    conn.execute_batch("INSERT INTO t (b) VALUES ('unseen')")
+        .unwrap();
+    drop(conn); // with the last connection goes the WAL
+    let conn = scene.open();
+    let backup = scene.start().await;
+    assert_eq!(backup.status().rebases, 1);
+    durable(&backup).await;
+    let shm = scene.dir.path().join("app.db-shm");
+    assert!(another_process_finds_locked(&shm, GUARD));
+    backup.stop(DEADLINE).await.unwrap();
+    assert!(
+        !another_process_finds_locked(&shm, GUARD),
+        "the probe works"
+    );
+    drop(conn);
+    scene.assert_restores();
 }
 
 #[tokio::test]
