@@ -220,6 +220,11 @@ impl ReplicaClient for Line {
         self.0.inner.list(level, after).await
     }
 
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        self.read("look").await?;
+        self.0.inner.date(objects).await
+    }
+
     /// Takes no time and does not fail: threads wait for it, and while they do the clock stands still.
     async fn get(
         &self,

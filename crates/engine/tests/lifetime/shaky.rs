@@ -6,7 +6,7 @@ use std::{
     io,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -61,6 +61,8 @@ pub(crate) struct Troubles {
 pub(crate) struct Shaky {
     pub(crate) inner: Arc<MemoryClient>,
     state: Mutex<State>,
+    /// How much later a listing says that files above level 0 were captured.
+    late: Duration,
     /// Whoever made the request under way is dead.
     pub(crate) died: Notify,
 }
@@ -105,8 +107,16 @@ impl Shaky {
         Self {
             inner: Arc::new(MemoryClient::new("year")),
             state: Mutex::new(state),
+            late: Duration::ZERO,
             died: Notify::new(),
         }
+    }
+
+    /// With listings that tell when files were stored, as those of services do: above level 0 that is
+    /// after the end of their windows.
+    pub(crate) fn with_late_listings(mut self, late: Duration) -> Self {
+        self.late = late;
+        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -277,11 +287,22 @@ impl ReplicaClient for Shaky {
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        self.request("list", self.inner.list(level, after)).await
+        let mut objects = self.request("list", self.inner.list(level, after)).await?;
+        let stored_late = |object: &&mut LtxObject| object.level > Level::L0;
+        for object in objects.iter_mut().filter(stored_late) {
+            object.created += self.late;
+        }
+        Ok(objects)
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
-        self.request("look", self.inner.date(objects)).await
+        let dated = async {
+            let known = &self.state().objects;
+            let dated = objects.iter();
+            let dated = dated.filter_map(|object| known.get(&(object.level, object.name)).cloned());
+            Ok(dated.collect())
+        };
+        self.request("look", dated).await
     }
 
     async fn get(

@@ -9,7 +9,9 @@ use evertide::{
     Destination, Maintenance, ReplicaOptions, RestoreTarget, RetentionTier, Txid, restore_plan,
 };
 use evertide_ltx::{Encoder, Header, Level, LtxName, PageSize, Pgno};
-use evertide_storage::{ManualClock, MemoryClient, ReplicaClient, bytes_stream};
+use evertide_storage::{ManualClock, ReplicaClient, bytes_stream};
+
+use crate::shaky::Shaky;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -112,7 +114,7 @@ async fn a_day_of_minutes_days_of_hours_and_a_week_of_days_can_be_restored_at_an
     let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
     let begun = SystemTime::UNIX_EPOCH + BEGINNING;
     let mut replica = Replica {
-        client: Arc::new(MemoryClient::new("tiers")),
+        client: Arc::new(Shaky::new(random.fork()).with_late_listings(50 * MINUTE)),
         clock: Arc::new(ManualClock::new(begun)),
         captured: Vec::new(),
     };
