@@ -12,7 +12,7 @@ use crate::replica::{LtxFile, ltx_files};
 /// A planted fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Fault {
-    /// The newest file of level 0 is gone: the last commits are lost, and nothing else shows it.
+    /// The newest files of level 0 are gone: the last commits are lost, and nothing else shows it.
     DropNewest,
     /// A file in the middle of level 0 is gone.
     DropMiddle,
@@ -31,29 +31,35 @@ pub(crate) fn plant(fault: Fault, replica: &Path, rng: &mut fastrand::Rng) -> Re
         count >= 3,
         "{count} files of level 0 are too few to damage one"
     );
-    let victim = match fault {
-        Fault::DropNewest => count - 1,
-        Fault::DropMiddle | Fault::FlipByte => rng.usize(1..count - 1),
+    let victims = match fault {
+        // The last one may change nothing: an orderly stop leaves one for Litestream to go on from.
+        Fault::DropNewest => files.split_off(count - 2),
+        Fault::DropMiddle | Fault::FlipByte => {
+            vec![files.swap_remove(rng.usize(1..count - 1))]
+        }
     };
-    let LtxFile { path, min, max, .. } = files.swap_remove(victim);
     // Compaction may have been there already: what is made of the damaged file would hide the damage.
-    for file in covering {
-        if file.min <= min && max <= file.max {
-            fs::remove_file(&file.path)
-                .with_context(|| format!("deleting {}", file.path.display()))?;
+    let hides = |file: &LtxFile| {
+        let mut victims = victims.iter();
+        victims.any(|victim| file.min <= victim.min && victim.max <= file.max)
+    };
+    for LtxFile { path, .. } in covering.iter().filter(|file| hides(file)) {
+        fs::remove_file(path).with_context(|| format!("deleting {}", path.display()))?;
+    }
+    for LtxFile { path, .. } in &victims {
+        match fault {
+            Fault::DropNewest | Fault::DropMiddle => {
+                fs::remove_file(path).with_context(|| format!("deleting {}", path.display()))?;
+            }
+            Fault::FlipByte => {
+                let file = File::options().read(true).write(true).open(path)?;
+                let offset = file.metadata()?.len() / 2;
+                let mut byte = [0];
+                file.read_exact_at(&mut byte, offset)?;
+                file.write_all_at(&[byte[0] ^ 0x10], offset)?;
+            }
         }
     }
-    match fault {
-        Fault::DropNewest | Fault::DropMiddle => {
-            fs::remove_file(&path).with_context(|| format!("deleting {}", path.display()))?;
-        }
-        Fault::FlipByte => {
-            let file = File::options().read(true).write(true).open(&path)?;
-            let offset = file.metadata()?.len() / 2;
-            let mut byte = [0];
-            file.read_exact_at(&mut byte, offset)?;
-            file.write_all_at(&[byte[0] ^ 0x10], offset)?;
-        }
-    }
-    Ok(path)
+    let first = victims.into_iter().next().context("a file to damage")?;
+    Ok(first.path)
 }

@@ -236,8 +236,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "retention-one-too-many",
         harm: "a file that leads on from the oldest state still promised is deleted",
         file: "crates/engine/src/replica/retain.rs",
-        right: "file.name.max <= reached\n",
-        wrong: "file.name.max <= reached.next()\n",
+        right: "file.name.max <= base && !stays(file)",
+        wrong: "file.name.max <= base.next() && !stays(file)",
         tests: &[
             unit(
                 "replica::retain::tests::retention_changes_no_state_that_it_promises_and_leaves_nothing_over",
