@@ -173,15 +173,8 @@ impl Capture {
     /// Takes both locks: neither the database file nor the frames captured so far can change then.
     fn hold_still(&mut self) -> Result<(), CaptureError> {
         let attached = self.attached_mut()?;
-        for (missing, lock) in [
-            (attached.pin.is_none(), Action::TakePin),
-            (attached.guard.is_none(), Action::TakeGuard),
-        ] {
-            if missing {
-                attached.wait_for(lock)?;
-            }
-        }
-        Ok(())
+        attached.wait_for(Action::TakePin)?;
+        Ok(attached.wait_for(Action::TakeGuard)?)
     }
 
     /// The pages that changed after `since`, unless a snapshot takes hardly more.
