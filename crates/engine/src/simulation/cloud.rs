@@ -190,6 +190,16 @@ impl Line {
         }
     }
 
+    /// The same for what there is. Who looks again since something has vanished has a thread wait for it, and
+    /// then it takes no time.
+    async fn look(&self, action: &'static str) -> Result<(), Error> {
+        let again = self.0.state().vanished == Some(Instant::now());
+        match again {
+            true => Ok(()),
+            false => self.read(action).await,
+        }
+    }
+
     fn failed(&self, action: &'static str) -> Error {
         Error::Store {
             location: self.0.inner.location(),
@@ -212,16 +222,12 @@ impl ReplicaClient for Line {
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        // A thread waits for what is there instead.
-        let again = self.0.state().vanished == Some(Instant::now());
-        if !again {
-            self.read("list").await?;
-        }
+        self.look("list").await?;
         self.0.inner.list(level, after).await
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
-        self.read("look").await?;
+        self.look("look").await?;
         self.0.inner.date(objects).await
     }
 
