@@ -49,11 +49,19 @@ pub(crate) fn report(command: &str, error: &anyhow::Error) -> ExitCode {
 
 /// An error with its causes. A cause that its effect has quoted already is not repeated.
 fn describe(error: &anyhow::Error) -> String {
+    described(error.as_ref())
+}
+
+/// The same of any error.
+pub(crate) fn described(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let told = cause.to_string();
+        if !text.contains(&told) {
+            text = format!("{text}: {told}");
         }
+        next = cause.source();
     }
     text
 }

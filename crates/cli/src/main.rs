@@ -50,6 +50,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Restore(args) => commands::restore(&args),
         Command::Ltx(args) => commands::ltx(&args),
         Command::Verify(args) => commands::verify(&args),
+        Command::Doctor(args) => commands::doctor(&args),
         Command::Completions(args) => commands::completions(&args),
     }
 }

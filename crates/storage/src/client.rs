@@ -122,6 +122,11 @@ impl SmallKey {
         Self("lease".to_owned())
     }
 
+    /// The key of what a destination is tried with.
+    pub(crate) fn doctor(number: u64) -> Self {
+        Self(format!("doctor-{number:016x}"))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -215,6 +220,14 @@ pub trait ReplicaClient: Debug + Send + Sync {
         content: Bytes,
         precondition: Precondition,
     ) -> Result<Version, Error>;
+
+    /// When a small object was stored, by the store's own clock, to the second; `None` where the store does not
+    /// tell, or has no such object.
+    ///
+    /// One that passes calls on to another store has to pass this on too.
+    async fn small_stored(&self, _key: &SmallKey) -> Result<Option<SystemTime>, Error> {
+        Ok(None)
+    }
 
     /// The keys of all small objects, sorted.
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error>;

@@ -231,6 +231,11 @@ impl ReplicaClient for CountingClient {
         self.inner.put_small(key, content, precondition).await
     }
 
+    async fn small_stored(&self, key: &SmallKey) -> Result<Option<SystemTime>, Error> {
+        self.count(RequestKind::Get, 1);
+        self.inner.small_stored(key).await
+    }
+
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
         self.listed(self.inner.list_small()).await
     }

@@ -39,6 +39,7 @@ mod connected;
 mod count;
 mod destination;
 mod disk;
+mod doctor;
 mod error;
 mod file;
 mod layout;
@@ -82,6 +83,7 @@ pub use self::{
     count::{CountingClient, RequestKind, Requests},
     destination::{Destination, FileOptions},
     disk::{DirEntry, Disk, DiskFile, FileKind, Metadata, OsDisk},
+    doctor::{Ability, Examination, Verdict, examine},
     error::Error,
     file::FileClient,
     lease::{Identity, Lease, LeaseRecord, LeaseState, LeasedClient, NotAnIdentity, Owner, Taken},

@@ -1,6 +1,7 @@
 //! The command line: what may be written, and what its help says.
 
 mod config;
+mod doctor;
 mod replicate;
 mod restore;
 mod source;
@@ -13,6 +14,7 @@ use evertide_ltx::Level;
 
 pub(crate) use self::{
     config::{ConfigArgs, ConfigCommand, InsertConfigArgs, Scoped, Stored},
+    doctor::DoctorArgs,
     replicate::{LogArgs, LogFormat, LogLevel, ReplicateArgs, ReplicateFrom},
     restore::{IntegrityCheck, RestoreArgs},
     source::{SettingsArgs, SettingsFrom, SourceArgs, SourceFrom},
@@ -72,6 +74,8 @@ pub(crate) enum Command {
     Ltx(LtxArgs),
     /// Prove that a replica can be restored
     Verify(VerifyArgs),
+    /// Try what a destination can do
+    Doctor(DoctorArgs),
     /// Print a completion script for a shell
     Completions(CompletionsArgs),
 }

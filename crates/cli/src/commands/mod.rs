@@ -4,6 +4,7 @@ mod blueprint;
 mod completions;
 mod config;
 mod demo;
+mod doctor;
 mod follow;
 mod insert;
 mod keygen;
@@ -18,6 +19,7 @@ pub(crate) use self::{
     completions::completions,
     config::config,
     demo::{demo, demo_app},
+    doctor::doctor,
     insert::insert_config,
     keygen::keygen,
     ltx::ltx,

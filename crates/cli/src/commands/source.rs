@@ -19,6 +19,7 @@ pub(super) struct Source {
     pub(super) name: Option<String>,
     /// The database it is the replica of, where that is known.
     pub(super) database: Option<PathBuf>,
+    pub(super) destination: Destination,
     pub(super) client: Arc<dyn ReplicaClient>,
 }
 
@@ -36,11 +37,12 @@ impl Source {
 pub(super) fn sources(args: &SourceArgs) -> anyhow::Result<Vec<Source>> {
     match args.resolve()? {
         SourceFrom::Url(url) => {
-            let client = destination(url)?.connect(Arc::new(OsDisk))?;
+            let destination = destination(url)?;
             Ok(vec![Source {
                 name: None,
                 database: None,
-                client,
+                client: destination.connect(Arc::new(OsDisk))?,
+                destination,
             }])
         }
         SourceFrom::Settings {
@@ -93,6 +95,7 @@ fn connect(databases: Vec<Database>) -> anyhow::Result<Vec<Source>> {
         for replica in replication.replicas {
             sources.push(Source {
                 client: replica.destination.connect(Arc::new(OsDisk))?,
+                destination: replica.destination,
                 name: Some(replica.name),
                 database: path.clone(),
             });

@@ -4,6 +4,7 @@
 mod costs;
 mod demo;
 mod directories;
+mod doctor;
 mod follow;
 mod interop;
 mod keygen;

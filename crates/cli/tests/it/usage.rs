@@ -7,7 +7,7 @@ use std::{
 
 use super::support::Workplace;
 
-const COMMANDS: [&str; 10] = [
+const COMMANDS: [&str; 11] = [
     "demo",
     "keygen",
     "generate-blueprint-config",
@@ -17,6 +17,7 @@ const COMMANDS: [&str; 10] = [
     "restore",
     "ltx",
     "verify",
+    "doctor",
     "completions",
 ];
 

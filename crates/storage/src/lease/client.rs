@@ -118,6 +118,10 @@ impl ReplicaClient for LeasedClient {
         self.inner.put_small(key, content, precondition).await
     }
 
+    async fn small_stored(&self, key: &SmallKey) -> Result<Option<SystemTime>, Error> {
+        self.inner.small_stored(key).await
+    }
+
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
         self.inner.list_small().await
     }

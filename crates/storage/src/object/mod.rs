@@ -384,6 +384,15 @@ impl ReplicaClient for ObjectClient {
             .await
     }
 
+    async fn small_stored(&self, key: &SmallKey) -> Result<Option<SystemTime>, Error> {
+        let key = format!("{SMALL}{key}");
+        match self.operator.stat(&key).await {
+            Ok(metadata) => Ok(metadata.last_modified().map(SystemTime::from)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.failed("look at", &key)(error)),
+        }
+    }
+
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
         let failed = self.not_listed(SMALL);
         let lister = self.operator.lister_with(SMALL).recursive(true);
@@ -409,6 +418,9 @@ const MISSING_BUCKET: &str = "; create the bucket, or check its name, region and
 /// What the user can do about an error.
 fn hint(error: &opendal::Error) -> &'static str {
     match error.kind() {
+        _ if error.to_string().contains("RequestTimeTooSkewed") => {
+            "; set the clock of this machine: it differs from the store's by more than that accepts"
+        }
         ErrorKind::PermissionDenied => {
             "; check the access key and what its policy allows: list, get, put, delete"
         }

@@ -9,16 +9,35 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::server::python_script;
+use super::server::{python, python_script};
 use super::{install_ministack, install_rclone};
 use crate::checkout::{free_port, temp_dir, wait_until};
 use crate::process::ChildProcess;
+
+/// A function that makes a client of a service which may do everything.
+const ROOT: &str = "\
+from sys import argv
+from botocore.session import Session
+def root(service):
+    return Session().create_client(service, endpoint_url=argv[1], region_name='us-east-1',
+        aws_access_key_id='test', aws_secret_access_key='test')
+";
+const NEW_BUCKET: &str = "root('s3').create_bucket(Bucket=argv[2])";
+const NEW_USER: &str = "\
+iam = root('iam')
+iam.create_user(UserName=argv[2])
+iam.put_user_policy(UserName=argv[2], PolicyName='it', PolicyDocument=argv[3])
+key = iam.create_access_key(UserName=argv[2])['AccessKey']
+print(key['AccessKeyId'], key['SecretAccessKey'])
+";
 
 /// Which server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum S3Kind {
     /// Honours conditions, checks no signature.
     Ministack,
+    /// The same, but refuses what the policy of a user does not allow, and takes no other user's requests.
+    Enforcing,
     /// Checks signatures, ignores conditions.
     Rclone,
 }
@@ -50,6 +69,11 @@ impl S3Server {
         let port = free_port();
         let mut command = match kind {
             S3Kind::Ministack => ministack(port),
+            S3Kind::Enforcing => {
+                let mut command = ministack(port);
+                command.env("SERVICES", "s3,iam").env("AUTH", "true");
+                command
+            }
             S3Kind::Rclone => rclone(port, dir.path()),
         };
         let log = dir.path().join("server.log");
@@ -74,11 +98,13 @@ impl S3Server {
     /// As [`S3Server::start`].
     pub fn shared(kind: S3Kind) -> Arc<Self> {
         // A static would never be dropped, and the server run on after the tests.
-        static RUNNING: Mutex<[Weak<S3Server>; 2]> = Mutex::new([Weak::new(), Weak::new()]);
+        static RUNNING: Mutex<[Weak<S3Server>; 3]> =
+            Mutex::new([Weak::new(), Weak::new(), Weak::new()]);
         let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
-        let [ministack, rclone] = &mut *running;
+        let [ministack, enforcing, rclone] = &mut *running;
         let place = match kind {
             S3Kind::Ministack => ministack,
+            S3Kind::Enforcing => enforcing,
             S3Kind::Rclone => rclone,
         };
         place.upgrade().unwrap_or_else(|| {
@@ -134,10 +160,38 @@ impl S3Server {
         self.python(&[script, &url, &flipped.to_string()]);
     }
 
+    /// A new user of an enforcing server, who may do what this policy says: the environment in which programs find the
+    /// access key.
+    ///
+    /// # Panics
+    ///
+    /// When the server refuses.
+    pub fn user(&self, name: &str, policy: &str) -> [(&'static str, String); 2] {
+        let printed = self.as_root(NEW_USER, &[name, policy]);
+        let (id, secret) = printed.trim().split_once(' ').expect("a key");
+        [
+            ("AWS_ACCESS_KEY_ID", id.to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", secret.to_owned()),
+        ]
+    }
+
+    /// Runs a script with a function `root`, which makes a client of a service.
+    fn as_root(&self, script: &str, arguments: &[&str]) -> String {
+        let (mut command, _) = python(install_ministack);
+        command.args(["-c", &format!("{ROOT}{script}")]);
+        let output = command.arg(&self.endpoint).args(arguments).output();
+        let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     fn create_bucket(&self) {
         match self.kind {
             S3Kind::Rclone => fs::create_dir(self.dir.path().join("data").join(Self::BUCKET))
                 .expect("a folder is a bucket"),
+            S3Kind::Enforcing => {
+                self.as_root(NEW_BUCKET, &[Self::BUCKET]);
+            }
             S3Kind::Ministack => {
                 let script = "import sys, urllib.request as u\n\
                               u.urlopen(u.Request(sys.argv[1], method='PUT'))";

@@ -75,13 +75,22 @@ impl Server {
 ///
 /// When it cannot be installed.
 pub(super) fn python_script(install: fn() -> Result<PathBuf, InstallError>) -> Command {
+    let (mut command, script) = python(install);
+    command.arg(script);
+    command
+}
+
+/// Python with the packages of a script that pip installed, and that script.
+///
+/// # Panics
+///
+/// As [`python_script`].
+pub(super) fn python(install: fn() -> Result<PathBuf, InstallError>) -> (Command, PathBuf) {
     let script = install().unwrap_or_else(|error| panic!("{error}"));
     let packages = script.parent().and_then(Path::parent).map(Path::to_owned);
     let mut command = Command::new("python3");
-    command
-        .arg(script)
-        .env("PYTHONPATH", packages.unwrap_or_default());
-    command
+    command.env("PYTHONPATH", packages.unwrap_or_default());
+    (command, script)
 }
 
 /// The server that other tests of the process use at the moment, or a new one. (A static would never be
