@@ -11,14 +11,14 @@ mod process;
 mod report;
 mod subject;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
-use report::Report;
+use report::{Printer, Report};
 use subject::Subject;
 
 /// Measure Evertide beside Litestream 0.5.17.
@@ -68,12 +68,51 @@ struct Options {
     /// Where the databases and replicas are, in a folder that is deleted afterwards.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
-    /// Print one JSON document instead of the table.
+    /// Print one JSON document at the end instead of the table, whose rows come as they are known.
     #[arg(long)]
     json: bool,
 }
 
+/// A part of the run whose results are printed when it has ended.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Lag,
+    Throughput,
+    Cost,
+    /// First backup and restore of a database of this size.
+    Restore {
+        mib: u64,
+    },
+}
+
+impl Step {
+    fn measure(self, options: &Options, dir: &Path, report: &mut Report) -> Result<()> {
+        match self {
+            Self::Lag => measure::lag(options, dir, report),
+            Self::Throughput => measure::throughput(options, dir, report),
+            Self::Cost => measure::cost(options, dir, report),
+            Self::Restore { mib } => measure::restore(options.rounds, dir, mib, report),
+        }
+    }
+}
+
 impl Options {
+    fn steps(&self) -> Vec<Step> {
+        let once = [
+            ("lag", Step::Lag),
+            ("throughput", Step::Throughput),
+            ("cost", Step::Cost),
+        ];
+        let sizes = self
+            .size_mib
+            .iter()
+            .map(|mib| ("restore", Step::Restore { mib: *mib }));
+        let all = once.into_iter().chain(sizes);
+        all.filter(|(name, _)| self.measures(name))
+            .map(|(_, step)| step)
+            .collect()
+    }
+
     fn measures(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == name)
     }
@@ -110,23 +149,17 @@ fn bench(options: &Options) -> Result<()> {
     Subject::prepare()?;
     std::fs::create_dir_all(&options.dir)?;
     let dir = tempfile::tempdir_in(std::fs::canonicalize(&options.dir)?)?;
-    let mut report = Report::default();
-    if options.measures("lag") {
-        measure::lag(options, dir.path(), &mut report)?;
-    }
-    if options.measures("throughput") {
-        measure::throughput(options, dir.path(), &mut report)?;
-    }
-    if options.measures("cost") {
-        measure::cost(options, dir.path(), &mut report)?;
-    }
-    if options.measures("restore") {
-        measure::restore(options, dir.path(), &mut report)?;
+    let (mut report, mut printer) = (Report::default(), Printer::default());
+    for step in options.steps() {
+        step.measure(options, dir.path(), &mut report)?;
+        if !options.json {
+            printer.print(&report, &mut std::io::stdout())?;
+        }
     }
     if options.json {
         println!("{}", report.to_json());
     } else {
-        println!("{report}");
+        Printer::explain(&mut std::io::stdout())?;
     }
     Ok(())
 }

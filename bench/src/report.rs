@@ -1,8 +1,7 @@
 //! Samples, and what is printed of them.
 
-use std::fmt;
+use std::io::{self, Write};
 
-use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
 use crate::subject::Subject;
@@ -88,6 +87,24 @@ impl Metric {
         })
     }
 
+    /// Its row of the table.
+    fn cells(&self) -> [String; COLUMNS.len()] {
+        let number = |subject| self.median(subject).map_or(String::new(), shown);
+        let times = |subject| match self.ratio(subject) {
+            Some(ratio) => format!("{}x", shown(ratio)),
+            None => String::new(),
+        };
+        [
+            self.name.clone(),
+            self.unit.to_owned(),
+            number(Subject::Baseline),
+            number(Subject::Evertide),
+            number(Subject::Litestream),
+            times(Subject::Baseline),
+            times(Subject::Litestream),
+        ]
+    }
+
     fn to_json(&self) -> Value {
         let mut results = serde_json::Map::new();
         for (subject, samples) in &self.samples {
@@ -105,43 +122,58 @@ impl Metric {
     }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new();
-        table.load_style(presets::ASCII_MARKDOWN);
-        table.set_header([
-            "median of all rounds",
-            "unit",
-            "baseline",
-            "evertide",
-            "litestream",
-            "to baseline",
-            "to litestream",
-        ]);
-        for metric in &self.metrics {
-            let number = |value: Option<f64>| value.map_or(String::new(), shown);
-            let times =
-                |value: Option<f64>| value.map_or(String::new(), |v| format!("{}x", shown(v)));
-            table.add_row([
-                metric.name.clone(),
-                metric.unit.to_owned(),
-                number(metric.median(Subject::Baseline)),
-                number(metric.median(Subject::Evertide)),
-                number(metric.median(Subject::Litestream)),
-                times(metric.ratio(Subject::Baseline)),
-                times(metric.ratio(Subject::Litestream)),
-            ]);
+/// Heads of the columns, and how wide each is: rows are printed before those that follow are known.
+const COLUMNS: [(&str, usize); 7] = [
+    ("median of all rounds", 44),
+    ("unit", 14),
+    ("baseline", 8),
+    ("evertide", 8),
+    ("litestream", 10),
+    ("to baseline", 11),
+    ("to litestream", 13),
+];
+
+/// The table of a report, printed row by row as measurements end.
+#[derive(Debug, Default)]
+pub(crate) struct Printer {
+    /// Metrics printed so far.
+    rows: usize,
+}
+
+impl Printer {
+    /// Prints what was measured since the last call, and flushes: a run that is stopped has lost nothing.
+    pub(crate) fn print(&mut self, report: &Report, out: &mut impl Write) -> io::Result<()> {
+        let new = report.metrics.get(self.rows..).unwrap_or_default();
+        if self.rows == 0 && !new.is_empty() {
+            row(out, COLUMNS.map(|(head, _)| head.to_owned()))?;
+            row(out, COLUMNS.map(|(_, width)| "-".repeat(width)))?;
         }
-        for column in table.column_iter_mut().skip(2) {
-            column.set_cell_alignment(CellAlignment::Right);
+        for metric in new {
+            row(out, metric.cells())?;
         }
-        writeln!(f, "{table}")?;
-        write!(
-            f,
+        self.rows = report.metrics.len();
+        out.flush()
+    }
+
+    /// Prints what the columns mean.
+    pub(crate) fn explain(out: &mut impl Write) -> io::Result<()> {
+        writeln!(
+            out,
             "\nThe last columns say how many times better Evertide is: above 1 better, below worse.\n\
-             Baseline: no backup, and for restores `cp` with `fsync`."
+             Baseline: no backup, and for restores `cp` with `fsync`. Bytes written are those to local disk\n\
+             and to the replica together."
         )
     }
+}
+
+fn row(out: &mut impl Write, cells: [String; COLUMNS.len()]) -> io::Result<()> {
+    for (index, (cell, (_, width))) in cells.iter().zip(COLUMNS).enumerate() {
+        match index {
+            0 | 1 => write!(out, "| {cell:<width$} ")?,
+            _ => write!(out, "| {cell:>width$} ")?,
+        }
+    }
+    writeln!(out, "|")
 }
 
 fn median(samples: &[f64]) -> Option<f64> {
@@ -179,6 +211,27 @@ mod tests {
         assert_eq!(report.metrics[0].ratio(Subject::Litestream), Some(4.0));
         assert_eq!(report.metrics[1].ratio(Subject::Litestream), Some(0.25));
         assert_eq!(report.metrics[0].ratio(Subject::Baseline), None);
+    }
+
+    #[test]
+    fn rows_are_printed_when_they_are_known_and_once() {
+        let (mut report, mut printer, mut out) =
+            (Report::default(), Printer::default(), Vec::new());
+        for (name, value) in [("restore of 1 MiB", 0.5), ("restore of 2 MiB", 1.5)] {
+            report.add(name, "s", Better::Lower, Subject::Evertide, value);
+            report.add(name, "s", Better::Lower, Subject::Baseline, 0.75);
+            printer.print(&report, &mut out).expect("into memory");
+        }
+        printer.print(&report, &mut out).expect("into memory");
+        let text = String::from_utf8(out).expect("text");
+        let rows: Vec<_> = text.lines().collect();
+        assert_eq!(rows.len(), 4, "{text}");
+        assert!(rows[2].contains("restore of 1 MiB"), "{text}");
+        assert!(
+            rows[2].contains("1.50x") && rows[3].contains("0.50x"),
+            "{text}"
+        );
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
     }
 
     #[test]

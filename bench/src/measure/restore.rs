@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::Options;
 use crate::database::fill;
 use crate::process::timed;
 use crate::report::{Better, Report};
@@ -17,12 +16,9 @@ use crate::subject::Subject;
 /// Rounds of first backups at most: Litestream needs seconds for each.
 const FIRST_BACKUPS: u32 = 3;
 
-pub(crate) fn restore(options: &Options, dir: &Path, report: &mut Report) -> Result<()> {
-    for mib in &options.size_mib {
-        let dir = tempfile::tempdir_in(dir)?;
-        Large::new(dir.path(), *mib)?.measure(options.rounds, report)?;
-    }
-    Ok(())
+pub(crate) fn restore(rounds: u32, dir: &Path, mib: u64, report: &mut Report) -> Result<()> {
+    let dir = tempfile::tempdir_in(dir)?;
+    Large::new(dir.path(), mib)?.measure(rounds, report)
 }
 
 /// A large database and its replicas.
@@ -40,17 +36,22 @@ impl<'a> Large<'a> {
 
     fn measure(&self, rounds: u32, report: &mut Report) -> Result<()> {
         for round in 0..rounds.min(FIRST_BACKUPS) {
-            eprintln!("first backup: round {}", round + 1);
+            eprintln!("first backup of {} MiB: round {}", self.mib, round + 1);
             for subject in Subject::BACKUPS {
                 self.back_up(subject, report)?;
             }
         }
         for round in 0..rounds {
-            eprintln!("restore: round {} of {rounds}", round + 1);
+            eprintln!(
+                "restore of {} MiB: round {} of {rounds}",
+                self.mib,
+                round + 1
+            );
             for subject in Subject::ALL {
                 self.restore(subject, report)?;
             }
         }
+        eprintln!("restore of {} MiB: comparing what was restored", self.mib);
         check(self.dir)
     }
 
@@ -64,6 +65,7 @@ impl<'a> Large<'a> {
         copy(&self.dir.join("large.db"), &source)?;
         let size = std::fs::metadata(&source)?.len() as f64;
         let (took, usage) = timed(&mut subject.replicate_once(&source, &replica))?;
+        eprintln!("  {subject}: {:.2} s", took.as_secs_f64());
         for (metric, unit, value) in [
             ("", "s", took.as_secs_f64()),
             (": processor time", "s", usage.cpu.as_secs_f64()),
@@ -94,6 +96,7 @@ impl<'a> Large<'a> {
                 took
             }
         };
+        eprintln!("  {subject}: {:.2} s", took.as_secs_f64());
         report.add(&name, "s", Better::Lower, subject, took.as_secs_f64());
         super::remove(&output, &self.dir.join("restored"));
         Ok(())
