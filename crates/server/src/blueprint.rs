@@ -13,7 +13,7 @@ mod tests {
 
     use evertide::ReplicaOptions;
     use evertide_storage::{
-        AzureOptions, Destination, GcsOptions, S3Options, SftpOptions, WebdavOptions,
+        AzureOptions, Destination, GcsOptions, NatsOptions, S3Options, SftpOptions, WebdavOptions,
     };
 
     use super::*;
@@ -32,6 +32,7 @@ mod tests {
                     let value = match line {
                         _ if line.contains("://") => format!("https://backup/{number}"),
                         _ if line.contains("_host = ") => "backup".to_owned(),
+                        _ if line.contains("nats_bucket = ") => "backup".to_owned(),
                         _ => format!("/backup/{number}"),
                     };
                     lines.push(format!("{before}\"{value}\"{after}"));
@@ -102,6 +103,10 @@ mod tests {
             ReplicaOptions::new(
                 "server",
                 Destination::Sftp(SftpOptions::new("backup", "/backup/8").unwrap()),
+            ),
+            ReplicaOptions::new(
+                "nats",
+                Destination::Nats(NatsOptions::new("backup", "backup", "").unwrap()),
             ),
         ];
         assert_eq!(options, expected);

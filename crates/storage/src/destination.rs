@@ -32,6 +32,9 @@ pub enum Destination {
     /// A server with SSH.
     #[cfg(feature = "sftp")]
     Sftp(crate::SftpOptions),
+    /// An object store of NATS JetStream.
+    #[cfg(feature = "nats")]
+    Nats(crate::NatsOptions),
 }
 
 /// A replica in a directory.
@@ -55,6 +58,7 @@ const UNSUPPORTED: &[&str] = &[
     "webdav",
     #[cfg(not(feature = "webdav"))]
     "webdavs",
+    #[cfg(not(feature = "nats"))]
     "nats",
     "oss",
 ];
@@ -74,6 +78,8 @@ const CLIENTS: &[(&str, &str)] = &[
     ("webdavs", "`webdavs://user@host/path`"),
     #[cfg(feature = "sftp")]
     ("sftp", "`sftp://user@host/path`"),
+    #[cfg(feature = "nats")]
+    ("nats", "`nats://user@host/bucket`"),
 ];
 
 /// The same for error messages.
@@ -152,6 +158,8 @@ impl Destination {
             }
             #[cfg(feature = "sftp")]
             ("sftp", Some(rest)) => Some(crate::SftpOptions::parse(rest).map(Self::Sftp)),
+            #[cfg(feature = "nats")]
+            ("nats", Some(rest)) => Some(crate::NatsOptions::parse(rest).map(Self::Nats)),
             _ => None,
         };
         if let Some(parsed) = parsed {
@@ -215,6 +223,8 @@ impl Destination {
             Self::Webdav(options) => Ok(options.connect()?),
             #[cfg(feature = "sftp")]
             Self::Sftp(options) => Ok(options.connect()),
+            #[cfg(feature = "nats")]
+            Self::Nats(options) => Ok(options.connect()),
         }
     }
 
@@ -255,6 +265,8 @@ impl fmt::Display for Destination {
             Self::Webdav(options) => options.fmt(f),
             #[cfg(feature = "sftp")]
             Self::Sftp(options) => options.fmt(f),
+            #[cfg(feature = "nats")]
+            Self::Nats(options) => options.fmt(f),
         }
     }
 }

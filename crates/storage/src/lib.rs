@@ -27,14 +27,15 @@
 //! ```
 //!
 //! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage, `azure` in
-//! Azure Blob Storage, `webdav` on a WebDAV share, `sftp` on a server with SSH. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock
-//! that tests turn, and the suite that every client must pass.
+//! Azure Blob Storage, `webdav` on a WebDAV share, `sftp` on a server with SSH, `nats` in an object store of NATS
+//! JetStream. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock that tests
+//! turn, and the suite that every client must pass.
 
 mod client;
 mod clock;
 #[cfg(feature = "testing")]
 pub mod conformance;
-#[cfg(feature = "sftp")]
+#[cfg(any(feature = "nats", feature = "sftp"))]
 mod connected;
 mod count;
 mod destination;
@@ -47,6 +48,8 @@ mod lease;
 mod limit;
 #[cfg(feature = "testing")]
 mod memory;
+#[cfg(feature = "nats")]
+mod nats;
 #[cfg(feature = "_object")]
 mod object;
 mod secret;
@@ -55,6 +58,8 @@ mod sftp;
 mod stream;
 #[cfg(any(feature = "sftp", feature = "webdav"))]
 mod times;
+#[cfg(feature = "_tls")]
+mod tls;
 #[cfg(feature = "_url")]
 #[allow(dead_code)] // no store needs all of it
 mod url;
@@ -64,6 +69,8 @@ mod web;
 #[cfg(feature = "webdav")]
 mod webdav;
 
+#[cfg(feature = "nats")]
+pub use self::nats::NatsOptions;
 #[cfg(feature = "azure")]
 pub use self::object::AzureOptions;
 #[cfg(feature = "gcs")]

@@ -92,7 +92,7 @@ pub(crate) async fn head(
 }
 
 /// Ends with an error where less or more comes than this.
-#[cfg(feature = "_url")]
+#[cfg(any(feature = "_object", feature = "sftp", feature = "webdav"))]
 pub(crate) fn exactly(size: u64, body: ByteStream) -> ByteStream {
     Box::pin(stream::try_unfold(
         (body, size),

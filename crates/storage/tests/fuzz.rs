@@ -37,6 +37,7 @@ fn no_url_panics_means_two_things_or_shows_its_secrets() {
         "sftp://user:hunter2@host:22/path?key-path=/k",
         "webdavs://user:hunter2@host/path",
         "nats://user:hunter2@host:4222/bucket",
+        "nats://user@host/bucket/path?creds=/c&tls=true",
         "oss://key:hunter2@bucket/path",
         "https://user:hunter2@host/path?token=hunter2",
     ];

@@ -62,17 +62,13 @@ fn kinds() -> Vec<(&'static str, String)> {
     ];
     let login = [
         ("host", NOWHERE),
-        ("url", "http://127.0.0.1:1"),
-        ("path", "/app"),
+        ("path", "app"),
         ("bucket", "bucket"),
-        ("user", id),
-        ("username", id),
+        ("username", "user"),
         ("password", secret),
         ("token", secret),
         ("jwt", secret),
-        ("nkey", secret),
         ("seed", secret),
-        ("key_passphrase", secret),
     ];
     vec![
         ("s3", with("s3", &s3)),

@@ -187,6 +187,12 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
             server.path = format!("{}/{}", server.path, below.to_string_lossy());
             Ok(Destination::Sftp(server))
         }
+        #[cfg(feature = "nats")]
+        Destination::Nats(bucket) => {
+            let mut bucket = bucket.clone();
+            bucket.path = under(&bucket.path, below);
+            Ok(Destination::Nats(bucket))
+        }
         other => Err(format!(
             "{other} cannot be shared out among the databases of a directory: list each one"
         )),
@@ -449,7 +455,12 @@ fn class(characters: &mut std::str::Chars<'_>) -> Option<Part> {
 }
 
 /// A path below another one.
-#[cfg(any(feature = "azure", feature = "gcs", feature = "webdav"))]
+#[cfg(any(
+    feature = "azure",
+    feature = "gcs",
+    feature = "nats",
+    feature = "webdav"
+))]
 fn under(path: &str, below: &Path) -> String {
     let whole = format!("{path}/{}", below.to_string_lossy());
     whole.trim_start_matches('/').to_owned()

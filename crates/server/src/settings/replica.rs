@@ -28,6 +28,7 @@ impl ReplicaType {
     pub(super) const AZURE: Self = Self("abs");
     pub(super) const WEBDAV: Self = Self("webdav");
     pub(super) const SFTP: Self = Self("sftp");
+    pub(super) const NATS: Self = Self("nats");
 
     /// Every type there is, supported by this build or not.
     const ALL: [&'static str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
@@ -45,6 +46,8 @@ impl ReplicaType {
         Self::WEBDAV,
         #[cfg(feature = "sftp")]
         Self::SFTP,
+        #[cfg(feature = "nats")]
+        Self::NATS,
     ];
 
     pub(super) fn name(self) -> &'static str {

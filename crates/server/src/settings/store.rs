@@ -42,8 +42,8 @@ pub(super) struct Store {
     missing: &'static str,
     path: Key,
     others: &'static [(Setting, Key)],
-    /// Whether the store is to keep a second writer away.
-    conditional_writes: Key,
+    /// What is true or false there.
+    flag: Key,
     /// All keys of the TOML.
     pub(super) toml_keys: &'static [&'static str],
 }
@@ -53,19 +53,22 @@ pub(super) struct Store {
 enum Setting {
     Account,
     Credentials,
+    CredentialsPath,
     Endpoint,
     HostKey,
+    Jwt,
     Key,
     KeyPath,
     KnownHosts,
     Passphrase,
     Password,
+    Seed,
     Token,
     User,
 }
 
 /// Every store that is set in this way.
-pub(super) const STORES: [Store; 4] = [
+pub(super) const STORES: [Store; 5] = [
     Store {
         kind: ReplicaType::GCS,
         name: key("gs_bucket", "bucket"),
@@ -75,7 +78,7 @@ pub(super) const STORES: [Store; 4] = [
             (Setting::Credentials, key("gs_credentials", "")),
             (Setting::Endpoint, key("gs_endpoint", "")),
         ],
-        conditional_writes: key("", ""),
+        flag: key("", ""),
         toml_keys: &["gs_bucket", "gs_path", "gs_credentials", "gs_endpoint"],
     },
     Store {
@@ -89,7 +92,7 @@ pub(super) const STORES: [Store; 4] = [
             (Setting::Token, key("abs_sas_token", "sas-token")),
             (Setting::Endpoint, key("abs_endpoint", "endpoint")),
         ],
-        conditional_writes: key("", ""),
+        flag: key("", ""),
         toml_keys: &[
             "abs_container",
             "abs_path",
@@ -108,7 +111,7 @@ pub(super) const STORES: [Store; 4] = [
             (Setting::User, key("webdav_username", "webdav-username")),
             (Setting::Password, key("webdav_password", "webdav-password")),
         ],
-        conditional_writes: key("", ""),
+        flag: key("", ""),
         toml_keys: &[
             "webdav_url",
             "webdav_path",
@@ -130,7 +133,7 @@ pub(super) const STORES: [Store; 4] = [
             (Setting::HostKey, key("sftp_host_key", "host-key")),
             (Setting::KnownHosts, key("sftp_known_hosts", "")),
         ],
-        conditional_writes: key("sftp_conditional_writes", "conditional-writes"),
+        flag: key("sftp_conditional_writes", "conditional-writes"),
         toml_keys: &[
             "sftp_host",
             "sftp_path",
@@ -142,6 +145,38 @@ pub(super) const STORES: [Store; 4] = [
             "sftp_host_key",
             "sftp_known_hosts",
             "sftp_conditional_writes",
+        ],
+    },
+    Store {
+        kind: ReplicaType::NATS,
+        name: key("nats_bucket", "bucket"),
+        missing: "give the name of the object store",
+        // Litestream writes at the root of a bucket, whatever its `path` says.
+        path: key("nats_path", ""),
+        others: &[
+            (Setting::Endpoint, key("nats_host", "")),
+            (Setting::User, key("nats_username", "username")),
+            (Setting::Password, key("nats_password", "password")),
+            (Setting::Token, key("nats_token", "token")),
+            (
+                Setting::CredentialsPath,
+                key("nats_credentials_path", "creds"),
+            ),
+            (Setting::Jwt, key("nats_jwt", "jwt")),
+            (Setting::Seed, key("nats_seed", "seed")),
+        ],
+        flag: key("nats_tls", "tls"),
+        toml_keys: &[
+            "nats_host",
+            "nats_bucket",
+            "nats_path",
+            "nats_username",
+            "nats_password",
+            "nats_token",
+            "nats_credentials_path",
+            "nats_jwt",
+            "nats_seed",
+            "nats_tls",
         ],
     },
 ];
@@ -156,7 +191,7 @@ impl Store {
     /// Whether a key of Litestream's means something here.
     pub(super) fn reads(&self, key: &str) -> bool {
         let others = self.others.iter().map(|(_, other)| other);
-        [&self.name, &self.path, &self.conditional_writes]
+        [&self.name, &self.path, &self.flag]
             .into_iter()
             .chain(others)
             .any(|known| known.litestream == key)
@@ -177,10 +212,14 @@ impl Store {
                 given.extend(field.text(report).map(|text| (*setting, text)));
             }
         }
-        let conditional_writes = section.get(self.conditional_writes.of(language));
-        let conditional_writes = conditional_writes.and_then(|field| field.boolean(report));
-        let (destination, place) = self.place(report, section, language)?;
-        Some((completed(destination, &given, conditional_writes), place))
+        let flag = section.get(self.flag.of(language));
+        let flag = flag.and_then(|field| field.boolean(report));
+        let host = given
+            .iter()
+            .find(|(setting, _)| *setting == Setting::Endpoint);
+        let host = host.map(|(_, text)| text.value);
+        let (destination, place) = self.place(report, section, language, host)?;
+        Some((completed(destination, &given, flag), place))
     }
 
     /// Where it is, without what else is set.
@@ -189,16 +228,33 @@ impl Store {
         report: &mut Report,
         section: &Section<'_>,
         language: Language,
+        host: Option<&str>,
     ) -> Option<(Destination, Place)> {
         let [name, path] = [&self.name, &self.path].map(|key| key.of(language));
+        let unread = section.get("path").filter(|field| !field.is_empty());
+        if let Some(unread) = unread.filter(|_| language == Language::Litestream && path.is_empty())
+        {
+            let hint = "Litestream takes no notice of it either in such a replica; remove it";
+            report.add(&unread.place, Mistake::OfLitestreamOnly(hint));
+        }
         let url = section.get("url").filter(|field| !field.is_empty());
         if let Some(url) = url.filter(|_| language == Language::Litestream) {
-            let both = [name, path].map(|key| section.get(key));
-            if let Some(both) = both.into_iter().flatten().find(|field| !field.is_empty()) {
-                report.add(&both.place, Mistake::Together("url"));
-                return None;
+            let given = |key| section.get(key).filter(|field| !field.is_empty());
+            let mut url = url.text(report)?;
+            let whole;
+            match given(name).or_else(|| given(path)) {
+                // Its URL may name the server alone.
+                Some(bucket) if self.kind == ReplicaType::NATS && names_no_path(url.value) => {
+                    let bucket = bucket.text(report)?.value;
+                    whole = format!("{}/{bucket}", url.value.trim_end_matches('/'));
+                    url.value = &whole;
+                }
+                Some(both) => {
+                    report.add(&both.place, Mistake::Together("url"));
+                    return None;
+                }
+                None => {}
             }
-            let url = url.text(report)?;
             let destination = replica::url_destination(report, &url)?;
             return Some((destination, url.place));
         }
@@ -207,14 +263,25 @@ impl Store {
         let path = path.map(|field| field.text(report).map(|text| text.value));
         let name = name?;
         let path = path.map_or(Some(""), |path| path)?;
-        let named = named(self.kind, name.value, path)?;
+        let named = named(self.kind, name.value, path, host)?;
         Some((replica::destination(report, &name, named)?, name.place))
     }
 }
 
+/// Whether a URL has nothing but a server.
+fn names_no_path(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or(("", url));
+    !rest.trim_end_matches('/').contains(['/', '?'])
+}
+
 /// The replica at a place, where this build has a client for it.
 #[allow(unused_variables, unreachable_patterns)] // in builds without any
-fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Result<Destination, Error>> {
+fn named(
+    kind: ReplicaType,
+    name: &str,
+    path: &str,
+    host: Option<&str>,
+) -> Option<Result<Destination, Error>> {
     match kind {
         #[cfg(feature = "gcs")]
         ReplicaType::GCS => {
@@ -236,6 +303,12 @@ fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Result<Destination
             let options = evertide_storage::SftpOptions::new(name, path);
             Some(options.map(Destination::Sftp))
         }
+        #[cfg(feature = "nats")]
+        ReplicaType::NATS => {
+            let host = host.unwrap_or("127.0.0.1");
+            let options = evertide_storage::NatsOptions::new(host, name, path);
+            Some(options.map(Destination::Nats))
+        }
         _ => None,
     }
 }
@@ -245,7 +318,7 @@ fn named(kind: ReplicaType, name: &str, path: &str) -> Option<Result<Destination
 fn completed(
     mut destination: Destination,
     given: &[(Setting, Text<'_>)],
-    conditional_writes: Option<bool>,
+    flag: Option<bool>,
 ) -> Destination {
     let text = |wanted: Setting| {
         let mut given = given.iter();
@@ -281,7 +354,18 @@ fn completed(
             options.key_passphrase = secret(Setting::Passphrase);
             options.host_key = text(Setting::HostKey).or(options.host_key.take());
             options.known_hosts = path(Setting::KnownHosts).or(options.known_hosts.take());
-            options.conditional_writes &= conditional_writes.unwrap_or(true);
+            options.conditional_writes &= flag.unwrap_or(true);
+        }
+        #[cfg(feature = "nats")]
+        Destination::Nats(options) => {
+            let file = text(Setting::CredentialsPath).map(std::path::PathBuf::from);
+            options.credentials_path = file.or(options.credentials_path.take());
+            options.username = text(Setting::User).or(options.username.take());
+            options.password = secret(Setting::Password);
+            options.token = secret(Setting::Token);
+            options.jwt = secret(Setting::Jwt);
+            options.seed = secret(Setting::Seed);
+            options.tls |= flag.unwrap_or(false);
         }
         _ => {}
     }

