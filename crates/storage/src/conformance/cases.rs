@@ -296,16 +296,14 @@ pub async fn an_existing_object_is_never_replaced(replicas: &impl Replicas) {
 
 /// Of many who create one object at the same time exactly one is told that it did.
 pub async fn of_two_creators_one_wins(replicas: &impl Replicas) {
-    if !replicas.open("one").capabilities().conditional_create {
+    let clients: Vec<_> = (0..8).map(|_| replicas.open("one")).collect();
+    if !clients[0].capabilities().conditional_create {
         return;
     }
     for round in 1..=20 {
-        let creators = (0..8_u8).map(|n| {
-            let client = replicas.open("one");
-            async move {
-                let body = bytes_stream(vec![n; 1000].into());
-                (n, client.put(L0, name(round, round), time(0), body).await)
-            }
+        let creators = (0..8_u8).zip(&clients).map(async |(n, client)| {
+            let body = bytes_stream(vec![n; 1000].into());
+            (n, client.put(L0, name(round, round), time(0), body).await)
         });
         let done = join_all(creators).await;
         let (won, lost): (Vec<_>, Vec<_>) = done.into_iter().partition(|(_, put)| put.is_ok());
@@ -316,7 +314,7 @@ pub async fn of_two_creators_one_wins(replicas: &impl Replicas) {
             let error = put.expect_err("lost");
             assert!(error.is_already_exists(), "creator {n}: {error:?}");
         }
-        let stored = content(&replicas.open("one"), name(round, round)).await;
+        let stored = content(&clients[0], name(round, round)).await;
         assert!(
             stored == vec![*winner; 1000],
             "the winner's content is not what is stored"
