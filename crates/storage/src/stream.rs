@@ -28,9 +28,12 @@ pub fn file_stream(file: Arc<dyn DiskFile>, range: Range<u64>) -> ByteStream {
                 return Ok(None);
             }
             let end = range.end.min(range.start.saturating_add(CHUNK));
+            // Allocated here, on one of few threads. Where each of many blocking threads allocates what
+            // others free, the allocator keeps memory for each of them: twice as much in the end.
+            let buffer = buffer(&(range.start..end))?;
             let read = tokio::task::spawn_blocking({
                 let file = file.clone();
-                move || read_chunk(&*file, range.start..end)
+                move || fill(&*file, range.start, buffer)
             });
             let chunk = read.await.map_err(io::Error::other)??;
             Ok(Some((chunk, (file, end..range.end))))
@@ -40,9 +43,16 @@ pub fn file_stream(file: Arc<dyn DiskFile>, range: Range<u64>) -> ByteStream {
 
 /// Reads a range that fits in memory.
 pub(crate) fn read_chunk(file: &dyn DiskFile, range: Range<u64>) -> io::Result<Bytes> {
+    fill(file, range.start, buffer(&range)?)
+}
+
+fn buffer(range: &Range<u64>) -> io::Result<Vec<u8>> {
     let len = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-    let mut buffer = vec![0; len];
-    file.read_exact_at(&mut buffer, range.start)?;
+    Ok(vec![0; len])
+}
+
+fn fill(file: &dyn DiskFile, start: u64, mut buffer: Vec<u8>) -> io::Result<Bytes> {
+    file.read_exact_at(&mut buffer, start)?;
     Ok(buffer.into())
 }
 

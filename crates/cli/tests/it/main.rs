@@ -9,6 +9,7 @@ mod follow;
 mod interop;
 mod keygen;
 mod ltx;
+mod memory;
 mod nats;
 mod old_replicas;
 mod replicate;

@@ -11,7 +11,7 @@ use evertide_testkit::{
     WriterThread, assert_same_database, create_database, litestream_command, wait_until,
 };
 
-use super::support::{PATIENCE, Workplace};
+use super::support::{PATIENCE, Workplace, most_memory};
 
 /// What the backup may have resident at most, in KiB. A build without optimisation, with no store that
 /// is far away: what matters is that it does not grow with an outage.
@@ -134,15 +134,6 @@ impl Storm {
         stored.retain(|_, stores| stores.len() > 1);
         assert!(stored.is_empty(), "replaced: {stored:?}");
     }
-}
-
-/// The most memory that a process has had resident, in KiB.
-fn most_memory(process: &ChildProcess) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id()));
-    let status = status.unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    number.map_or(0, |number| number.parse().unwrap())
 }
 
 #[test]

@@ -212,3 +212,12 @@ pub(crate) fn insert(database: &Connection, rows: u32) {
 pub(crate) fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap()
 }
+
+/// The most memory that a process has had resident, in KiB.
+pub(crate) fn most_memory(process: &ChildProcess) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id()));
+    let status = status.unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    number.map_or(0, |number| number.parse().unwrap())
+}
