@@ -1,7 +1,8 @@
 //! What to replicate, where to and how often: plain data.
 
-use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+use std::{iter, num::NonZeroU64, path::PathBuf, time::Duration};
 
+use evertide_ltx::Level;
 use evertide_storage::Destination;
 
 /// The scope of the encrypted configuration store that replication settings are kept under.
@@ -71,7 +72,8 @@ pub struct ReplicaOptions {
     /// Least time between two uploads; the first commit after a quiet time goes out at once.
     pub sync_interval: Duration,
     /// The windows of time of levels 1, 2 and so on, eight of them at most: what was captured in one
-    /// window becomes one file. Each should be a multiple of the one before.
+    /// window becomes one file. Each has to be longer than the one before, and should be a multiple of it.
+    /// Without any nothing is compacted.
     pub levels: Vec<Duration>,
     /// How long a file of level 0 stays at least, once level 1 has what it holds.
     pub level_0_retention: Duration,
@@ -125,6 +127,25 @@ impl ReplicaOptions {
             drill_timeout: 6 * HOUR,
             lease_duration: 2 * MINUTE,
         }
+    }
+
+    /// What is wrong with the windows of levels: the place of the window, and why.
+    pub fn mistakes_in_levels(levels: &[Duration]) -> Vec<(usize, &'static str)> {
+        let most = usize::from(Level::SNAPSHOT.get()) - 1;
+        let before = iter::once(&Duration::ZERO).chain(levels);
+        let windows = levels.iter().zip(before).enumerate();
+        let mistake = |(at, (window, before)): (usize, (&Duration, &Duration))| {
+            let reason = match () {
+                () if at >= most => "there are eight levels at most: leave this one out",
+                () if window.is_zero() => "zero is no length of a window",
+                () if window <= before => {
+                    "each level is made of the one before: make its window longer than that one's"
+                }
+                () => return None,
+            };
+            Some((at, reason))
+        };
+        windows.filter_map(mistake).collect()
     }
 }
 
@@ -224,6 +245,21 @@ impl Durability {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn windows_of_levels_grow_and_there_are_eight_at_most() {
+        let mistakes = |seconds: &[u64]| {
+            let windows: Vec<_> = seconds.iter().copied().map(Duration::from_secs).collect();
+            let found = ReplicaOptions::mistakes_in_levels(&windows);
+            found.into_iter().map(|(at, _)| at).collect::<Vec<_>>()
+        };
+        for good in [&[][..], &[30, 300, 3_600], &[1, 2, 3, 4, 5, 6, 7, 8]] {
+            assert!(mistakes(good).is_empty(), "{good:?}");
+        }
+        assert_eq!(mistakes(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), [8, 9]);
+        assert_eq!(mistakes(&[0]), [0]);
+        assert_eq!(mistakes(&[30, 30, 10, 60]), [1, 2]);
+    }
 
     #[test]
     fn tiers_grow_in_age_and_in_coarseness() {

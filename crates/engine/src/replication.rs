@@ -197,6 +197,11 @@ fn check(path: &Path, options: &ReplicationOptions) -> Result<(), Error> {
             ));
         }
         mistakes.extend(drill_mistake(replica));
+        let levels = ReplicaOptions::mistakes_in_levels(&replica.levels);
+        mistakes.extend(levels.into_iter().map(|(at, reason)| {
+            let name = &replica.name;
+            format!("replica `{name}`: `levels[{at}]`: {reason}")
+        }));
         let tiers = RetentionTier::mistakes(replica.retention, &replica.retention_tiers);
         mistakes.extend(tiers.into_iter().map(|(at, field, reason)| {
             let name = &replica.name;

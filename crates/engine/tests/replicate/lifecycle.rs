@@ -189,13 +189,14 @@ async fn a_replica_that_is_down_does_not_delay_another() {
 #[tokio::test]
 async fn every_mistake_in_the_settings_is_reported_at_once() {
     let scene = Scene::new();
-    let builder = scene
-        .builder()
-        .replica(replica_options("local", &scene.replica));
+    let mut again = replica_options("local", &scene.replica);
+    again.levels = vec![Duration::from_secs(60), Duration::from_secs(30)];
+    let builder = scene.builder().replica(again);
     let Err(Error::Options { mistakes, .. }) = builder.build() else {
         panic!("accepted")
     };
-    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+    assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    assert!(mistakes[2].starts_with("replica `local`: `levels[1]`: each level is made of the one"));
     let none = evertide::Replication::builder(&scene.db).build();
     assert!(matches!(none, Err(Error::Options { .. })));
 }

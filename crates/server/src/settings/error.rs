@@ -203,6 +203,9 @@ pub enum Mistake {
     /// A tier of retention that does not fit to the others.
     #[error("{0}")]
     BadTier(&'static str),
+    /// A level that does not fit to the others.
+    #[error("{0}")]
+    BadLevel(&'static str),
     /// A text that is no size, or none that makes sense.
     #[error(
         "`{text}` is no size of {min} bytes or more: write a number with a unit \

@@ -1,7 +1,7 @@
 //! `litestream.yml`, as far as Evertide has what it asks for. The rest is refused by name, for an
 //! option that is accepted and ignored is a promise broken in silence.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use evertide::ReplicationOptions;
 use evertide_storage::Destination;
@@ -11,11 +11,12 @@ use super::{
     document::{Table, Value},
     drill::{DrillKeys, Drills},
     error::{Mistake, SettingsErrors},
+    levels::{LevelKeys, Levels},
     litestream_keys::{LITESTREAM_ONLY, OF_TYPE},
     litestream_s3,
     replica::{
-        self, DatabaseKeys, L0_RETENTION, LEVEL_INTERVAL, Names, RETENTION,
-        RETENTION_CHECK_INTERVAL, ReplicaType, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
+        self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType,
+        SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
     section::{Field, Report, Section, Variables, similar},
     store::{self, Language},
@@ -33,8 +34,8 @@ const TOP: [&str; 8] = [
     "secret-access-key",
     "dbs",
     "sync-interval",
-    "levels",
-    "l0-retention",
+    LEVEL_KEYS.levels,
+    LEVEL_KEYS.level_0_retention,
     "snapshot",
     "retention",
 ];
@@ -54,10 +55,6 @@ const DATABASE: [&str; 11] = [
 ];
 const SNAPSHOT: [&str; 2] = ["interval", "retention"];
 const GLOBAL_RETENTION: [&str; 1] = ["enabled"];
-const LEVEL: [&str; 1] = ["interval"];
-
-/// Levels 1 to 8.
-const MAX_LEVELS: usize = 8;
 
 /// Of 0.5, the three that 0.3 had for each replica, and Evertide's own.
 const REPLICA: [&str; 13] = [
@@ -84,6 +81,12 @@ const DRILL_KEYS: DrillKeys = DrillKeys {
     directory: "drill-directory",
     timeout: "drill-timeout",
     alone: "it does nothing without `drill-interval`: set that too, or remove it",
+};
+
+const LEVEL_KEYS: LevelKeys = LevelKeys {
+    levels: "levels",
+    level_0_retention: "l0-retention",
+    expected: "a list of levels, each `- interval: …`,",
 };
 
 /// Reads a `litestream.yml`.
@@ -167,42 +170,15 @@ const MISSING_DATABASES: &str = "add an entry with `path` and `replica` for each
 struct Global {
     timing: Timing,
     credentials: litestream_s3::Credentials,
-    levels: Option<Vec<Duration>>,
-    level_0_retention: Option<Duration>,
+    levels: Levels,
 }
 
 fn global_settings(report: &mut Report, root: &Section<'_>) -> Global {
     Global {
         timing: global_timing(report, root),
         credentials: litestream_s3::credentials(report, root),
-        levels: levels(report, root),
-        level_0_retention: root.duration(report, "l0-retention", &L0_RETENTION),
+        levels: Levels::read(report, root, &LEVEL_KEYS),
     }
-}
-
-/// The windows of levels 1, 2 and so on.
-fn levels(report: &mut Report, root: &Section<'_>) -> Option<Vec<Duration>> {
-    let field = root.get("levels")?;
-    let tables = field.tables(
-        report,
-        "a list of levels, each `- interval: …`,",
-        "give the interval of level 1 at least, or remove it",
-    );
-    if tables.len() > MAX_LEVELS {
-        let reason = "there are eight levels at most: remove some";
-        report.add(&field.place, Mistake::NotYet(reason));
-    }
-    let mut levels = Vec::new();
-    for section in tables {
-        only(report, &section, &LEVEL);
-        if section
-            .required(report, "interval", "say how long the level's window is")
-            .is_some()
-        {
-            levels.extend(section.duration(report, "interval", &LEVEL_INTERVAL));
-        }
-    }
-    Some(levels)
 }
 
 /// What holds for every replica that does not say otherwise.
@@ -291,12 +267,7 @@ fn database_options(
             let mut replica = timing.replica(&name, destination);
             replica.retention_tiers = tiers;
             drills.set(&mut replica);
-            if let Some(levels) = &global.levels {
-                replica.levels.clone_from(levels);
-            }
-            if let Some(retention) = global.level_0_retention {
-                replica.level_0_retention = retention;
-            }
+            global.levels.set(&mut replica);
             replication.replicas.push(replica);
         }
     }

@@ -15,6 +15,7 @@ mod document;
 mod drill;
 mod duration;
 mod error;
+mod levels;
 mod litestream_keys;
 mod litestream_s3;
 mod litestream_yaml;

@@ -11,6 +11,7 @@ use super::{
     document::{Entry, Node, Table, Value},
     drill::{DrillKeys, Drills},
     error::{Mistake, SettingsErrors},
+    levels::{LevelKeys, Levels},
     replica::{
         self, DatabaseKeys, LEASE_DURATION, Names, RETENTION, RETENTION_CHECK_INTERVAL,
         ReplicaType, S3Settings, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
@@ -27,15 +28,17 @@ const DATABASE_KEYS: DatabaseKeys = DatabaseKeys {
 };
 
 /// Keys of the whole configuration of one database.
-const TOP: [&str; 4] = [
+const TOP: [&str; 6] = [
     "monitor_interval",
     "checkpoint_interval",
     "stage_limit",
+    LEVEL_KEYS.levels,
+    LEVEL_KEYS.level_0_retention,
     "replicas",
 ];
 
 /// Keys of a `[[databases]]` table.
-const DATABASE: [&str; 9] = [
+const DATABASE: [&str; 11] = [
     "path",
     "dir",
     "pattern",
@@ -44,6 +47,8 @@ const DATABASE: [&str; 9] = [
     "monitor_interval",
     "checkpoint_interval",
     "stage_limit",
+    LEVEL_KEYS.levels,
+    LEVEL_KEYS.level_0_retention,
     "replicas",
 ];
 
@@ -71,6 +76,12 @@ const DRILL_KEYS: DrillKeys = DrillKeys {
     directory: "drill_directory",
     timeout: "drill_timeout",
     alone: "it does nothing without `drill_interval`: set that too, or remove it",
+};
+
+const LEVEL_KEYS: LevelKeys = LevelKeys {
+    levels: "levels",
+    level_0_retention: "level_0_retention",
+    expected: "a list of levels, each such as `{ interval = \"30s\" }`,",
 };
 
 const FILE: [&str; 1] = ["file_path"];
@@ -243,6 +254,7 @@ fn database_path(report: &mut Report, section: &Section<'_>, seen: &mut Seen) ->
 
 fn database(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> ReplicationOptions {
     let mut options = replica::database_options(report, section, &DATABASE_KEYS);
+    let levels = Levels::read(report, section, &LEVEL_KEYS);
     let Some(field) = section.get("replicas") else {
         report.missing(section, "replicas", MISSING_REPLICAS);
         return options;
@@ -253,6 +265,10 @@ fn database(report: &mut Report, section: &Section<'_>, seen: &mut Seen) -> Repl
             .replicas
             .extend(read_replica(report, &table, &mut names, seen));
     }
+    options
+        .replicas
+        .iter_mut()
+        .for_each(|replica| levels.set(replica));
     options
 }
 

@@ -371,27 +371,6 @@ fn every_key_of_the_real_litestream_is_known_by_name() {
 }
 
 #[test]
-fn levels_and_their_retention_are_those_of_every_replica() {
-    let text = "l0-retention: 10m\nlevels: [{interval: 10s}, {interval: 1m}]\ndbs:\n\
-                - {path: /a, replica: {path: /ra}}\n- {path: /b, replica: {path: /rb}}";
-    for database in parse_litestream_yaml(text).unwrap() {
-        let replica = &database.replication.replicas[0];
-        let seconds = |seconds| std::time::Duration::from_secs(seconds);
-        assert_eq!(replica.levels, [seconds(10), seconds(60)]);
-        assert_eq!(replica.level_0_retention, seconds(600));
-    }
-    let without = parse_litestream_yaml("dbs: [{path: /a, replica: {path: /r}}]").unwrap();
-    assert_eq!(without[0].replication.replicas[0].levels.len(), 3);
-    let many = "levels: [{interval: 1s}, {interval: 2s}, {interval: 3s}, {interval: 4s}, \
-                {interval: 5s}, {interval: 6s}, {interval: 7s}, {interval: 8s}, {interval: 9s}]\n\
-                dbs: [{path: /a, replica: {path: /r}}]";
-    assert_mistake(
-        parse_litestream_yaml(many),
-        "line 1: levels: is not supported yet: there are eight levels",
-    );
-}
-
-#[test]
 fn aliases_and_merged_tables_are_followed() {
     let text = "
 dbs:

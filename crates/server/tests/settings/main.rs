@@ -4,6 +4,7 @@
 mod databases;
 mod directories;
 mod fuzz;
+mod levels;
 mod litestream_yaml;
 mod random;
 mod stored;

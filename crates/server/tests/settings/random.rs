@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use evertide::{ReplicationOptions, RetentionTier};
+use evertide::{ReplicaOptions, ReplicationOptions, RetentionTier};
 use evertide_server::{
     blueprint,
     settings::{parse_databases_toml, parse_litestream_yaml, parse_toml},
@@ -33,6 +33,7 @@ pub(crate) fn assert_sound(options: &ReplicationOptions) {
         assert!(replica.retention != Some(Duration::ZERO));
         assert!(replica.retention_check_interval > Duration::ZERO);
         assert!(replica.lease_duration >= Duration::from_millis(100));
+        assert_eq!(ReplicaOptions::mistakes_in_levels(&replica.levels), []);
         let tiers = RetentionTier::mistakes(replica.retention, &replica.retention_tiers);
         assert_eq!(tiers, []);
         assert!(replica.drill_interval != Some(Duration::ZERO));

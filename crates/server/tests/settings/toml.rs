@@ -324,7 +324,8 @@ snapshot_interval = true
     let expected = "\
 line 2: monitor-interval: unknown key; did you mean `monitor_interval`?
 line 3: checkpoint_interval: a duration in quotes, such as \"10s\", is expected here, not a number
-line 4: colour: unknown key; known here: monitor_interval, checkpoint_interval, stage_limit, replicas
+line 4: colour: unknown key; known here: monitor_interval, checkpoint_interval, stage_limit, levels, level_0_retention, \
+replicas
 line 5: db_path: does not belong here: the application passes the path of its database: remove it
 line 10: replicas[0].file_path: the value holds the variable `$HOME`, and variables are not \
 replaced: write the value itself, so that the configuration says all there is to know
