@@ -86,7 +86,13 @@ mod tests {
         let options = parse_toml(&text).unwrap();
         let mut expected = evertide::ReplicationOptions::default();
         let mut bucket = S3Options::new("/backup/3", "");
+        // Of a bucket at Amazon.
         bucket.force_path_style = Some(false);
+        bucket.conditional_writes = Some(true);
+        bucket.sign_payload = Some(true);
+        bucket.content_md5 = Some(true);
+        bucket.part_size = Some(7 << 20);
+        bucket.concurrency = Some(1);
         expected.replicas = vec![
             expected_replica(1, "local"),
             expected_replica(2, "second"),

@@ -228,6 +228,16 @@ impl Destination {
         }
     }
 
+    /// Whose servers a bucket is taken to be on, by its endpoint, and what follows from that; `None` where no
+    /// guess is made.
+    pub fn taken_for(&self) -> Option<String> {
+        match self {
+            #[cfg(feature = "s3")]
+            Self::S3(options) => Some(options.taken_for()),
+            _ => None,
+        }
+    }
+
     /// As [`Destination::connect`], for the replica of this database: what is created in a
     /// directory gets the permissions and owner of the database and its directory.
     ///

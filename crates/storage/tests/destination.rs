@@ -80,6 +80,8 @@ fn a_bucket_and_what_is_said_about_it_survive_their_url() {
         "s3://bucket/with%20space/100%25/büro",
         "s3://bucket/path?endpoint=http://127.0.0.1:9000&region=eu-1&forcePathStyle=true",
         "S3://bucket/path/?forcePathStyle=false&conditionalWrites=false",
+        "s3://bucket/path?profile=backup&sign-payload=false&require-content-md5=false\
+         &storage-class=STANDARD_IA&part-size=8388608&concurrency=2&sse-kms-key-id=alias/a%26b",
     ];
     for url in urls {
         let destination = Destination::parse(url).unwrap();

@@ -64,7 +64,7 @@ fn s3(kind: S3Kind) -> Scene {
     options.region = Some("us-east-1".to_owned());
     options.access_key_id = Some(Secret::new(S3Server::ACCESS_KEY_ID));
     options.secret_access_key = Some(Secret::new(S3Server::SECRET_ACCESS_KEY));
-    options.conditional_writes = kind == S3Kind::Ministack;
+    options.conditional_writes = Some(kind == S3Kind::Ministack);
     scene(Destination::S3(options), proxy, server)
 }
 

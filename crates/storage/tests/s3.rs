@@ -47,7 +47,7 @@ fn options(server: &S3Server, path: &str) -> Destination {
     options.region = Some("us-east-1".to_owned());
     options.access_key_id = Some(Secret::new(S3Server::ACCESS_KEY_ID));
     options.secret_access_key = Some(Secret::new(S3Server::SECRET_ACCESS_KEY));
-    options.conditional_writes = server.kind() == S3Kind::Ministack;
+    options.conditional_writes = Some(server.kind() == S3Kind::Ministack);
     Destination::S3(options)
 }
 

@@ -12,6 +12,7 @@ use crate::{args::DoctorArgs, failure::described, logs, output};
 struct Examined {
     replica: String,
     database: Option<String>,
+    taken_for: Option<String>,
     works: bool,
     clock_ahead_ms: Option<i64>,
     checks: Vec<Check>,
@@ -70,6 +71,7 @@ impl Examined {
                 .database
                 .as_ref()
                 .map(|path| path.display().to_string()),
+            taken_for: source.destination.taken_for(),
             works: found.works(),
             clock_ahead_ms: found.clock_ahead_ms,
             checks: checks
@@ -165,6 +167,9 @@ fn print(examined: &Examined) -> anyhow::Result<()> {
         false => "cannot do all that is needed",
     };
     output::line(format!("{} {verdict}", examined.replica))?;
+    if let Some(provider) = &examined.taken_for {
+        output::line(format!("  {:<12}  {provider}", "taken for"))?;
+    }
     for check in &examined.checks {
         let outcome = match check.outcome {
             "not_promised" => "not promised",

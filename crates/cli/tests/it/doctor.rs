@@ -179,5 +179,8 @@ fn a_store_that_ignores_conditions_is_found_out_and_a_wrong_secret_is_not_shown(
     for check in ["list", "put", "get"] {
         assert!(out.contains(&format!("fails         {check}: ")), "{out}");
     }
+    let taken_for = "taken for     MinIO, or what else has a port of its own: region us-east-1, \
+                     bucket in the path";
+    assert!(out.contains(taken_for), "{out}");
     assert!(!out.contains("NOT-THE-SECRET"), "{out}");
 }

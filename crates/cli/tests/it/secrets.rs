@@ -128,6 +128,7 @@ fn no_secret_of_any_kind_of_replica_is_printed_whatever_is_wrong_with_it() {
         "s3_secret_access_key = \"planted-hunter2-secret",
         "s3_secret_access_key = \"$planted-hunter2-secret\"",
         "s3_force_path_style = \"planted-hunter2-secret\"",
+        "s3_sse_customer_key = [\"planted-hunter2-secret\"]",
     ];
     // They mostly wait for stores that do not answer.
     std::thread::scope(|scope| {

@@ -12,9 +12,9 @@ pub(super) struct Node {
 pub(super) enum Value {
     Text(Zeroizing<String>),
     Boolean(bool),
-    /// A number or a date, of which only zero is of use: for a duration.
+    /// A number, and what it is where it is whole, from zero on.
     Number {
-        zero: bool,
+        whole: Option<u64>,
     },
     Date,
     Bytes,

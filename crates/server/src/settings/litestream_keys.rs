@@ -55,6 +55,7 @@ pub(super) const OF_TYPE: [(&str, &[&str]); 7] = [
             "endpoint",
             "force-path-style",
             "conditional-writes",
+            "profile",
             "sign-payload",
             "require-content-md5",
             "skip-verify",

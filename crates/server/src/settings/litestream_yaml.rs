@@ -13,11 +13,11 @@ use super::{
     error::{Mistake, SettingsErrors},
     levels::{LevelKeys, Levels},
     litestream_keys::{LITESTREAM_ONLY, OF_TYPE},
-    litestream_s3,
     replica::{
         self, DatabaseKeys, Names, RETENTION, RETENTION_CHECK_INTERVAL, ReplicaType,
         SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
+    s3,
     section::{Field, Report, Section, Variables, similar},
     store::{self, Language},
     tiers, variables, yaml,
@@ -169,14 +169,14 @@ const MISSING_DATABASES: &str = "add an entry with `path` and `replica` for each
 /// What is said at the top.
 struct Global {
     timing: Timing,
-    credentials: litestream_s3::Credentials,
+    credentials: s3::Credentials,
     levels: Levels,
 }
 
 fn global_settings(report: &mut Report, root: &Section<'_>) -> Global {
     Global {
         timing: global_timing(report, root),
-        credentials: litestream_s3::credentials(report, root),
+        credentials: s3::credentials(report, root, Language::Litestream),
         levels: Levels::read(report, root, &LEVEL_KEYS),
     }
 }
@@ -308,7 +308,7 @@ fn read_replica(
     section: &Section<'_>,
     kind: Option<ReplicaType>,
     above: Timing,
-    credentials: &litestream_s3::Credentials,
+    credentials: &s3::Credentials,
     seen: &mut Seen,
 ) -> Option<(Timing, Destination)> {
     for (key, field) in section.fields().filter(|(key, _)| !REPLICA.contains(key)) {
@@ -340,7 +340,7 @@ fn read_replica(
     };
     let destination = match kind? {
         ReplicaType::FILE => file_destination(report, section, seen)?,
-        ReplicaType::S3 => litestream_s3::destination(report, section, credentials, seen)?,
+        ReplicaType::S3 => s3::of_litestream(report, section, credentials, seen)?,
         kind => {
             let (destination, place) =
                 store::of(kind)?.read(report, section, Language::Litestream)?;
@@ -354,7 +354,7 @@ fn read_replica(
 /// Whether this key of Litestream's means something here.
 fn is_read(kind: ReplicaType, key: &str) -> bool {
     match kind {
-        ReplicaType::S3 => litestream_s3::KEYS.contains(&key),
+        ReplicaType::S3 => s3::reads(key),
         _ => store::of(kind).is_none_or(|store| store.reads(key)),
     }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use evertide::{ReplicaOptions, ReplicationOptions};
-use evertide_storage::{Destination, Secret};
+use evertide_storage::Destination;
 
 use super::{
     directory::WatchedDirectory,
@@ -179,58 +179,6 @@ impl Timing {
             replica.retention = Some(retention).filter(|retention| !retention.is_zero());
         }
         replica
-    }
-}
-
-/// The settings of a replica in a bucket.
-#[cfg_attr(
-    not(feature = "s3"),
-    expect(dead_code, reason = "there is no client for them")
-)]
-pub(super) struct S3Settings {
-    /// Where the bucket is named.
-    pub(super) place: Place,
-    pub(super) bucket: String,
-    pub(super) path: Option<String>,
-    pub(super) endpoint: Option<String>,
-    pub(super) region: Option<String>,
-    /// Identity and secret of the access key: both, or none.
-    pub(super) credentials: [Option<Secret>; 2],
-    pub(super) force_path_style: Option<bool>,
-    pub(super) conditional_writes: Option<bool>,
-}
-
-impl S3Settings {
-    /// The bucket, where this build has a client for it.
-    #[cfg(feature = "s3")]
-    pub(super) fn destination(self) -> Option<Destination> {
-        let path = self.path.clone().unwrap_or_default();
-        let options = evertide_storage::S3Options::new(self.bucket.clone(), &path);
-        self.added_to(Destination::S3(options))
-    }
-
-    #[cfg(not(feature = "s3"))]
-    pub(super) fn destination(self) -> Option<Destination> {
-        None
-    }
-
-    /// The bucket that a URL names, with what is set beside it.
-    #[cfg(feature = "s3")]
-    pub(super) fn added_to(self, url: Destination) -> Option<Destination> {
-        let Destination::S3(mut options) = url else {
-            return None;
-        };
-        [options.access_key_id, options.secret_access_key] = self.credentials;
-        options.endpoint = self.endpoint.or(options.endpoint);
-        options.region = self.region.or(options.region);
-        options.force_path_style = self.force_path_style.or(options.force_path_style);
-        options.conditional_writes &= self.conditional_writes.unwrap_or(true);
-        Some(Destination::S3(options))
-    }
-
-    #[cfg(not(feature = "s3"))]
-    pub(super) fn added_to(self, _url: Destination) -> Option<Destination> {
-        None
     }
 }
 

@@ -272,9 +272,17 @@ impl<'n> Field<'n> {
         }
     }
 
+    /// A whole number, where it is one.
+    pub(super) fn whole(&self) -> Option<u64> {
+        match self.node.value {
+            Value::Number { whole } => whole,
+            _ => None,
+        }
+    }
+
     /// A duration; `None` also for an empty text, which stands for the default.
     fn duration(&self, report: &mut Report) -> Option<Duration> {
-        if let Value::Number { zero: true } = self.node.value {
+        if let Value::Number { whole: Some(0) } = self.node.value {
             return Some(Duration::ZERO);
         }
         if !matches!(self.node.value, Value::Text(_)) {

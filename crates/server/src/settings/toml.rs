@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use evertide::{ReplicaOptions, ReplicationOptions};
-use evertide_storage::Secret;
 use toml::de::{DeTable, DeValue};
 
 use super::{
@@ -14,8 +13,9 @@ use super::{
     levels::{LevelKeys, Levels},
     replica::{
         self, DatabaseKeys, LEASE_DURATION, Names, RETENTION, RETENTION_CHECK_INTERVAL,
-        ReplicaType, S3Settings, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
+        ReplicaType, SNAPSHOT_INTERVAL, SYNC_INTERVAL, Seen, Timing,
     },
+    s3,
     section::{Report, Section, similar},
     store::{self, Language, STORES},
     tiers,
@@ -86,21 +86,10 @@ const LEVEL_KEYS: LevelKeys = LevelKeys {
 
 const FILE: [&str; 1] = ["file_path"];
 
-const S3: [&str; 8] = [
-    "s3_endpoint",
-    "s3_region",
-    "s3_bucket",
-    "s3_path",
-    "s3_access_key_id",
-    "s3_secret_access_key",
-    "s3_force_path_style",
-    "s3_conditional_writes",
-];
-
 /// The keys of each type of replica.
 const OF_TYPE: [(ReplicaType, &[&str]); 7] = [
     (ReplicaType::FILE, &FILE),
-    (ReplicaType::S3, &S3),
+    (ReplicaType::S3, &s3::TOML_KEYS),
     (STORES[0].kind, STORES[0].toml_keys),
     (STORES[1].kind, STORES[1].toml_keys),
     (STORES[2].kind, STORES[2].toml_keys),
@@ -311,9 +300,7 @@ fn read_replica(
             destination
         }
         ReplicaType::S3 => {
-            let settings = s3_settings(report, section)?;
-            let place = settings.place.clone();
-            let destination = settings.destination()?;
+            let (destination, place) = s3::of_toml(report, section)?;
             seen.destination(report, &destination, &place);
             destination
         }
@@ -362,41 +349,6 @@ fn has_keys(kind: ReplicaType) -> bool {
     OF_TYPE.iter().any(|(of, _)| *of == kind)
 }
 
-/// The settings of a replica in a bucket. Read in builds without a client as well: whoever has such a
-/// configuration learns of all its mistakes at once.
-fn s3_settings(report: &mut Report, section: &Section<'_>) -> Option<S3Settings> {
-    let bucket = section.required(report, "s3_bucket", "give the name of the bucket");
-    let mut text = |key: &str| {
-        let field = section.get(key).filter(|field| !field.is_empty());
-        field
-            .and_then(|field| field.text(report))
-            .map(|text| text.value.to_owned())
-    };
-    let (endpoint, region, path) = (text("s3_endpoint"), text("s3_region"), text("s3_path"));
-    let keys = ["s3_access_key_id", "s3_secret_access_key"];
-    let credentials = keys.map(|key| text(key).map(Secret::new));
-    let given = keys.map(|key| section.get(key).is_some_and(|field| !field.is_empty()));
-    match given {
-        [true, false] => report.missing(section, keys[1], "both keys are needed, or neither"),
-        [false, true] => report.missing(section, keys[0], "both keys are needed, or neither"),
-        _ => {}
-    }
-    let flags = ["s3_force_path_style", "s3_conditional_writes"];
-    let [force_path_style, conditional_writes] =
-        flags.map(|key| section.get(key).and_then(|field| field.boolean(report)));
-    let bucket = bucket?;
-    Some(S3Settings {
-        place: bucket.place.clone(),
-        force_path_style,
-        conditional_writes,
-        bucket: bucket.value.to_owned(),
-        path,
-        endpoint,
-        region,
-        credentials,
-    })
-}
-
 fn unknown(key: &str, known: &[&'static str]) -> Mistake {
     Mistake::UnknownKey {
         similar: similar(key, known),
@@ -431,9 +383,9 @@ fn convert(value: toml::Spanned<DeValue<'_>>, lines: &Lines) -> Node {
     let value = match value.into_inner() {
         DeValue::String(text) => Value::text(text.into_owned()),
         DeValue::Integer(number) => Value::Number {
-            zero: number.as_str() == "0",
+            whole: number.as_str().parse().ok(),
         },
-        DeValue::Float(_) => Value::Number { zero: false },
+        DeValue::Float(_) => Value::Number { whole: None },
         DeValue::Boolean(value) => Value::Boolean(value),
         DeValue::Datetime(_) => Value::Date,
         DeValue::Array(nodes) => {

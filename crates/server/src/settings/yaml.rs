@@ -76,23 +76,25 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_i64<E>(self, number: i64) -> Result<Value, E> {
-        Ok(Value::Number { zero: number == 0 })
+        let whole = number.try_into().ok();
+        Ok(Value::Number { whole })
     }
 
     fn visit_u64<E>(self, number: u64) -> Result<Value, E> {
-        Ok(Value::Number { zero: number == 0 })
+        let whole = Some(number);
+        Ok(Value::Number { whole })
     }
 
     fn visit_i128<E>(self, _: i128) -> Result<Value, E> {
-        Ok(Value::Number { zero: false })
+        Ok(Value::Number { whole: None })
     }
 
     fn visit_u128<E>(self, _: u128) -> Result<Value, E> {
-        Ok(Value::Number { zero: false })
+        Ok(Value::Number { whole: None })
     }
 
     fn visit_f64<E>(self, _: f64) -> Result<Value, E> {
-        Ok(Value::Number { zero: false })
+        Ok(Value::Number { whole: None })
     }
 
     fn visit_bytes<E>(self, _: &[u8]) -> Result<Value, E> {

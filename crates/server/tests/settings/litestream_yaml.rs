@@ -145,6 +145,10 @@ dbs:
     replicas:
       - {type: s3, bucket: b, path: app/db, endpoint: 'http://host:9000', region: eu-1}
       - {url: 's3://b/other?forcePathStyle=false', access-key-id: BKIA, secret-access-key: own}
+      - {url: 's3://b/third?storageClass=STANDARD', storage-class: STANDARD_IA, part-size: 6MiB,
+         concurrency: 3, sign-payload: false, sse-customer-algorithm: AES256,
+         sse-customer-key: a2V5}
+      - {url: 's3://b/fourth', part-size: 5242880}
 ";
     let databases = parse_litestream_yaml(text).unwrap();
     let replicas = &databases[0].replication.replicas;
@@ -159,6 +163,19 @@ dbs:
     expected.access_key_id = Some(Secret::new("BKIA"));
     expected.secret_access_key = Some(Secret::new("own"));
     assert_eq!(replicas[1].destination, Destination::S3(expected));
+    let mut expected = S3Options::new("b", "third");
+    expected.storage_class = Some("STANDARD_IA".into());
+    expected.part_size = Some(6 << 20);
+    expected.concurrency = Some(3);
+    expected.sign_payload = Some(false);
+    expected.sse_customer_key = Some(Secret::new("a2V5"));
+    expected.access_key_id = Some(Secret::new("AKIA"));
+    expected.secret_access_key = Some(Secret::new("of-all"));
+    assert_eq!(replicas[2].destination, Destination::S3(expected));
+    let Destination::S3(fourth) = &replicas[3].destination else {
+        panic!("{replicas:?}")
+    };
+    assert_eq!(fourth.part_size, Some(5 << 20));
 }
 
 #[test]
@@ -249,10 +266,15 @@ dbs:
 
 #[test]
 fn what_litestream_has_for_s3_and_evertide_has_not_is_refused_by_name() {
-    let text = "dbs: [{path: /a, replica: {type: s3, bucket: b, storage-class: GLACIER}}]";
+    let text = "dbs: [{path: /a, replica: {type: s3, bucket: b, skip-verify: true}}]";
     assert_mistake(
         parse_litestream_yaml(text),
-        "line 1: dbs[0].replica.storage-class: is a setting of Litestream that Evertide does not",
+        "line 1: dbs[0].replica.skip-verify: is a setting of Litestream that Evertide does not",
+    );
+    let text = "dbs: [{path: /a, replica: {type: s3, bucket: b, sse-customer-algorithm: AES128}}]";
+    assert_mistake(
+        parse_litestream_yaml(text),
+        "line 1: dbs[0].replica.sse-customer-algorithm: is not `AES256`",
     );
 }
 

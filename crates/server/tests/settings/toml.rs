@@ -96,7 +96,39 @@ fn a_replica_on_s3_is_read_with_all_its_settings() {
     let Destination::S3(s3) = &replica.destination else {
         panic!("{replica:?}")
     };
-    assert_eq!((s3.region.as_deref(), s3.conditional_writes), (None, false));
+    assert_eq!(s3.region, None);
+    assert_eq!(s3.conditional_writes, Some(false));
+}
+
+#[test]
+fn how_requests_to_s3_are_made_can_be_set() {
+    let set = "s3_profile = 'backup'\ns3_sign_payload = false\ns3_require_content_md5 = false\n\
+               s3_storage_class = 'STANDARD_IA'\ns3_part_size = '16MiB'\ns3_concurrency = 4\n\
+               s3_sse_customer_key = 'a2V5'\ns3_sse_kms_key_id = 'alias/backup'\n";
+    let replica = only_replica(&format!("{ON_S3}{set}"));
+    let Destination::S3(s3) = &replica.destination else {
+        panic!("{replica:?}")
+    };
+    assert_eq!(s3.profile.as_deref(), Some("backup"));
+    assert_eq!(
+        (s3.sign_payload, s3.content_md5),
+        (Some(false), Some(false))
+    );
+    assert_eq!(s3.storage_class.as_deref(), Some("STANDARD_IA"));
+    assert_eq!((s3.part_size, s3.concurrency), (Some(16 << 20), Some(4)));
+    assert_eq!(s3.sse_customer_key, Some(Secret::new("a2V5")));
+    assert_eq!(s3.sse_kms_key_id.as_deref(), Some("alias/backup"));
+    assert!(!format!("{replica:?}").contains("a2V5"));
+
+    let wrong = set
+        .replace("'16MiB'", "'1MiB'")
+        .replace("s3_concurrency = 4", "s3_concurrency = 65");
+    let mistakes = mistakes(parse_toml(&format!("{ON_S3}{wrong}"))).join("\n");
+    assert!(mistakes.contains("s3_part_size: "), "{mistakes}");
+    assert!(
+        mistakes.contains("is no whole number from 1 to 64"),
+        "{mistakes}"
+    );
 }
 
 #[test]

@@ -97,6 +97,7 @@ impl AzureOptions {
             missing_bucket: "ContainerNotFound",
             deletion: Deletion::OneByOne,
             part: Some(BLOCK),
+            parts_at_a_time: 1,
         };
         let access = self.access(&environment);
         let operator = self.operator(&access);

@@ -37,6 +37,7 @@ pub(super) fn transport() -> Result<HttpTransporter, Error> {
 }
 
 /// A variable of the environment that is set, and not to nothing.
+#[cfg(feature = "gcs")]
 pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -102,6 +102,7 @@ impl GcsOptions {
             missing_bucket: MISSING_BUCKET,
             deletion: Deletion::OneByOne,
             part: None,
+            parts_at_a_time: 1,
         };
         let connected = self.operator();
         let (operator, once) = match connected {

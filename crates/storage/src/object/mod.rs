@@ -55,6 +55,8 @@ struct Dialect {
     deletion: Deletion,
     /// Bytes in a part of a large upload; `None` where the store's client has a say in that.
     part: Option<usize>,
+    /// Parts of one upload that are under way at a time.
+    parts_at_a_time: usize,
 }
 
 /// What tells one content of an object from another.
@@ -69,8 +71,8 @@ enum VersionBy {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(dead_code)] // as above
 enum Deletion {
-    /// Many with one request.
-    InBatches,
+    /// Up to so many with one request.
+    InBatches(usize),
     /// Each with a request of its own.
     OneByOne,
 }
@@ -199,7 +201,12 @@ impl ObjectClient {
 
     async fn delete_keys(&self, keys: Vec<String>) -> Result<(), opendal::Error> {
         match self.dialect.deletion {
-            Deletion::InBatches => self.operator.delete_iter(keys).await,
+            Deletion::InBatches(most) => {
+                for batch in keys.chunks(most) {
+                    self.operator.delete_iter(batch.to_vec()).await?;
+                }
+                Ok(())
+            }
             Deletion::OneByOne => {
                 stream::iter(keys.into_iter().map(Ok))
                     .try_for_each_concurrent(CONCURRENT_REQUESTS, async |key| {
@@ -425,6 +432,9 @@ fn hint(error: &opendal::Error) -> &'static str {
             "; check the access key and what its policy allows: list, get, put, delete"
         }
         ErrorKind::ConfigInvalid => "; check the settings of the replica",
+        _ if error.to_string().contains("NotImplemented") => {
+            "; if the server has no conditional writes, set `conditional_writes` to false"
+        }
         _ => "",
     }
 }

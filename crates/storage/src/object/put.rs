@@ -49,7 +49,7 @@ impl ObjectClient {
         let failed = self.failed("store", key);
         let mut writer = self.operator.writer_with(key);
         if let Some(part) = self.dialect.part {
-            writer = writer.chunk(part);
+            writer = writer.chunk(part).concurrent(self.dialect.parts_at_a_time);
         }
         if self.dialect.conditional_create {
             writer = writer.if_not_exists(true);
