@@ -36,7 +36,12 @@ const PARALLELISM: usize = 4;
 /// How long the proof may take to be read, and to be stored.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The name of the object that holds the last proof.
-const NAME: &str = "drill";
+pub(crate) const NAME: &str = "drill";
+
+/// Whether this is the content of such an object, undamaged.
+pub(crate) fn is_proof(content: &[u8]) -> bool {
+    proof::decode(content).is_some()
+}
 
 /// Drills of one replica.
 pub(crate) struct Drill {

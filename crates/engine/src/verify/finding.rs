@@ -48,7 +48,7 @@ pub enum FindingKind {
     Temporary,
     /// Files that no restore can use.
     Unused,
-    /// The recorded checksums cannot be read.
+    /// The recorded checksums, the lease or the last proof cannot be read.
     Record,
     /// Files have another time than the one they were made at.
     Time,

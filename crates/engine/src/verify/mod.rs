@@ -3,6 +3,7 @@
 //! [`read`] fetches the files, [`check`] decodes them and follows the pages through history with the
 //! [`table`], [`plan`] knows what the listing tells and what the loss of a file means.
 
+mod beside;
 mod check;
 mod deep;
 mod error;
@@ -217,6 +218,8 @@ pub(crate) async fn verify_here(options: VerifyOptions) -> Result<VerifyReport, 
         Recorded::Records(records) => (records, false),
         Recorded::Damaged => (Vec::new(), true),
     };
+    let beside = beside::damaged(&*options.replica).await;
+    let beside = beside.map_err(VerifyError::Replica)?;
     let (sender, receiver) = mpsc::channel(CHUNKS);
     let bytes = files.iter().map(|file| file.size).sum();
     let table = Table::create(&*options.disk, &options.temporary)
@@ -250,6 +253,7 @@ pub(crate) async fn verify_here(options: VerifyOptions) -> Result<VerifyReport, 
     if damaged {
         report.findings.push(report::damaged_records());
     }
+    report.findings.extend(beside);
     if options.depth == VerifyDepth::Restore {
         deep::prove(&options, &mut report).await?;
     }

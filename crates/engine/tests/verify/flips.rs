@@ -3,14 +3,19 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use evertide::{FindingKind, RestoreError, RestoreOptions, RestoreTarget, restore};
+use evertide::{
+    FindingKind, ReplicaOptions, Replication, RestoreError, RestoreOptions, RestoreTarget, restore,
+};
 use evertide_ltx::{Header, Level, LtxName, PageIndex, Trailer};
+use evertide_storage::Destination;
+use evertide_testkit::wait_until;
 
 use crate::{
     connect, kinds, objects,
-    replicas::{of_evertide, of_litestream},
+    replicas::{Scene, of_evertide, of_litestream},
     verified,
 };
 
@@ -201,26 +206,53 @@ async fn every_class_of_damage_to_files_of_litestream_is_detected() {
     assert_every_damage_is_detected(&scene.replica).await;
 }
 
+/// Adds what a drill leaves beside the files.
+async fn drill(scene: &Scene) {
+    let mut options = ReplicaOptions::new("local", Destination::file(&scene.replica).unwrap());
+    options.drill_interval = Some(Duration::from_millis(10));
+    let builder = Replication::builder(&scene.db).replica(options);
+    let backup = builder.build().unwrap();
+    backup.start().await.unwrap();
+    wait_until(Duration::from_secs(60), "a drill", || {
+        scene.replica.join("evertide/drill").exists()
+    });
+    backup.stop(Duration::from_secs(60)).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_flipped_bit_of_the_recorded_checksums_is_noticed_and_no_restore_depends_on_them() {
+async fn a_flipped_bit_of_any_object_beside_the_files_is_noticed_and_no_restore_depends_on_it() {
     let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
     let scene = of_evertide().await;
-    let record = scene.replica.join("evertide/checksums");
-    let good = fs::read(&record).unwrap();
+    drill(&scene).await;
+    assert_eq!(kinds(&verified(&scene.replica).await), []);
     let newest = objects(&scene.replica)
         .into_iter()
         .max_by_key(|file| file.1.max)
         .unwrap();
     let expected = restored_with(&scene.replica, &newest).await.unwrap();
-    for at in 0..good.len() {
-        let mut damaged = good.clone();
-        damaged[at] ^= 1 << random.u8(..8);
-        fs::write(&record, &damaged).unwrap();
-        let report = verified(&scene.replica).await;
-        let kinds: Vec<_> = report.findings.iter().map(|found| found.kind).collect();
-        assert_eq!(kinds, [FindingKind::Record], "byte {at}");
-        assert_eq!(report.proven, 0, "byte {at}");
+    let client = connect(&scene.replica);
+    let keys = client.list_small().await.unwrap();
+    let names: Vec<_> = keys.iter().map(|key| key.as_str()).collect();
+    assert_eq!(names, ["checksums", "drill", "lease"]);
+    for name in names {
+        let object = scene.replica.join("evertide").join(name);
+        let good = fs::read(&object).unwrap();
+        for at in 0..good.len() {
+            let mut damaged = good.clone();
+            damaged[at] ^= 1 << random.u8(..8);
+            fs::write(&object, &damaged).unwrap();
+            let report = verified(&scene.replica).await;
+            let found: Vec<_> = report.findings.iter().collect();
+            let [found] = found[..] else {
+                panic!("byte {at} of {name}: {found:?}")
+            };
+            assert_eq!(found.kind, FindingKind::Record, "byte {at} of {name}");
+            assert_eq!(found.object, format!("evertide/{name}"), "byte {at}");
+            assert!(name != "checksums" || report.proven == 0, "byte {at}");
+        }
+        let restored = restored_with(&scene.replica, &newest).await.unwrap();
+        assert!(restored == expected, "{name}");
+        fs::write(&object, &good).unwrap();
     }
-    let restored = restored_with(&scene.replica, &newest).await.unwrap();
-    assert!(restored == expected);
+    assert!(verified(&scene.replica).await.findings.is_empty());
 }

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! evertide lease 1
+//! crc 8a6f2b1c00d3e4f5
 //! lineage 5f0c6f8e21d14c0ba6c7a1a3fd0e8f11
 //! generation 3
 //! owner 9be8a7f0c3ad4f5d8d8c1e22b7a6e455
@@ -16,7 +17,8 @@
 //! state held
 //! ```
 //!
-//! A line with another name is for a later version, and passed over.
+//! The second line has the CRC-64 of those after it; a lease that an earlier version wrote begins with its
+//! lineage. A line with another name is for a later version, and passed over.
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +28,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use evertide_ltx::{Checksum, Pgno};
 use humantime::{format_rfc3339_millis, format_rfc3339_seconds, parse_rfc3339};
 
 const TITLE: &str = "evertide lease 1";
@@ -159,22 +162,20 @@ impl LeaseRecord {
         let [since, renewed] = [self.since, self.renewed].map(format_rfc3339_millis);
         let lasts = self.duration.as_millis();
         let state = self.state.name();
-        format!(
-            "{TITLE}\nlineage {lineage}\ngeneration {generation}\nowner {id}\nsession {session}\n\
+        let body = format!(
+            "lineage {lineage}\ngeneration {generation}\nowner {id}\nsession {session}\n\
              boot {boot:016x}\nhome {home:016x}\nhost {host}\nprocess {process}\nsince {since}\nrenewed {renewed}\n\
              lasts_ms {lasts}\nstate {state}\n"
-        )
+        );
+        format!("{TITLE}\ncrc {}\n{body}", crc(&body))
     }
 
     /// Reads what `encode` wrote; `None` where it is damaged, or of another version.
-    pub(super) fn decode(content: &[u8]) -> Option<Self> {
+    pub fn decode(content: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(content.get(..MOST).unwrap_or(content)).ok()?;
-        let mut lines = text.strip_suffix('\n')?.split('\n');
-        if lines.next() != Some(TITLE) {
-            return None;
-        }
+        let body = unsealed(text.strip_prefix(TITLE)?.strip_prefix('\n')?)?;
         let mut fields: BTreeMap<&str, &str> = BTreeMap::new();
-        for line in lines {
+        for line in body.strip_suffix('\n')?.split('\n') {
             let (name, value) = line.split_once(' ')?;
             if fields.insert(name, value).is_some() {
                 return None;
@@ -211,6 +212,19 @@ impl fmt::Display for LeaseRecord {
         let since = format_rfc3339_seconds(self.since);
         write!(f, "process {process} on {host}, since {since}")
     }
+}
+
+/// The lines below the first two, or below the first where there is no CRC; `None` where that contradicts them.
+fn unsealed(text: &str) -> Option<&str> {
+    if text.starts_with("lineage ") {
+        return Some(text);
+    }
+    let (sum, body) = text.strip_prefix("crc ")?.split_once('\n')?;
+    (sum == crc(body).to_string()).then_some(body)
+}
+
+fn crc(body: &str) -> Checksum {
+    Checksum::page(Pgno::FIRST, body.as_bytes())
 }
 
 /// A name as it can be stored and shown.
@@ -253,7 +267,9 @@ pub(super) mod tests {
             let record = LeaseRecord { state, ..record(1) };
             let text = record.encode();
             assert_eq!(LeaseRecord::decode(text.as_bytes()).as_ref(), Some(&record));
-            let later = format!("{text}colour blue\n");
+            let (_, body) = text.split_once("lineage").unwrap();
+            let later = format!("lineage{body}colour blue\n");
+            let later = format!("{TITLE}\ncrc {}\n{later}", crc(&later));
             assert_eq!(LeaseRecord::decode(later.as_bytes()), Some(record.clone()));
             for cut in 0..text.len() {
                 assert_eq!(LeaseRecord::decode(&text.as_bytes()[..cut]), None, "{cut}");
@@ -264,6 +280,27 @@ pub(super) mod tests {
                 "process 4711 (evertide) on db1, since 1970-01-01T00:16:40Z"
             );
         }
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_lease_goes_unnoticed() {
+        let good = record(1).encode().into_bytes();
+        for at in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[at] ^= 1 << bit;
+                assert_eq!(LeaseRecord::decode(&bad), None, "bit {bit} of byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lease_of_an_earlier_version_has_no_crc_and_is_read() {
+        let old = "evertide lease 1\nlineage 00000000000000000000000000000007\ngeneration 3\n\
+                   owner 00000000000000000000000000000001\nsession 0000000000000000000000000000000b\n\
+                   boot 0000000000000005\nhome 0000000000000009\nhost db1\nprocess 4711 (evertide)\n\
+                   since 1970-01-01T00:16:40.000Z\nrenewed 1970-01-01T00:33:20.000Z\nlasts_ms 120000\nstate held\n";
+        assert_eq!(LeaseRecord::decode(old.as_bytes()), Some(record(1)));
     }
 
     #[test]
