@@ -135,8 +135,9 @@ pub(crate) fn fuzz(seconds: u64, only: &[String], seed: Option<u64>) -> Result<T
         if targets.is_empty() {
             continue;
         }
+        // With the features of the whole workspace, so that what the other tests built is used again.
         let mut test = command("cargo");
-        test.args(["test", "--locked", "--package", suite.package])
+        test.args(["test", "--locked", "--workspace"])
             .args(suite.binary)
             .args(["--", "--nocapture", "--exact"])
             .args(targets.iter().map(|(_, test)| test))

@@ -33,8 +33,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Everything CI checks: every task below except `advisories`, `bench` and the long forms `soak`,
-    /// `model`, `planted` and `mutants`.
+    /// Everything CI checks: every task below except `advisories`, `bench` and `demo`, which need a release build or
+    /// the network (the tests run the demo, too), and the long forms `soak`, `model`, `planted` and `mutants`.
     ///
     /// Goes on after a failure, so that one run shows everything there is to mend, and ends with
     /// the number of tests and checks that passed and failed.

@@ -1,5 +1,7 @@
 //! Running the tests, the torture and the bench.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use evertide_testkit::checkout_root;
 
@@ -12,12 +14,22 @@ pub(crate) const DRIVERS: [&str; 3] = ["sqlx", "diesel", "old-rusqlite"];
 /// Tests at a time. They wait more than they work: for programs, servers, and intervals.
 const THREADS: &str = "RUST_TEST_THREADS";
 
+/// Where tests find the programs of the workspace; without it they build them, with other features than all of the
+/// workspace has, and so most dependencies once more.
+const PROGRAMS: &str = "EVERTIDE_BIN_DIR";
+
+fn built_by_tests() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into());
+    checkout_root().join(target).join("debug")
+}
+
 /// `cargo test` of the workspace, doc tests included. Random tests draw their own seeds where none is given.
 pub(crate) fn unit(arguments: &[String], seed: Option<u64>) -> Result<Tally> {
     let mut test = command("cargo");
     test.args(["test", "--locked", "--no-fail-fast"]);
     if arguments.is_empty() {
-        test.arg("--workspace");
+        // That builds every program of the workspace, too.
+        test.arg("--workspace").env(PROGRAMS, built_by_tests());
     }
     if std::env::var_os(THREADS).is_none() {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -57,6 +69,13 @@ pub(crate) fn torture(arguments: &[String]) -> Result<Tally> {
         "--",
     ]);
     run(torture.args(arguments))
+}
+
+/// The same, after [`unit`] has built everything.
+pub(crate) fn built_torture(arguments: &[String]) -> Result<Tally> {
+    let programs = built_by_tests();
+    let mut torture = command(&programs.join("evertide-torture").to_string_lossy());
+    run(torture.env(PROGRAMS, programs).args(arguments))
 }
 
 /// The first command of the README.

@@ -174,7 +174,7 @@ impl Drill {
         );
         let restored = newest.restore().await;
         let (restored, checksum) = restored.map_err(|error| self.unrestored(error))?;
-        let record = match listening.record_of(restored.txid) {
+        let record = match listening.record_of(restored.txid, restored.timestamp_ms) {
             Some(record) => Some(record),
             None => self.published(&restored).await.map_err(unreachable)?,
         };

@@ -232,6 +232,11 @@ async fn on_engine<T: Send + 'static>(
     engine: &Engine,
     task: impl Future<Output = Result<T, RestoreError>> + Send + 'static,
 ) -> Result<T, RestoreError> {
+    #[cfg(test)]
+    if crate::runtime::DOES_BLOCKING_WORK.get() {
+        let work = || engine.handle().block_on(task);
+        return std::thread::scope(|scope| scope.spawn(work).join().unwrap());
+    }
     match AbortOnDropHandle::new(engine.handle().spawn(task)).await {
         Ok(result) => result,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

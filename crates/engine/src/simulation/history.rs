@@ -11,7 +11,10 @@ use evertide_ltx::{Checksum, Decoder, Encoder, Header, LtxName, PageSize, Pgno, 
 
 use crate::verify::{Content, Record};
 
-/// The version of each page.
+/// Where a page has its version.
+const VERSION: usize = 200;
+
+/// The version of each page. The second says how many there are, as the first does, and so changes with that.
 pub(super) type Pages = Vec<u64>;
 
 /// The database after one transaction.
@@ -50,7 +53,8 @@ impl History {
         let mut encoder = Encoder::new(Vec::new(), header).unwrap();
         for (at, version) in state.pages.iter().enumerate() {
             if base.pages.get(at) != Some(version) {
-                encoder.encode_page(pgno(at), &page(*version)).unwrap();
+                let page = page(at, *version, state.pages.len());
+                encoder.encode_page(pgno(at), &page).unwrap();
             }
         }
         encoder.finish().unwrap().0.into()
@@ -73,8 +77,9 @@ impl History {
             return false;
         };
         let same = |(pgno, checksum): &(Pgno, u64)| {
-            let version = state.pages.get(pgno.get() as usize - 1);
-            version.is_some_and(|version| checksum_of(*pgno, *version).get() == *checksum)
+            let (at, size) = (pgno.get() as usize - 1, state.pages.len());
+            let version = state.pages.get(at);
+            version.is_some_and(|version| checksum_of(at, *version, size).get() == *checksum)
         };
         milliseconds(state.created) == timestamp_ms && found.iter().all(same)
     }
@@ -88,12 +93,12 @@ pub(super) fn content(pages: &Pages) -> Content {
 fn sum(pages: &Pages) -> Checksum {
     let sums = pages.iter().enumerate();
     sums.fold(Checksum::EMPTY, |sum, (at, version)| {
-        sum.toggle(checksum_of(pgno(at), *version))
+        sum.toggle(checksum_of(at, *version, pages.len()))
     })
 }
 
-fn checksum_of(pgno: Pgno, version: u64) -> Checksum {
-    Checksum::page(pgno, &page(version))
+fn checksum_of(at: usize, version: u64, size: usize) -> Checksum {
+    Checksum::page(pgno(at), &page(at, version, size))
 }
 
 /// What an LTX file changes: the size that it leaves, and pages.
@@ -110,7 +115,7 @@ impl Changes {
         let pages = decoder.header().commit as usize;
         let (mut buffer, mut written) = (vec![0; page_size().len()], Vec::new());
         while let Some(pgno) = decoder.decode_page(&mut buffer).unwrap() {
-            let version = u64::from_le_bytes(buffer[..8].try_into().unwrap());
+            let version = u64::from_le_bytes(buffer[VERSION..][..8].try_into().unwrap());
             written.push((pgno.get() as usize - 1, version));
         }
         decoder.finish().unwrap();
@@ -133,12 +138,33 @@ fn pgno(at: usize) -> Pgno {
     Pgno::new(at as u32 + 1).unwrap()
 }
 
-/// The version, and what no sum of other pages gives: the checksums of LTX are linear.
-fn page(version: u64) -> Vec<u8> {
+/// A page of an empty SQLite database whose other pages are all on the list of free ones: the first is its
+/// header and schema, the second that list, and the others may hold anything. Each has room for its version, and
+/// for what no sum of other pages gives, since the checksums of LTX are linear.
+fn page(at: usize, version: u64, size: usize) -> Vec<u8> {
     let mut page = vec![0; page_size().len()];
-    let (number, rest) = page.split_at_mut(8);
-    number.copy_from_slice(&version.to_le_bytes());
-    fastrand::Rng::with_seed(version).fill(&mut rest[..32]);
+    let mut put = |at: usize, bytes: &[u8]| page[at..][..bytes.len()].copy_from_slice(bytes);
+    let number = |number: usize| (number as u32).to_be_bytes();
+    match at {
+        0 => {
+            put(0, b"SQLite format 3\0\x02\x00\x01\x01\x00\x40\x20\x20");
+            put(28, &number(size));
+            put(32, &number(if size > 1 { 2 } else { 0 }));
+            put(36, &number(size - 1));
+            put(44, &number(4)); // the format of the schema
+            put(56, &number(1)); // UTF-8
+            put(100, b"\x0d\x00\x00\x00\x00\x02\x00\x00"); // a leaf without cells
+        }
+        1 => {
+            put(4, &number(size - 2));
+            (3..=size).for_each(|free| put(8 + 4 * (free - 3), &number(free)));
+        }
+        _ => {}
+    }
+    let (mut random, mut noise) = (fastrand::Rng::with_seed(version), [0; 32]);
+    random.fill(&mut noise);
+    put(VERSION, &version.to_le_bytes());
+    put(VERSION + 8, &noise);
     page
 }
 

@@ -10,8 +10,12 @@ use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::LtxObject;
 use tokio::time::Instant;
 
-use super::history::{Changes, Pages};
-use crate::restore::{RestoreTarget, plan};
+use super::history::{Changes, Pages, content as content_of};
+use crate::{
+    DrillFailureKind, DrillStatus,
+    restore::{RestoreTarget, plan},
+    verify::Content,
+};
 
 /// How many of the last events are shown with a fault.
 const REMEMBERED: usize = 60;
@@ -44,6 +48,7 @@ pub(super) struct Judge {
     pub(super) stored: u64,
     pub(super) deleted: u64,
     pub(super) successions: u64,
+    pub(super) proofs: u64,
 }
 
 impl Judge {
@@ -62,6 +67,7 @@ impl Judge {
             stored: 0,
             deleted: 0,
             successions: 0,
+            proofs: 0,
         }
     }
 
@@ -105,6 +111,32 @@ impl Judge {
     fn is_restorable(&self, txid: Txid) -> bool {
         let found = self.restore(RestoreTarget::Txid(txid));
         found.is_some_and(|(reached, pages)| reached == txid && pages == self.durable[&txid])
+    }
+
+    /// A node's drills have found something out: it must be true.
+    pub(super) fn drilled(&mut self, node: NodeId, before: &DrillStatus, now: &DrillStatus) {
+        if now.proofs > before.proofs
+            && let Some(proof) = now.proven
+        {
+            self.note(format_args!("{node} proved {}", proof.txid));
+            let known = self.states.iter().any(|(pages, whose)| {
+                let content = Content::of_sum(pages.len() as u32, proof.database_checksum);
+                whose.iter().any(|(_, txid)| *txid == proof.txid) && content == content_of(pages)
+            });
+            self.must(known, || {
+                format!("a drill proved a state of {} that nobody had", proof.txid)
+            });
+            self.proofs += 1;
+        }
+        if now.failures > before.failures
+            && let Some(failure) = &now.failure
+        {
+            self.note(format_args!("{node} failed to drill: {}", failure.problem));
+            let kind = failure.kind;
+            self.must(kind == DrillFailureKind::Unfinished, || {
+                format!("a sound replica fails a drill: {}", failure.problem)
+            });
+        }
     }
 
     /// Every state that was said to be safe still is.

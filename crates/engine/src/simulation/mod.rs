@@ -5,7 +5,7 @@
 //! Machines are started, stopped in order, killed, and frozen for longer than a lease lasts; they lose their local
 //! state, are restored from the replica, go on with another history, or are told to take over; what they sent
 //! arrives late. After each change of the replica the [`Judge`] looks whether its newest state is one that a database had,
-//! and whether everything that was said to be safe can be restored.
+//! and whether everything that was said to be safe can be restored; what drills find out must be true.
 
 mod cloud;
 mod history;
@@ -32,6 +32,8 @@ use crate::{ReplicaOptions, replica::Succession, runtime::DOES_BLOCKING_WORK};
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const LENGTH: Duration = Duration::from_secs(3_600);
+/// How long everything rests at the end.
+const QUIET: Duration = Duration::from_secs(20 * 60);
 /// How far the clock of a node may be off, in milliseconds.
 const SKEW: i64 = 100_000;
 
@@ -41,6 +43,7 @@ struct Tally {
     stored: u64,
     deleted: u64,
     successions: u64,
+    proofs: u64,
     refusals: u64,
     troubles: u64,
     freezes: u64,
@@ -219,11 +222,16 @@ impl World {
             }
         }
         // What is still under way arrives, and changes nothing.
-        sleep(20 * MINUTE).await;
+        sleep(QUIET).await;
+        let drills = self.nodes[left].drill_interval();
+        let drills_meanwhile = drills.is_some_and(|interval| interval < QUIET);
         let judge = self.judge.lock().unwrap();
         judge.assert_sound();
         assert_eq!(judge.newest(), Some(&self.nodes[left].pages()));
         judge.assert_nothing_lost();
+        if drills_meanwhile {
+            assert_eq!(self.nodes[left].proven(), Some(self.nodes[left].txid()));
+        }
     }
 
     fn between(&mut self, range: std::ops::Range<Duration>) -> Duration {
@@ -237,6 +245,7 @@ impl World {
             stored: judge.stored,
             deleted: judge.deleted,
             successions: judge.successions,
+            proofs: judge.proofs,
             troubles: self.nodes.iter().map(|node| node.line.troubles()).sum(),
             trace: judge.trace(),
             ..self.tally
@@ -256,6 +265,7 @@ fn options(random: &mut Rng, exact: bool) -> ReplicaOptions {
     options.snapshot_interval = [10 * MINUTE, 60 * MINUTE][random.usize(..2)];
     options.levels = vec![30 * SECOND, 5 * MINUTE];
     options.retention_check_interval = 5 * MINUTE;
+    options.drill_interval = [None, Some(10 * MINUTE), Some(40 * MINUTE)][random.usize(..3)];
     (options.level_0_retention, options.retention) = match exact {
         true => (10 * LENGTH, None),
         false => (2 * MINUTE, Some(20 * MINUTE)),
@@ -299,6 +309,7 @@ fn whatever_happens_to_two_machines_no_two_histories_are_mixed_and_nothing_safe_
             stored: sum.stored + tally.stored,
             deleted: sum.deleted + tally.deleted,
             successions: sum.successions + tally.successions,
+            proofs: sum.proofs + tally.proofs,
             refusals: sum.refusals + tally.refusals,
             troubles: sum.troubles + tally.troubles,
             freezes: sum.freezes + tally.freezes,
@@ -312,6 +323,7 @@ fn whatever_happens_to_two_machines_no_two_histories_are_mixed_and_nothing_safe_
         (sum.stored, 20),
         (sum.deleted, 10),
         (sum.successions, 1),
+        (sum.proofs, 2),
         (sum.troubles, 20),
         (sum.freezes, 2),
         (sum.kills, 2),

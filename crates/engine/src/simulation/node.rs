@@ -30,7 +30,7 @@ use super::{
     judge::{Judge, NodeId},
 };
 use crate::{
-    DatabaseStatus, ReplicaOptions, ReplicaStatus,
+    DatabaseStatus, DrillStatus, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, Content, ImageRequest, Snapshot},
     replica::{self, ReplicaContext, Succession},
     state::{LocalIdentity, Staged, owner},
@@ -232,8 +232,10 @@ impl Node {
         status.replicas.push(replica);
         let (status, (commands, asked)) = (watch::channel(status).0, mpsc::unbounded_channel());
         let (cancel, stopping) = (CancellationToken::new(), CancellationToken::new());
+        let mut options = self.options.clone();
+        options.drill_directory = Some(self.dir.path().to_owned());
         let context = ReplicaContext {
-            options: self.options.clone(),
+            options,
             client: Arc::new(LeasedClient::new(client, Arc::clone(&lease))),
             lease,
             identity: Arc::new(identity),
@@ -255,6 +257,7 @@ impl Node {
             judge: Arc::clone(&self.judge),
             captured: captured.clone(),
             status: status.subscribe(),
+            drill: DrillStatus::default(),
         };
         let frozen = || self.frozen.subscribe();
         self.process = Some(Process {
@@ -329,6 +332,22 @@ impl Node {
         self.database().pages.clone()
     }
 
+    pub(super) fn drill_interval(&self) -> Option<Duration> {
+        self.options.drill_interval
+    }
+
+    /// The transaction that the last good drill restored.
+    pub(super) fn proven(&self) -> Option<Txid> {
+        let process = self.process.as_ref()?;
+        let proof = process.status.borrow().replicas[0].drill.proven;
+        proof.map(|proof| proof.txid)
+    }
+
+    /// The newest captured transaction.
+    pub(super) fn txid(&self) -> Txid {
+        self.database().txid
+    }
+
     /// What is wrong with its replica.
     pub(super) fn error(&self) -> Option<String> {
         let process = self.process.as_ref()?;
@@ -363,6 +382,7 @@ impl Database {
         let size = self.pages.len();
         let mut touched = vec![0];
         touched.extend(before..size);
+        touched.extend((size != before && size > 1).then_some(1));
         touched.extend((0..self.random.usize(..3)).map(|_| self.random.usize(..size)));
         for page in touched {
             self.pages[page] = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
@@ -438,6 +458,8 @@ struct Task {
     judge: Arc<Mutex<Judge>>,
     captured: watch::Sender<Captured>,
     status: watch::Receiver<DatabaseStatus>,
+    /// What drills had found when this heard of them last.
+    drill: DrillStatus,
 }
 
 impl Task {
@@ -456,12 +478,15 @@ impl Task {
 
     /// What the status says is on the replica must be there.
     fn told(&mut self) {
-        let txid = self.status.borrow_and_update().replicas[0].txid;
+        let status = self.status.borrow_and_update();
+        let replica = &status.replicas[0];
         let database = self.database.lock().unwrap();
-        if let Some(state) = database.history.get(txid) {
-            let mut judge = self.judge.lock().unwrap();
-            judge.told_durable(txid, &state.pages);
+        let mut judge = self.judge.lock().unwrap();
+        if let Some(state) = database.history.get(replica.txid) {
+            judge.told_durable(replica.txid, &state.pages);
         }
+        judge.drilled(self.node, &self.drill, &replica.drill);
+        self.drill.clone_from(&replica.drill);
     }
 
     fn answer(&self, command: Command) {

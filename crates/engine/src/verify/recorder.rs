@@ -167,11 +167,11 @@ impl Heard {
 }
 
 impl Listening {
-    /// The last record of this transaction.
-    pub(crate) fn record_of(&self, txid: Txid) -> Option<Record> {
-        let state = self.0.state();
-        let found = state.records.iter().rfind(|record| record.txid == txid);
-        found.copied()
+    /// The last record of the transaction of this time. Whoever has taken the replica over counts transactions,
+    /// too.
+    pub(crate) fn record_of(&self, txid: Txid, timestamp_ms: Option<i64>) -> Option<Record> {
+        let same = |r: &&Record| r.txid == txid && Some(r.timestamp_ms) == timestamp_ms;
+        self.0.state().records.iter().rfind(same).copied()
     }
 }
 
@@ -212,4 +212,28 @@ pub(crate) async fn recorded(client: &dyn ReplicaClient) -> Result<Recorded, Err
         None => Recorded::Records(Vec::new()),
         Some(found) => records::decode(&found.content).map_or(Recorded::Damaged, Recorded::Records),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_ltx::Checksum;
+
+    use super::*;
+
+    #[test]
+    fn a_transaction_of_another_history_with_the_same_number_is_not_taken_for_the_one_heard_of() {
+        let heard = Heard::default();
+        let listening = heard.listen();
+        let record = Record {
+            txid: Txid::new(7),
+            timestamp_ms: 1_000,
+            pages: 3,
+            checksum: Checksum::EMPTY,
+        };
+        heard.note(record);
+        assert_eq!(listening.record_of(Txid::new(7), Some(1_000)), Some(record));
+        for (txid, time) in [(7, Some(1_001)), (7, None), (8, Some(1_000))] {
+            assert_eq!(listening.record_of(Txid::new(txid), time), None);
+        }
+    }
 }
