@@ -6,6 +6,7 @@
 mod cargo;
 mod check;
 mod documents;
+mod features;
 mod fuzz;
 mod planted;
 mod run;
@@ -34,7 +35,8 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Everything CI checks: every task below except `advisories`, `bench` and `demo`, which need a release build or
-    /// the network (the tests run the demo, too), and the long forms `soak`, `model`, `planted` and `mutants`.
+    /// the network (the tests run the demo, too), and the long forms `features`, `soak`, `model`, `planted` and
+    /// `mutants`.
     ///
     /// Goes on after a failure, so that one run shows everything there is to mend, and ends with
     /// the number of tests and checks that passed and failed.
@@ -59,6 +61,9 @@ enum Task {
     /// Check the documents: links lead somewhere, commands exist, and every test that
     /// docs/invariants.md names exists.
     Documents,
+    /// Compile the crates with each store alone, and print how many crates that takes. (The numbers are
+    /// part of the normal run.)
+    Features,
     /// Check licences, banned crates and sources against deny.toml.
     Deny,
     /// Check the dependencies for published advisories; needs the network, so CI does not.
@@ -148,6 +153,7 @@ fn main() -> ExitCode {
         Task::Lint => check::lint(),
         Task::Doc { open } => check::doc(open),
         Task::Documents => documents::check(),
+        Task::Features => features::check(),
         Task::Deny => check::deny(),
         Task::Advisories => check::advisories(),
         Task::Unit { arguments } => run::unit(&arguments, None),

@@ -5,7 +5,7 @@ use clap::Args;
 
 use crate::cargo::{command, output_of};
 use crate::steps::{Steps, Tally};
-use crate::{check, documents, fuzz, run, tools};
+use crate::{check, documents, features, fuzz, run, tools};
 
 /// How long the parts take that can take any time.
 #[derive(Debug, Args)]
@@ -36,6 +36,7 @@ pub(crate) fn everything(options: &Options) -> Result<Tally> {
     steps.run("Format", || check::fmt(true));
     steps.run("Documents: links, commands, invariants", documents::check);
     steps.run("Dependencies: licences, bans, sources", check::deny);
+    steps.run("Crates that an application compiles", features::count);
     steps.run("Clippy, warnings denied", check::lint);
     steps.run("Documentation, warnings denied", || check::doc(false));
     steps.run(

@@ -122,10 +122,6 @@ pub(super) fn credentials(
 
 /// What is set beside the place of a replica. Read in builds without a client as well: whoever has such a
 /// configuration learns of all its mistakes at once.
-#[cfg_attr(
-    not(feature = "s3"),
-    expect(dead_code, reason = "there is no client for them")
-)]
 #[derive(Default)]
 struct Settings {
     credentials: Credentials,
