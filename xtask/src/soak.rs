@@ -109,13 +109,7 @@ fn crashes(seed: u64) -> Result<Tally> {
 fn races(seed: u64) -> Result<Tally> {
     let mut test = tests(
         "evertide-cli",
-        &[
-            "--test",
-            "it",
-            "writers::two_processes",
-            "--",
-            "--nocapture",
-        ],
+        &["--test", "it", "races::", "--", "--nocapture"],
     );
     test.env("EVERTIDE_RACES", RACES.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))

@@ -12,6 +12,7 @@ mod ltx;
 mod memory;
 mod nats;
 mod old_replicas;
+mod races;
 mod replicate;
 mod restore;
 mod s3;
