@@ -11,6 +11,17 @@ pub(super) async fn plan_now(
     client: &dyn ReplicaClient,
     target: RestoreTarget,
 ) -> Result<RestorePlan, RestoreError> {
+    match plan_of_one_look(client, target).await {
+        // A snapshot and what follows it may have been stored since the level of snapshots was listed.
+        Err(RestoreError::Gap { .. }) => plan_of_one_look(client, target).await,
+        planned => planned,
+    }
+}
+
+async fn plan_of_one_look(
+    client: &dyn ReplicaClient,
+    target: RestoreTarget,
+) -> Result<RestorePlan, RestoreError> {
     let ltx = listing(client, target).await?;
     if let (RestoreTarget::Txid(_), false) = (target, ltx.is_empty()) {
         return plan_ltx(client, &ltx, target); // only this format has transaction IDs

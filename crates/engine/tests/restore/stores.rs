@@ -42,6 +42,8 @@ enum Outcome {
 struct Troubled {
     inner: Arc<dyn ReplicaClient>,
     trouble: Trouble,
+    /// A file that is stored only after the first listing.
+    late: Mutex<Option<LtxName>>,
     gets: AtomicU64,
     ranges: Mutex<Vec<Option<Range<u64>>>>,
     under_way: AtomicU64,
@@ -62,6 +64,7 @@ impl Troubled {
         Arc::new(Self {
             inner: Arc::clone(inner),
             trouble: Box::new(trouble),
+            late: Mutex::default(),
             gets: AtomicU64::new(0),
             ranges: Mutex::default(),
             under_way: AtomicU64::new(0),
@@ -91,7 +94,13 @@ impl ReplicaClient for Troubled {
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        self.inner.list(level, after).await
+        let mut objects = self.inner.list(level, after).await?;
+        let mut late = self.late.lock().unwrap();
+        if let Some(at) = objects.iter().position(|object| Some(object.name) == *late) {
+            objects.remove(at);
+            *late = None;
+        }
+        Ok(objects)
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
@@ -215,6 +224,17 @@ async fn a_request_that_fails_now_and_then_fails_no_restore() {
     });
     restore(options(&scene, &client)).await.unwrap();
     scene.assert_restored();
+}
+
+/// Levels are listed at the same time, and not at the same moment.
+#[tokio::test]
+async fn what_is_stored_between_two_listings_is_not_taken_for_a_gap() {
+    let scene = Scene::usual().await;
+    let client = Troubled::new(&scene.replica, |_, _| Outcome::Fine);
+    *client.late.lock().unwrap() = Some(name(3, 3));
+    restore(options(&scene, &client)).await.unwrap();
+    scene.assert_restored();
+    assert_eq!(*client.late.lock().unwrap(), None);
 }
 
 #[tokio::test]
