@@ -93,7 +93,7 @@ pub use self::{
         ReplicaStatus,
     },
     verify::{
-        Finding, FindingKind, ProvenRestore, Severity, VerifyDepth, VerifyError, VerifyOptions,
-        VerifyProgress, VerifyReport, VerifyStage, verify,
+        Finding, FindingKind, ProvenRestore, Severity, VerifiedV3, VerifyDepth, VerifyError,
+        VerifyOptions, VerifyProgress, VerifyReport, VerifyStage, verify,
     },
 };

@@ -1,7 +1,10 @@
 //! `evertide verify`
 
 use anyhow::bail;
-use evertide::{Finding, ProvenRestore, Severity, VerifyDepth, VerifyOptions, VerifyReport};
+use evertide::{
+    Finding, ProvenRestore, Severity, VerifiedV3, VerifyDepth, VerifyOptions, VerifyReport,
+};
+use evertide_ltx::Txid;
 use serde::Serialize;
 
 use super::source::{Source, sources};
@@ -99,16 +102,34 @@ fn print(verified: &Verified) -> anyhow::Result<()> {
             report.txid,
             output::time(created)
         ),
+        None if report.v3.is_some() => "nothing of it is in the format of today".to_owned(),
         None => "nothing can be restored".to_owned(),
     };
-    let restored = report.restored.as_ref().map_or_else(String::new, |restored| {
+    let old = report.v3.map_or_else(String::new, |old| {
         format!(
-            "; transaction {} was restored, a database of {}, and SQLite found nothing wrong with it",
-            restored.txid,
-            output::bytes(restored.database_bytes)
+            "; of Litestream 0.3 there are {} with {} in {}, the newest of {}",
+            output::count(old.files, "file"),
+            output::bytes(old.bytes),
+            output::count(old.generations, "generation"),
+            output::time(old.newest)
         )
     });
-    output::line(format!("{label} {verdict}: {read}; {restorable}{restored}"))
+    let restored = report
+        .restored
+        .as_ref()
+        .map_or_else(String::new, |restored| {
+            let state = match restored.txid {
+                Txid::ZERO => "the newest state".to_owned(), // of Litestream 0.3
+                txid => format!("transaction {txid}"),
+            };
+            format!(
+                "; {state} was restored, a database of {}, and SQLite found nothing wrong with it",
+                output::bytes(restored.database_bytes)
+            )
+        });
+    output::line(format!(
+        "{label} {verdict}: {read}; {restorable}{old}{restored}"
+    ))
 }
 
 fn severity(finding: &Finding) -> &'static str {
@@ -146,9 +167,18 @@ struct Report<'a> {
     page_size: Option<u32>,
     pages: u32,
     database_checksum: Option<String>,
+    litestream_v3: Option<Old>,
     restored: Option<Restored>,
     duration_ms: u128,
     findings: Vec<Found<'a>>,
+}
+
+#[derive(Serialize)]
+struct Old {
+    files: u64,
+    bytes: u64,
+    generations: u64,
+    timestamp: String,
 }
 
 #[derive(Serialize)]
@@ -215,9 +245,21 @@ impl<'a> Report<'a> {
             page_size: report.page_size.map(|size| size.get()),
             pages: report.pages,
             database_checksum: report.database_checksum.map(|sum| format!("{sum:016x}")),
+            litestream_v3: report.v3.as_ref().map(Old::new),
             restored: report.restored.as_ref().map(Restored::new),
             duration_ms: report.duration.as_millis(),
             findings: report.findings.iter().map(found).collect(),
+        }
+    }
+}
+
+impl Old {
+    fn new(old: &VerifiedV3) -> Self {
+        Self {
+            files: old.files,
+            bytes: old.bytes,
+            generations: old.generations,
+            timestamp: output::time(old.newest),
         }
     }
 }

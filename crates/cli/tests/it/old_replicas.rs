@@ -96,3 +96,34 @@ fn a_replica_of_litestream_0_3_is_planned_restored_and_described() {
     place.run(&gap).failed(1, &["gap", missing, "--timestamp"]);
     assert!(!place.exists("no.db"));
 }
+
+#[test]
+fn every_file_of_litestream_0_3_is_verified() {
+    let place = Workplace::new();
+    replica(&place);
+    let said = place.ok(&["verify", "--deep", "replica"]);
+    for text in [
+        "is sound",
+        "of Litestream 0.3 there are",
+        "the newest state was restored",
+    ] {
+        assert!(said.contains(text), "`{text}` is not said: {said}");
+    }
+    let sound = place.json(&["verify", "replica", "--json"]);
+    let old = &sound["replicas"][0]["litestream_v3"];
+    assert_eq!(
+        (old["generations"].as_u64(), sound["sound"].as_bool()),
+        (Some(2), Some(true))
+    );
+    let listed = place.json(&["restore", "replica", "-o", "out.db", "--dry-run", "--json"]);
+    let last = listed["files"].as_array().unwrap().last().unwrap();
+    let last = last["name"].as_str().unwrap();
+    let file = place.path("replica").join(last);
+    let mut content = bytes(&file);
+    let place_of_content = content.len() - 12;
+    content[place_of_content] ^= 1;
+    fs::write(&file, content).unwrap();
+    let run = place.run(&["verify", "replica"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert!(run.out.contains(&format!("problem: {last}: ")), "{run:?}");
+}

@@ -36,6 +36,7 @@ pub(crate) use self::{
     coverage::Missing,
     fetch::{Message, Part, Stopped, Trouble, fetch, listing, parts, send_all},
     plan::{extend, plan},
+    v3::{Flaw, FlawKind, check as check_v3},
 };
 use self::{
     apply::{Applied, Apply},

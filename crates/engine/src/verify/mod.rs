@@ -10,6 +10,7 @@ mod error;
 mod finding;
 #[cfg(test)]
 mod fuzz;
+mod old;
 mod place;
 mod plan;
 mod progress;
@@ -42,6 +43,7 @@ pub use self::{
     deep::ProvenRestore,
     error::VerifyError,
     finding::{Finding, FindingKind, Severity},
+    old::VerifiedV3,
     progress::{VerifyProgress, VerifyStage},
 };
 use crate::{RestoreError, RestoreTarget, restore::listing, runtime::Engine};
@@ -165,6 +167,8 @@ pub struct VerifyReport {
     /// The checksum of the database after `txid`, where every page of it is known: the XOR of the
     /// checksums of its pages, as LTX files have it.
     pub database_checksum: Option<u64>,
+    /// What there is in the format of Litestream 0.3, all of which was read, too.
+    pub v3: Option<VerifiedV3>,
     /// What a restore proved, where one was asked for and came to its end.
     pub restored: Option<ProvenRestore>,
     /// What was found, problems first.
@@ -213,6 +217,8 @@ pub(crate) async fn verify_here(options: VerifyOptions) -> Result<VerifyReport, 
     let mut files = date(&*options.replica, files).await?;
     let strays = options.replica.list_strays().await;
     let strays = strays.map_err(VerifyError::Replica)?;
+    let v3 = options.replica.list_v3().await;
+    let v3 = v3.map_err(VerifyError::Replica)?;
     let found = recorded(&*options.replica).await;
     let (records, damaged) = match found.map_err(VerifyError::Replica)? {
         Recorded::Records(records) => (records, false),
@@ -249,11 +255,12 @@ pub(crate) async fn verify_here(options: VerifyOptions) -> Result<VerifyReport, 
         (Ok(()), Ok(checked)) => checked,
     };
     let location = options.replica.location();
-    let mut report = report::assemble(location, &files, &strays, checked);
+    let mut report = report::assemble(location, &files, &strays, !v3.is_empty(), checked);
     if damaged {
         report.findings.push(report::damaged_records());
     }
     report.findings.extend(beside);
+    old::check(&options, v3, &mut report).await?;
     if options.depth == VerifyDepth::Restore {
         deep::prove(&options, &mut report).await?;
     }

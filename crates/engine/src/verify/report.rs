@@ -16,11 +16,12 @@ use crate::{RestoreTarget, restore::plan};
 /// Strays that are named one by one.
 const STRAYS: usize = 50;
 
-/// Puts the report together. The files are in reading order.
+/// Puts the report together. The files are in reading order; files of Litestream 0.3 are told about elsewhere.
 pub(super) fn assemble(
     location: String,
     files: &[LtxObject],
     strays: &[Stray],
+    has_v3: bool,
     checked: Checked,
 ) -> VerifyReport {
     let broken: Vec<_> = checked
@@ -31,7 +32,7 @@ pub(super) fn assemble(
     let good = files.iter().filter(|file| !broken.contains(file));
     let states = states(good, Txid::ZERO);
     let newest = states.last().copied().unwrap_or_default();
-    let mut findings = of_listing(&location, files, strays);
+    let mut findings = of_listing(&location, files, strays, has_v3);
     findings.extend(of_broken(files, &broken, &checked));
     findings.extend(checked.findings);
     if checked.position < newest {
@@ -77,6 +78,7 @@ pub(super) fn assemble(
         page_size: checked.page_size,
         pages: checked.pages,
         database_checksum: checked.database.map(|checksum| checksum.get()),
+        v3: None,
         restored: None,
         findings,
         duration: Duration::ZERO,
@@ -113,24 +115,18 @@ pub(super) fn damaged_records() -> Finding {
 }
 
 /// What the names alone tell.
-fn of_listing(location: &str, files: &[LtxObject], strays: &[Stray]) -> Vec<Finding> {
+fn of_listing(location: &str, files: &[LtxObject], strays: &[Stray], has_v3: bool) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (gaps, useless) = gaps(files);
-    if files.is_empty() {
-        let old = strays.iter().any(|stray| stray.key == "generations/");
-        let meaning = if old {
-            "nothing of this format can be restored; the backup of Litestream 0.3 in `generations/` \
-             is not verified, restore it to try it"
-        } else {
-            "nothing can be restored; check the address"
-        };
-        let problem = "there is not one LTX file";
+    if files.is_empty() && !has_v3 {
         findings.push(Finding::new(
             FindingKind::NoBackup,
             location,
-            problem,
-            meaning,
+            "there is not one LTX file",
+            "nothing can be restored; check the address",
         ));
+    } else if files.is_empty() {
+        // All there is to restore is of Litestream 0.3.
     } else if useless == files.len() {
         findings.push(Finding::new(
             FindingKind::NoBackup,
@@ -165,11 +161,14 @@ fn of_listing(location: &str, files: &[LtxObject], strays: &[Stray]) -> Vec<Find
             "Litestream would start a restore from it, and fail; move it to level 0",
         ));
     }
-    findings.extend(of_strays(location, strays));
+    findings.extend(of_strays(location, strays, has_v3));
     findings
 }
 
-fn of_strays(location: &str, strays: &[Stray]) -> Vec<Finding> {
+fn of_strays(location: &str, strays: &[Stray], has_v3: bool) -> Vec<Finding> {
+    // What is in there is told about file by file.
+    let told = |stray: &&Stray| !(has_v3 && stray.key == "generations/");
+    let strays: Vec<_> = strays.iter().filter(told).collect();
     let finding = |stray: &Stray| {
         let (kind, problem, meaning) = match stray.kind {
             StrayKind::Temporary => (
@@ -179,8 +178,8 @@ fn of_strays(location: &str, strays: &[Stray]) -> Vec<Finding> {
             ),
             _ if stray.key == "generations/" => (
                 FindingKind::Foreign,
-                "a backup of Litestream 0.3",
-                "it was not verified",
+                "it has no file of Litestream 0.3 in it",
+                "no restore reads it",
             ),
             _ => (
                 FindingKind::Foreign,
@@ -190,7 +189,7 @@ fn of_strays(location: &str, strays: &[Stray]) -> Vec<Finding> {
         };
         Finding::new(kind, &stray.key, problem, meaning)
     };
-    let mut findings: Vec<_> = strays.iter().take(STRAYS).map(finding).collect();
+    let mut findings: Vec<_> = strays.iter().take(STRAYS).copied().map(finding).collect();
     if strays.len() > STRAYS {
         findings.push(Finding::new(
             FindingKind::Foreign,

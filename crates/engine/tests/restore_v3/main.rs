@@ -7,3 +7,4 @@ mod formats;
 mod golden;
 mod live;
 mod scene;
+mod verify;

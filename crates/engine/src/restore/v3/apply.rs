@@ -183,31 +183,9 @@ impl<'a> Database<'a> {
 
 impl Target<'_> {
     fn snapshot(&mut self, content: &mut impl Read) -> Result<(), Problem> {
-        let mut buffer = vec![0; CHUNK];
-        let mut len = 0_u64;
-        loop {
-            let read = read_full(content, &mut buffer)?;
-            let bytes = buffer.get(..read).unwrap_or_default();
-            if len == 0 && read > 0 {
-                self.page_size = Some(page_size(bytes).ok_or_else(|| {
-                    Problem::Damaged("it is not the snapshot of a database".to_owned())
-                })?);
-            }
-            self.file.write_at(bytes, len)?;
-            len += read as u64;
-            if read < CHUNK {
-                break;
-            }
-        }
-        let size = self.page_size.map_or(1, |size| u64::from(size.get()));
-        let pages = u32::try_from(len / size)
-            .ok()
-            .filter(|_| len.is_multiple_of(size));
-        let Some(pages) = pages else {
-            return Err(Problem::Damaged(format!(
-                "it has {len} bytes, which is not a number of pages of {size} bytes"
-            )));
-        };
+        let file = self.file;
+        let (page_size, pages) = read_snapshot(content, |bytes, at| file.write_at(bytes, at))?;
+        self.page_size = page_size.or(self.page_size);
         self.missing.replace(pages);
         self.written += u64::from(pages);
         Ok(())
@@ -247,6 +225,40 @@ impl Pages for Target<'_> {
             *written += 1;
             file.write_at(page, pgno.offset(page_size))
         })
+    }
+}
+
+/// Reads a snapshot, and hands its bytes on with where they belong. Returns the size of its pages, where it has
+/// any, and how many there are.
+pub(super) fn read_snapshot(
+    content: &mut impl Read,
+    mut write: impl FnMut(&[u8], u64) -> io::Result<()>,
+) -> Result<(Option<PageSize>, u32), Problem> {
+    let mut buffer = vec![0; CHUNK];
+    let (mut len, mut found) = (0_u64, None);
+    loop {
+        let read = read_full(content, &mut buffer)?;
+        let bytes = buffer.get(..read).unwrap_or_default();
+        if len == 0 && read > 0 {
+            found = Some(page_size(bytes).ok_or_else(|| {
+                Problem::Damaged("it is not the snapshot of a database".to_owned())
+            })?);
+        }
+        write(bytes, len)?;
+        len += read as u64;
+        if read < CHUNK {
+            break;
+        }
+    }
+    let size = found.map_or(1, |size| u64::from(size.get()));
+    let pages = u32::try_from(len / size)
+        .ok()
+        .filter(|_| len.is_multiple_of(size));
+    match pages {
+        Some(pages) => Ok((found, pages)),
+        None => Err(Problem::Damaged(format!(
+            "it has {len} bytes, which is not a number of pages of {size} bytes"
+        ))),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Replicas that Litestream 0.3 wrote: a snapshot of the database, and segments of its WAL.
 //!
 //! [`plan`] decides which files it takes, [`unpack`] decompresses them, [`wal`] verifies frames,
-//! [`pending`] holds a transaction until it commits, and [`apply`] writes what did.
+//! [`pending`] holds a transaction until it commits, and [`apply`] writes what did. [`check`] reads all files and writes nothing.
 
 mod apply;
+mod check;
 #[cfg(test)]
 mod fuzz;
 mod pending;
@@ -16,6 +17,8 @@ use std::sync::Arc;
 use evertide_storage::{ReplicaClient, V3Object};
 use tokio::sync::{mpsc, oneshot};
 
+/// For those who read a replica without restoring it.
+pub(crate) use self::check::{Flaw, FlawKind, check};
 pub(super) use self::plan::{Obstacle, plan};
 use super::{
     CHUNKS, IntegrityCheck, RestoreError, RestorePlan,
