@@ -4,6 +4,7 @@
 //! those of [`verify`](crate::verify()). One drill runs at a time in a process, whatever it replicates, and
 //! is given up after a time; it delays no upload, and a stop ends it at once.
 
+mod gauges;
 mod proof;
 mod schedule;
 
@@ -160,6 +161,7 @@ impl Drill {
         // A replica that was started over has nothing to do with it.
         self.proven = proof.filter(|proof| proof.txid <= newest);
         let proven = self.proven;
+        gauges::publish(&self.database(), &self.replica, proven.as_ref());
         self.tell(|status| status.proven = proven);
     }
 
@@ -207,6 +209,7 @@ impl Drill {
     async fn proved(&mut self, proof: DrillProof) {
         (self.proven, self.failures) = (Some(proof), None);
         metrics::counter!("evertide_drills_total").increment(1);
+        gauges::publish(&self.database(), &self.replica, Some(&proof));
         tracing::info!(
             database = self.database(), replica = self.replica, txid = %proof.txid,
             bytes = proof.database_bytes, compared = proof.compared,
