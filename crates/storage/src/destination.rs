@@ -26,6 +26,9 @@ pub enum Destination {
     /// A bucket of Google Cloud Storage.
     #[cfg(feature = "gcs")]
     Gcs(crate::GcsOptions),
+    /// A bucket of Alibaba Cloud OSS.
+    #[cfg(feature = "oss")]
+    Oss(crate::OssOptions),
     /// A WebDAV share.
     #[cfg(feature = "webdav")]
     Webdav(crate::WebdavOptions),
@@ -60,6 +63,7 @@ const UNSUPPORTED: &[&str] = &[
     "webdavs",
     #[cfg(not(feature = "nats"))]
     "nats",
+    #[cfg(not(feature = "oss"))]
     "oss",
 ];
 
@@ -72,6 +76,8 @@ const CLIENTS: &[(&str, &str)] = &[
     ("gs", "`gs://bucket/path`"),
     #[cfg(feature = "azure")]
     ("abs", "`abs://account@container/path`"),
+    #[cfg(feature = "oss")]
+    ("oss", "`oss://bucket/path`"),
     #[cfg(feature = "webdav")]
     ("webdav", "`webdav://user@host/path`"),
     #[cfg(feature = "webdav")]
@@ -136,12 +142,8 @@ impl Destination {
         let Some((scheme, rest)) = split_scheme(text) else {
             return Self::file(text);
         };
-        if let Some(known) = UNSUPPORTED.iter().find(|known| **known == scheme) {
-            return Err(Error::Unsupported {
-                scheme: known,
-                url: redacted(text),
-                supported: &SUPPORTED,
-            });
+        if let Some(error) = unsupported(&scheme, text, UNSUPPORTED) {
+            return Err(error);
         }
         let parsed: Option<Result<Self, String>> = match (scheme.as_str(), rest.strip_prefix("//"))
         {
@@ -151,6 +153,8 @@ impl Destination {
             ("gs", Some(rest)) => Some(crate::GcsOptions::parse(rest).map(Self::Gcs)),
             #[cfg(feature = "azure")]
             ("abs", Some(rest)) => Some(crate::AzureOptions::parse(rest).map(Self::Azure)),
+            #[cfg(feature = "oss")]
+            ("oss", Some(rest)) => Some(crate::OssOptions::parse(rest).map(Self::Oss)),
             #[cfg(feature = "webdav")]
             ("webdav" | "webdavs", Some(rest)) => {
                 let options = crate::WebdavOptions::parse(rest, scheme == "webdavs");
@@ -219,6 +223,8 @@ impl Destination {
             Self::Gcs(options) => Ok(options.connect()?),
             #[cfg(feature = "azure")]
             Self::Azure(options) => Ok(options.connect()?),
+            #[cfg(feature = "oss")]
+            Self::Oss(options) => Ok(options.connect()?),
             #[cfg(feature = "webdav")]
             Self::Webdav(options) => Ok(options.connect()?),
             #[cfg(feature = "sftp")]
@@ -271,6 +277,8 @@ impl fmt::Display for Destination {
             Self::Gcs(options) => options.fmt(f),
             #[cfg(feature = "azure")]
             Self::Azure(options) => options.fmt(f),
+            #[cfg(feature = "oss")]
+            Self::Oss(options) => options.fmt(f),
             #[cfg(feature = "webdav")]
             Self::Webdav(options) => options.fmt(f),
             #[cfg(feature = "sftp")]
@@ -298,6 +306,16 @@ impl FromStr for Destination {
     }
 }
 
+/// What is wrong with a scheme that is one of these, for which there is no client.
+fn unsupported(scheme: &str, url: &str, without: &[&'static str]) -> Option<Error> {
+    let known = without.iter().find(|known| **known == scheme)?;
+    Some(Error::Unsupported {
+        scheme: known,
+        url: redacted(url),
+        supported: &SUPPORTED,
+    })
+}
+
 /// Splits `s3://bucket` at the colon, and `None` for what is a path: without `://`, and not one of
 /// our schemes.
 fn split_scheme(text: &str) -> Option<(String, &str)> {
@@ -322,4 +340,20 @@ fn redacted(text: &str) -> String {
     // A password may hold a slash that was not escaped: everything up to the last `@` goes.
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     format!("{scheme}://{rest}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unsupported;
+
+    #[test]
+    fn a_scheme_without_a_client_is_named_with_those_that_have_one() {
+        let url = "oss://id:hunter2@bucket/path";
+        assert!(unsupported("s3", url, &["gs", "oss"]).is_none());
+        let said = unsupported("oss", url, &["gs", "oss"]).unwrap().to_string();
+        for part in ["no support for oss ", "oss://bucket/path", "file:///path"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert!(!said.contains("hunter2"), "{said}");
+    }
 }

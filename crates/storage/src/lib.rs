@@ -27,9 +27,9 @@
 //! ```
 //!
 //! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage, `azure` in
-//! Azure Blob Storage, `webdav` on a WebDAV share, `sftp` on a server with SSH, `nats` in an object store of NATS
-//! JetStream. `testing` adds a disk that fails on request, a disk that replays power cuts, a clock that tests
-//! turn, and the suite that every client must pass.
+//! Azure Blob Storage, `oss` in Alibaba Cloud OSS, `webdav` on a WebDAV share, `sftp` on a server with SSH, `nats` in
+//! an object store of NATS JetStream. `testing` adds a disk that fails on request, a disk that replays power cuts, a
+//! clock that tests turn, and the suite that every client must pass.
 
 mod client;
 mod clock;
@@ -75,6 +75,8 @@ pub use self::nats::NatsOptions;
 pub use self::object::AzureOptions;
 #[cfg(feature = "gcs")]
 pub use self::object::GcsOptions;
+#[cfg(feature = "oss")]
+pub use self::object::OssOptions;
 #[cfg(feature = "s3")]
 pub use self::object::S3Options;
 #[cfg(feature = "sftp")]

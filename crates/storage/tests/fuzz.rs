@@ -39,6 +39,7 @@ fn no_url_panics_means_two_things_or_shows_its_secrets() {
         "nats://user:hunter2@host:4222/bucket",
         "nats://user@host/bucket/path?creds=/c&tls=true",
         "oss://key:hunter2@bucket/path",
+        "oss://bucket.oss-cn-hangzhou-internal.aliyuncs.com/path?region=x&endpoint=http://host:1",
         "https://user:hunter2@host/path?token=hunter2",
     ];
     let words = [
@@ -92,7 +93,7 @@ fn no_url_panics_means_two_things_or_shows_its_secrets() {
                 Err(error) => variant(&error),
             }
         })
-        .assert_reached(&["File", "S3", "no text", "Unsupported"], 10);
+        .assert_reached(&["File", "S3", "no text", "Oss"], 10);
 }
 
 #[test]

@@ -10,10 +10,12 @@ use std::{
 use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
-    AzureOptions, Destination, Error, GcsOptions, OsDisk, Precondition, ReplicaClient, S3Options,
-    Secret, SmallKey, bytes_stream, collect,
+    AzureOptions, Destination, Error, GcsOptions, OsDisk, OssOptions, Precondition, ReplicaClient,
+    S3Options, Secret, SmallKey, bytes_stream, collect,
 };
-use evertide_testkit::{AzureServer, Fault, FaultProxy, GcsServer, S3Kind, S3Server, Weather};
+use evertide_testkit::{
+    AzureServer, Fault, FaultProxy, GcsServer, OssServer, S3Kind, S3Server, Weather,
+};
 use futures_util::future::join_all;
 
 const L0: Level = Level::L0;
@@ -84,6 +86,17 @@ fn azure() -> Scene {
     options.account_key = Some(Secret::new(AzureServer::KEY));
     options.endpoint = Some(endpoint);
     scene(Destination::Azure(options), proxy, server)
+}
+
+fn oss() -> Scene {
+    let server = OssServer::start();
+    let (proxy, endpoint) = between(&server.endpoint());
+    let mut options = OssOptions::new(OssServer::BUCKET, &folder()).unwrap();
+    options.region = Some(OssServer::REGION.to_owned());
+    options.access_key_id = Some(Secret::new(OssServer::KEY_ID));
+    options.access_key_secret = Some(Secret::new(OssServer::KEY_SECRET));
+    options.endpoint = Some(endpoint);
+    scene(Destination::Oss(options), proxy, Arc::new(server))
 }
 
 fn content(fault: Fault) -> Bytes {
@@ -216,4 +229,5 @@ each_store! {
     rclone = s3(S3Kind::Rclone);
     google = gcs();
     azurite = azure();
+    alibaba = oss();
 }

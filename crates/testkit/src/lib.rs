@@ -1,6 +1,6 @@
 //! Real programs, databases and writers for the tests of Evertide.
 //!
-//! Nothing here is a mock: the official Litestream binaries are installed into the checkout's
+//! Nothing here is a mock but the server that answers as Alibaba's OSS is documented to, for want of a real one: the official Litestream binaries are installed into the checkout's
 //! `.cache` folder on first use, writers are threads or processes that use SQLite as applications
 //! do, and two databases are compared row for row and page for page.
 //!
@@ -26,9 +26,12 @@
 mod checkout;
 mod compare;
 mod fuzz;
+#[cfg(feature = "oss")]
+mod oss;
 mod process;
 mod programs;
 mod proxy;
+mod serve;
 mod workload;
 
 pub use checkout::{
@@ -36,6 +39,8 @@ pub use checkout::{
 };
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
 pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
+#[cfg(feature = "oss")]
+pub use oss::OssServer;
 pub use process::{
     ChildProcess, another_process_can_truncate, another_process_can_write,
     another_process_finds_locked,

@@ -96,6 +96,7 @@ impl AzureOptions {
             version: VersionBy::ETag,
             missing_bucket: "ContainerNotFound",
             deletion: Deletion::OneByOne,
+            page: None,
             part: Some(BLOCK),
             parts_at_a_time: 1,
         };

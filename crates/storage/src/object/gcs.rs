@@ -101,6 +101,7 @@ impl GcsOptions {
             version: VersionBy::Generation,
             missing_bucket: MISSING_BUCKET,
             deletion: Deletion::OneByOne,
+            page: None,
             part: None,
             parts_at_a_time: 1,
         };

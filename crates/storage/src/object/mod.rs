@@ -6,6 +6,8 @@ mod connection;
 #[cfg(feature = "gcs")]
 mod gcs;
 mod once;
+#[cfg(feature = "oss")]
+mod oss;
 mod put;
 #[cfg(feature = "s3")]
 mod s3;
@@ -24,6 +26,8 @@ pub use self::azure::AzureOptions;
 #[cfg(feature = "gcs")]
 pub use self::gcs::GcsOptions;
 use self::once::PutOnce;
+#[cfg(feature = "oss")]
+pub use self::oss::OssOptions;
 #[cfg(feature = "s3")]
 pub use self::s3::S3Options;
 use crate::{
@@ -53,6 +57,8 @@ struct Dialect {
     missing_bucket: &'static str,
     /// How many objects are deleted.
     deletion: Deletion,
+    /// Objects in a page of a listing, where the store would give less than it can.
+    page: Option<usize>,
     /// Bytes in a part of a large upload; `None` where the store's client has a say in that.
     part: Option<usize>,
     /// Parts of one upload that are under way at a time.
@@ -77,6 +83,9 @@ enum Deletion {
     OneByOne,
 }
 
+/// Makes what to store with, given the time of the last transaction.
+type InParts = Box<dyn Fn(&str) -> Operator + Send + Sync>;
+
 /// A replica in an object store.
 pub(crate) struct ObjectClient {
     operator: Operator,
@@ -84,6 +93,8 @@ pub(crate) struct ObjectClient {
     dialect: Dialect,
     /// How to store what is small, where the store has a better way than OpenDAL's.
     once: Option<Box<dyn PutOnce>>,
+    /// What to store with in parts, where OpenDAL says the time only of what it stores in one request.
+    in_parts: Option<InParts>,
     /// What no error may show, and what the store's client might put into one.
     secrets: Vec<Secret>,
 }
@@ -115,6 +126,7 @@ impl ObjectClient {
             location,
             dialect,
             once: None,
+            in_parts: None,
             secrets: Vec::new(),
         })
     }
@@ -249,6 +261,9 @@ impl ReplicaClient for ObjectClient {
         let prefix = (self.dialect.level)(level);
         let failed = self.not_listed(&prefix);
         let mut lister = self.operator.lister_with(&prefix);
+        if let Some(page) = self.dialect.page {
+            lister = lister.limit(page);
+        }
         if let Some(after) = after {
             // Above every name that begins at `after`, below the next.
             lister = lister.start_after(&format!("{prefix}{after}-g"));

@@ -47,7 +47,10 @@ impl ObjectClient {
             }
         }
         let failed = self.failed("store", key);
-        let mut writer = self.operator.writer_with(key);
+        let [(_, time)] = &metadata;
+        let operator = self.in_parts.as_ref().map(|operator| operator(time));
+        let operator = operator.as_ref().unwrap_or(&self.operator);
+        let mut writer = operator.writer_with(key);
         if let Some(part) = self.dialect.part {
             writer = writer.chunk(part).concurrent(self.dialect.parts_at_a_time);
         }

@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
-use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{
     Request, Response, StatusCode,
     body::{Frame, Incoming},
@@ -15,8 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::sleep};
 
 use super::{Answered, Fault, Shared};
-
-type Body = BoxBody<Bytes, io::Error>;
+use crate::serve::Body;
 
 /// Answers a request. It goes on when the client goes, as what a network has accepted does. An error
 /// ends the client's connection without an answer.

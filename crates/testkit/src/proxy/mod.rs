@@ -7,15 +7,15 @@ mod forward;
 use std::{
     collections::BTreeMap,
     io,
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hyper::{Method, StatusCode, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use hyper::{Method, StatusCode};
+use tokio_util::sync::DropGuard;
 
 pub use self::fault::{Fault, Weather};
+use crate::serve::serve;
 
 /// A request that the server answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,9 +65,6 @@ impl FaultProxy {
     ///
     /// When there is no port, or no thread.
     pub fn start(server: SocketAddr, seed: u64) -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let state = State {
             weather: Weather::Fair,
             random: fastrand::Rng::with_seed(seed),
@@ -79,21 +76,13 @@ impl FaultProxy {
             server,
             state: Mutex::new(state),
         });
-        let stop = CancellationToken::new();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (theirs, stopped) = (Arc::clone(&shared), stop.clone());
-        std::thread::Builder::new()
-            .name("fault-proxy".into())
-            .spawn(move || {
-                // Ending the runtime ends every connection.
-                runtime.block_on(stopped.run_until_cancelled(accept(listener, theirs)))
-            })?;
+        let theirs = Arc::clone(&shared);
+        let answer = move |request| forward::answer(Arc::clone(&theirs), request);
+        let (address, running) = serve("fault-proxy", answer)?;
         Ok(Self {
             address,
             shared,
-            _running: stop.drop_guard(),
+            _running: running,
         })
     }
 
@@ -120,20 +109,5 @@ impl FaultProxy {
     /// How often each fault has struck.
     pub fn faults(&self) -> BTreeMap<Fault, u64> {
         self.shared.state().faults.clone()
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>) -> io::Result<()> {
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    loop {
-        let (connection, _) = listener.accept().await?;
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            let service = service_fn(|request| forward::answer(Arc::clone(&shared), request));
-            // A connection that ends half-way is what this is for.
-            let _ = http1::Builder::new()
-                .serve_connection(TokioIo::new(connection), service)
-                .await;
-        });
     }
 }

@@ -288,6 +288,7 @@ impl S3Options {
             version: VersionBy::ETag,
             missing_bucket: "NoSuchBucket",
             deletion: provider.deletion,
+            page: None,
             part: Some(self.part_size.unwrap_or(PART) as usize),
             parts_at_a_time: self.concurrency.unwrap_or(1),
         }

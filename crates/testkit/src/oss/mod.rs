@@ -1,0 +1,137 @@
+//! A server that answers as Alibaba's documentation of OSS has it. There is no emulator of theirs or of anybody
+//! else's; that two clients which know nothing of each other, the official Litestream's and Evertide's, get along
+//! with it is all that there is to say for it.
+
+mod answer;
+mod bucket;
+mod request;
+mod signature;
+
+use std::{
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Request, Response, body::Incoming};
+use tokio_util::sync::DropGuard;
+
+use self::{bucket::Bucket, request::Asked};
+use crate::serve::{Body, serve};
+
+/// A server with one bucket in memory, stopped when dropped. It accepts only requests that are signed in the
+/// fourth version, for its region.
+///
+/// It takes requests to itself, with the bucket in their path, and as an HTTP proxy those to a host whose name
+/// begins with the bucket.
+#[derive(Debug)]
+pub struct OssServer {
+    address: std::net::SocketAddr,
+    shared: Arc<Shared>,
+    _running: DropGuard,
+}
+
+#[derive(Debug)]
+struct Shared {
+    versioned: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    bucket: Bucket,
+    answered: Vec<String>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OssServer {
+    /// The bucket that is there.
+    pub const BUCKET: &'static str = "replicas";
+    /// The region it is in.
+    pub const REGION: &'static str = "eu-central-1";
+    /// The only access key's identity.
+    pub const KEY_ID: &'static str = "LTAIEXAMPLE12345";
+    /// And the key.
+    pub const KEY_SECRET: &'static str = "SECRETSECRETSECRET";
+
+    /// Starts a server on a free port.
+    ///
+    /// # Panics
+    ///
+    /// When there is no port, or no thread.
+    pub fn start() -> Self {
+        Self::with(false)
+    }
+
+    /// Starts one whose bucket keeps versions, and so takes no notice of who must not overwrite what.
+    ///
+    /// # Panics
+    ///
+    /// As [`OssServer::start`].
+    pub fn start_versioned() -> Self {
+        Self::with(true)
+    }
+
+    fn with(versioned: bool) -> Self {
+        let shared = Arc::new(Shared {
+            versioned,
+            state: Mutex::default(),
+        });
+        let theirs = Arc::clone(&shared);
+        let answer = move |request| answer(Arc::clone(&theirs), request);
+        let (address, running) = serve("oss", answer).expect("a port and a thread");
+        Self {
+            address,
+            shared,
+            _running: running,
+        }
+    }
+
+    /// Its URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The keys of all objects.
+    pub fn keys(&self) -> Vec<String> {
+        self.shared.state().bucket.keys()
+    }
+
+    /// User metadata of an object.
+    pub fn metadata(&self, key: &str, name: &str) -> Option<String> {
+        self.shared.state().bucket.metadata(key, name)
+    }
+
+    /// Uploads in parts that were begun and neither completed nor given up.
+    pub fn uploads(&self) -> usize {
+        self.shared.state().bucket.uploads()
+    }
+
+    /// Takes what was asked and answered since the last call: the method, what of (`PUT object`), the status and
+    /// the host that was asked.
+    pub fn take_answered(&self) -> Vec<String> {
+        std::mem::take(&mut self.shared.state().answered)
+    }
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<Response<Body>> {
+    let (head, body) = request.into_parts();
+    let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
+    let asked = Asked::read(head, body);
+    let mut state = shared.state();
+    let answer = answer::to(&asked, &mut state.bucket, shared.versioned);
+    let status = answer.status().as_u16();
+    let line = format!("{} {} {status} {}", asked.method, asked.what(), asked.host);
+    state.answered.push(line);
+    Ok(answer.map(whole))
+}
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed()
+}

@@ -1,0 +1,129 @@
+//! Signatures, as "Include a V4 signature in the Authorization header" of the documentation has them.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use ring::{digest, hmac};
+
+use super::{OssServer, request::Asked};
+
+const VERSION: &str = "OSS4-HMAC-SHA256";
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+const ESCAPED_BUT_SLASHES: &AsciiSet = &ESCAPED.remove(b'/');
+
+/// Whether a request may be answered; else the code and message that say why not.
+pub(super) fn check(asked: &Asked) -> Result<(), (&'static str, &'static str)> {
+    let Some(authorization) = asked.header("authorization") else {
+        return Err(("AccessDenied", "Anonymous access is forbidden."));
+    };
+    let said = said(authorization).ok_or(("InvalidArgument", "Invalid Authorization."))?;
+    if said.key_id != OssServer::KEY_ID {
+        let message = "The OSS Access Key Id you provided does not exist in our records.";
+        return Err(("InvalidAccessKeyId", message));
+    }
+    match signature(asked, &said).as_deref() == Some(said.signature) {
+        true => Ok(()),
+        false => Err((
+            "SignatureDoesNotMatch",
+            "The request signature we calculated does not match the signature you provided.",
+        )),
+    }
+}
+
+/// What an `Authorization` says.
+struct Said<'a> {
+    key_id: &'a str,
+    /// Day, region, product and an end that is always the same.
+    scope: &'a str,
+    /// Names of headers that are signed in addition.
+    additional: &'a str,
+    signature: &'a str,
+}
+
+fn said(authorization: &str) -> Option<Said<'_>> {
+    let parts = authorization.strip_prefix(VERSION)?;
+    let part = |name: &str| {
+        let mut parts = parts.split(',').map(str::trim);
+        parts.find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+    };
+    let (key_id, scope) = part("Credential")?.split_once('/')?;
+    let additional = part("AdditionalHeaders");
+    // No document has an empty list.
+    (additional != Some("")).then_some(Said {
+        key_id,
+        scope,
+        additional: additional.unwrap_or_default(),
+        signature: part("Signature")?,
+    })
+}
+
+fn signature(asked: &Asked, said: &Said<'_>) -> Option<String> {
+    let time = asked.header("x-oss-date")?;
+    let day = time.split('T').next()?;
+    let end = format!("{day}/{}/oss/aliyun_v4_request", OssServer::REGION);
+    if said.scope != end {
+        return None;
+    }
+    let request = digest::digest(
+        &digest::SHA256,
+        canonical(asked, said.additional)?.as_bytes(),
+    );
+    let to_sign = format!(
+        "{VERSION}\n{time}\n{}\n{}",
+        said.scope,
+        hex(request.as_ref())
+    );
+    let mut key = format!("aliyun_v4{}", OssServer::KEY_SECRET).into_bytes();
+    for part in said.scope.split('/') {
+        key = signed(&key, part);
+    }
+    Some(hex(&signed(&key, &to_sign)))
+}
+
+fn signed(key: &[u8], text: &str) -> Vec<u8> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key);
+    hmac::sign(&key, text.as_bytes()).as_ref().to_vec()
+}
+
+/// The request as it is signed.
+fn canonical(asked: &Asked, additional: &str) -> Option<String> {
+    let resource = format!("/{}/{}", asked.bucket, asked.key);
+    let query = asked.query.iter().map(|(name, value)| {
+        let [name, value] = [name, value].map(|text| utf8_percent_encode(text, ESCAPED));
+        (name.to_string(), value.to_string())
+    });
+    let mut query: Vec<_> = query.collect();
+    query.sort_unstable();
+    let query = query.into_iter().map(|(name, value)| match value.as_str() {
+        "" => name,
+        value => format!("{name}={value}"),
+    });
+    let is_signed = |name: &str| {
+        name.starts_with("x-oss-")
+            || ["content-type", "content-md5"].contains(&name)
+            || additional.split(';').any(|other| other == name)
+    };
+    let headers = asked
+        .headers
+        .iter()
+        .map(|(name, value)| (name.as_str(), value));
+    let mut headers: Vec<_> = headers.filter(|(name, _)| is_signed(name)).collect();
+    headers.sort_by_key(|(name, _)| *name);
+    let mut lines = String::new();
+    for (name, value) in headers {
+        lines += &format!("{name}:{}\n", value.to_str().ok()?.trim());
+    }
+    Some(format!(
+        "{}\n{}\n{}\n{lines}\n{additional}\n{}",
+        asked.method,
+        utf8_percent_encode(&resource, ESCAPED_BUT_SLASHES),
+        query.collect::<Vec<_>>().join("&"),
+        asked.header("x-oss-content-sha256")?,
+    ))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
