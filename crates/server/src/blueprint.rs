@@ -13,7 +13,8 @@ mod tests {
 
     use evertide::ReplicaOptions;
     use evertide_storage::{
-        AzureOptions, Destination, GcsOptions, NatsOptions, S3Options, SftpOptions, WebdavOptions,
+        AzureOptions, Destination, GcsOptions, NatsOptions, OssOptions, S3Options, SftpOptions,
+        WebdavOptions,
     };
 
     use super::*;
@@ -32,7 +33,12 @@ mod tests {
                     let value = match line {
                         _ if line.contains("://") => format!("https://backup/{number}"),
                         _ if line.contains("_host = ") => "backup".to_owned(),
-                        _ if line.contains("nats_bucket = ") => "backup".to_owned(),
+                        _ if ["nats_bucket = ", "oss_bucket = "]
+                            .iter()
+                            .any(|key| line.contains(key)) =>
+                        {
+                            "backup".to_owned()
+                        }
                         _ => format!("/backup/{number}"),
                     };
                     lines.push(format!("{before}\"{value}\"{after}"));
@@ -113,6 +119,10 @@ mod tests {
             ReplicaOptions::new(
                 "nats",
                 Destination::Nats(NatsOptions::new("backup", "backup", "").unwrap()),
+            ),
+            ReplicaOptions::new(
+                "alibaba",
+                Destination::Oss(OssOptions::new("backup", "").unwrap()),
             ),
         ];
         assert_eq!(options, expected);

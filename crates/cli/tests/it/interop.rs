@@ -14,6 +14,8 @@ pub(crate) struct Store {
     pub(crate) url: String,
     /// As Litestream takes it, with the password if there is one.
     pub(crate) official_url: String,
+    /// The file of settings that Litestream takes in place of a URL, where a URL does not say all.
+    pub(crate) official_config: Option<&'static str>,
     /// What both programs find in their environment.
     pub(crate) environment: Vec<(&'static str, String)>,
 }
@@ -24,6 +26,7 @@ impl Store {
         Self {
             place: Workplace::new(),
             official_url: url.clone(),
+            official_config: None,
             url,
             environment,
         }
@@ -50,10 +53,22 @@ impl Store {
         run.out
     }
 
-    /// Litestream, with these arguments and the URL.
-    fn litestream(&self, arguments: &[&str]) -> Command {
+    /// Litestream, with this command, what belongs to it, and where the replica is.
+    fn litestream(&self, verb: &str, arguments: &[&str]) -> Command {
         let mut command = litestream_command();
-        command.args(arguments).arg(&self.official_url);
+        command.arg(verb);
+        match self.official_config {
+            // It names the database as well.
+            Some(config) if verb == "replicate" => command.args(["-config", config]),
+            Some(config) => {
+                let database = self.place.path("app.db");
+                command
+                    .args(["-config", config])
+                    .args(arguments)
+                    .arg(database)
+            }
+            None => command.args(arguments).arg(&self.official_url),
+        };
         command
             .current_dir(self.place.path(""))
             .envs(self.environment.clone());
@@ -63,7 +78,7 @@ impl Store {
     /// Restores with Litestream.
     #[track_caller]
     pub(crate) fn restore_with_litestream(&self, arguments: &[&str]) {
-        let mut restore = self.litestream(&[&["restore"][..], arguments].concat());
+        let mut restore = self.litestream("restore", arguments);
         let run = restore.output().unwrap();
         assert!(run.status.success(), "{run:?}");
     }
@@ -96,7 +111,7 @@ pub(crate) fn both_programs_restore_what_we_wrote(store: &Store) {
 pub(crate) fn we_go_on_with_what_litestream_wrote(store: &Store) {
     let (place, url) = (&store.place, &store.url);
     let database = place.database("app.db", 3);
-    let mut official = store.litestream(&["replicate", "app.db"]);
+    let mut official = store.litestream("replicate", &["app.db"]);
     let log = place.path("official.log");
     let mut official = ChildProcess::spawn_logged(&mut official, &log).unwrap();
     wait_until(PATIENCE, "Litestream's first upload", || {

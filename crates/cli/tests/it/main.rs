@@ -12,6 +12,7 @@ mod ltx;
 mod memory;
 mod nats;
 mod old_replicas;
+mod oss;
 mod races;
 mod replicate;
 mod restore;

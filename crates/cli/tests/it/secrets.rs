@@ -42,6 +42,13 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("access_key_secret", secret),
         ("secret_access_key", secret),
     ];
+    let alibaba = [
+        ("bucket", "bucket"),
+        ("path", "app"),
+        ("endpoint", "http://127.0.0.1:1"),
+        ("access_key_id", id),
+        ("access_key_secret", secret),
+    ];
     let share = [
         ("url", "http://127.0.0.1:1"),
         ("path", "/app"),
@@ -74,7 +81,7 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("s3", with("s3", &s3)),
         ("gs", with("gs", &account)),
         ("abs", with("abs", &account)),
-        ("oss", with("oss", &account)),
+        ("oss", with("oss", &alibaba)),
         ("sftp", with("sftp", &server)),
         ("webdav", with("webdav", &share)),
         ("nats", with("nats", &login)),

@@ -193,6 +193,12 @@ fn inside(destination: &Destination, below: &Path) -> Result<Destination, String
             bucket.path = under(&bucket.path, below);
             Ok(Destination::Nats(bucket))
         }
+        #[cfg(feature = "oss")]
+        Destination::Oss(bucket) => {
+            let mut bucket = bucket.clone();
+            bucket.path = under(&bucket.path, below);
+            Ok(Destination::Oss(bucket))
+        }
         other => Err(format!(
             "{other} cannot be shared out among the databases of a directory: list each one"
         )),
@@ -459,6 +465,7 @@ fn class(characters: &mut std::str::Chars<'_>) -> Option<Part> {
     feature = "azure",
     feature = "gcs",
     feature = "nats",
+    feature = "oss",
     feature = "webdav"
 ))]
 fn under(path: &str, below: &Path) -> String {

@@ -344,6 +344,7 @@ fn read_replica(
         kind => {
             let (destination, place) =
                 store::of(kind)?.read(report, section, Language::Litestream)?;
+            let destination = store::with_key(destination, credentials);
             seen.destination(report, &destination, &place);
             destination
         }

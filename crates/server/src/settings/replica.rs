@@ -29,6 +29,7 @@ impl ReplicaType {
     pub(super) const WEBDAV: Self = Self("webdav");
     pub(super) const SFTP: Self = Self("sftp");
     pub(super) const NATS: Self = Self("nats");
+    pub(super) const OSS: Self = Self("oss");
 
     /// Every type there is, supported by this build or not.
     const ALL: [&'static str; 8] = ["file", "s3", "gs", "abs", "sftp", "webdav", "nats", "oss"];
@@ -48,6 +49,8 @@ impl ReplicaType {
         Self::SFTP,
         #[cfg(feature = "nats")]
         Self::NATS,
+        #[cfg(feature = "oss")]
+        Self::OSS,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -67,15 +70,19 @@ impl ReplicaType {
             return None;
         };
         let found = Self(name);
-        if !Self::WITH_CLIENT.contains(&found) {
-            let supported = Self::WITH_CLIENT.iter().map(|kind| kind.name());
-            let mistake = Mistake::UnsupportedType {
-                found: name,
-                supported: supported.collect(),
-            };
+        if let Some(mistake) = found.unsupported(Self::WITH_CLIENT) {
             report.add(&text.place, mistake);
         }
         Some(found)
+    }
+
+    /// What is wrong with this type in a build that has clients for these.
+    fn unsupported(self, with_client: &[Self]) -> Option<Mistake> {
+        let supported = with_client.iter().map(|kind| kind.name());
+        (!with_client.contains(&self)).then(|| Mistake::UnsupportedType {
+            found: self.name(),
+            supported: supported.collect(),
+        })
     }
 }
 
@@ -356,5 +363,20 @@ impl Names {
                 return name;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ReplicaType;
+
+    #[test]
+    fn a_type_without_a_client_is_named_with_those_that_have_one() {
+        let clients = [ReplicaType::FILE, ReplicaType::S3];
+        assert!(ReplicaType::S3.unsupported(&clients).is_none());
+        let mistake = ReplicaType::OSS.unsupported(&clients).unwrap();
+        let expected = "replicas of type \"oss\" are not supported by this build of Evertide: it has \
+                        \"file\", \"s3\"";
+        assert_eq!(mistake.to_string(), expected);
     }
 }

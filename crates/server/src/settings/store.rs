@@ -16,6 +16,7 @@ pub(super) enum Language {
 }
 
 /// A key in both languages; empty in one that has none.
+#[derive(Clone, Copy)]
 struct Key {
     toml: &'static str,
     litestream: &'static str,
@@ -44,6 +45,8 @@ pub(super) struct Store {
     others: &'static [(Setting, Key)],
     /// What is true or false there.
     flag: Key,
+    /// Those that are needed together: identity and key.
+    pair: Option<[Key; 2]>,
     /// All keys of the TOML.
     pub(super) toml_keys: &'static [&'static str],
 }
@@ -58,17 +61,24 @@ enum Setting {
     HostKey,
     Jwt,
     Key,
+    KeyId,
     KeyPath,
     KnownHosts,
     Passphrase,
     Password,
+    Region,
     Seed,
     Token,
     User,
 }
 
+const OSS_KEY: [Key; 2] = [
+    key("oss_access_key_id", "access-key-id"),
+    key("oss_access_key_secret", "secret-access-key"),
+];
+
 /// Every store that is set in this way.
-pub(super) const STORES: [Store; 5] = [
+pub(super) const STORES: [Store; 6] = [
     Store {
         kind: ReplicaType::GCS,
         name: key("gs_bucket", "bucket"),
@@ -79,6 +89,7 @@ pub(super) const STORES: [Store; 5] = [
             (Setting::Endpoint, key("gs_endpoint", "")),
         ],
         flag: key("", ""),
+        pair: None,
         toml_keys: &["gs_bucket", "gs_path", "gs_credentials", "gs_endpoint"],
     },
     Store {
@@ -93,6 +104,7 @@ pub(super) const STORES: [Store; 5] = [
             (Setting::Endpoint, key("abs_endpoint", "endpoint")),
         ],
         flag: key("", ""),
+        pair: None,
         toml_keys: &[
             "abs_container",
             "abs_path",
@@ -112,6 +124,7 @@ pub(super) const STORES: [Store; 5] = [
             (Setting::Password, key("webdav_password", "webdav-password")),
         ],
         flag: key("", ""),
+        pair: None,
         toml_keys: &[
             "webdav_url",
             "webdav_path",
@@ -134,6 +147,7 @@ pub(super) const STORES: [Store; 5] = [
             (Setting::KnownHosts, key("sftp_known_hosts", "")),
         ],
         flag: key("sftp_conditional_writes", "conditional-writes"),
+        pair: None,
         toml_keys: &[
             "sftp_host",
             "sftp_path",
@@ -166,6 +180,7 @@ pub(super) const STORES: [Store; 5] = [
             (Setting::Seed, key("nats_seed", "seed")),
         ],
         flag: key("nats_tls", "tls"),
+        pair: None,
         toml_keys: &[
             "nats_host",
             "nats_bucket",
@@ -177,6 +192,29 @@ pub(super) const STORES: [Store; 5] = [
             "nats_jwt",
             "nats_seed",
             "nats_tls",
+        ],
+    },
+    Store {
+        kind: ReplicaType::OSS,
+        name: key("oss_bucket", "bucket"),
+        missing: "give the name of the bucket",
+        path: key("oss_path", "path"),
+        others: &[
+            (Setting::Region, key("oss_region", "region")),
+            (Setting::Endpoint, key("oss_endpoint", "endpoint")),
+            (Setting::KeyId, OSS_KEY[0]),
+            (Setting::Key, OSS_KEY[1]),
+        ],
+        flag: key("oss_conditional_writes", ""),
+        pair: Some(OSS_KEY),
+        toml_keys: &[
+            "oss_bucket",
+            "oss_path",
+            "oss_region",
+            "oss_endpoint",
+            "oss_access_key_id",
+            "oss_access_key_secret",
+            "oss_conditional_writes",
         ],
     },
 ];
@@ -214,12 +252,26 @@ impl Store {
         }
         let flag = section.get(self.flag.of(language));
         let flag = flag.and_then(|field| field.boolean(report));
+        self.check_pair(report, section, language);
         let host = given
             .iter()
             .find(|(setting, _)| *setting == Setting::Endpoint);
         let host = host.map(|(_, text)| text.value);
         let (destination, place) = self.place(report, section, language, host)?;
         Some((completed(destination, &given, flag), place))
+    }
+
+    /// Reports an identity without its key, and the other way round.
+    fn check_pair(&self, report: &mut Report, section: &Section<'_>, language: Language) {
+        let Some(pair) = self.pair else { return };
+        let pair = pair.map(|key| key.of(language));
+        let given = pair.map(|key| section.get(key).is_some_and(|field| !field.is_empty()));
+        let missing = match given {
+            [true, false] => pair[1],
+            [false, true] => pair[0],
+            _ => return,
+        };
+        report.missing(section, missing, "both keys are needed, or neither");
     }
 
     /// Where it is, without what else is set.
@@ -309,6 +361,11 @@ fn named(
             let options = evertide_storage::NatsOptions::new(host, name, path);
             Some(options.map(Destination::Nats))
         }
+        #[cfg(feature = "oss")]
+        ReplicaType::OSS => {
+            let options = evertide_storage::OssOptions::new(name, path);
+            Some(options.map(Destination::Oss))
+        }
         _ => None,
     }
 }
@@ -367,7 +424,27 @@ fn completed(
             options.seed = secret(Setting::Seed);
             options.tls |= flag.unwrap_or(false);
         }
+        #[cfg(feature = "oss")]
+        Destination::Oss(options) => {
+            options.region = text(Setting::Region).or(options.region.take());
+            options.endpoint = text(Setting::Endpoint).or(options.endpoint.take());
+            options.access_key_id = secret(Setting::KeyId);
+            options.access_key_secret = secret(Setting::Key);
+            options.conditional_writes &= flag.unwrap_or(true);
+        }
         _ => {}
+    }
+    destination
+}
+
+/// The replica, with the access key of all those that have none of their own.
+#[allow(unused_variables, unused_mut)] // in builds without any that has one
+pub(super) fn with_key(mut destination: Destination, key: &[Option<Secret>; 2]) -> Destination {
+    #[cfg(feature = "oss")]
+    if let Destination::Oss(options) = &mut destination
+        && options.access_key_id.is_none()
+    {
+        [options.access_key_id, options.access_key_secret] = key.clone();
     }
     destination
 }

@@ -87,7 +87,7 @@ const LEVEL_KEYS: LevelKeys = LevelKeys {
 const FILE: [&str; 1] = ["file_path"];
 
 /// The keys of each type of replica.
-const OF_TYPE: [(ReplicaType, &[&str]); 7] = [
+const OF_TYPE: [(ReplicaType, &[&str]); 8] = [
     (ReplicaType::FILE, &FILE),
     (ReplicaType::S3, &s3::TOML_KEYS),
     (STORES[0].kind, STORES[0].toml_keys),
@@ -95,6 +95,7 @@ const OF_TYPE: [(ReplicaType, &[&str]); 7] = [
     (STORES[2].kind, STORES[2].toml_keys),
     (STORES[3].kind, STORES[3].toml_keys),
     (STORES[4].kind, STORES[4].toml_keys),
+    (STORES[5].kind, STORES[5].toml_keys),
 ];
 
 /// Every key that a configuration of this build can have.

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_litestream_yaml};
 use evertide_storage::{
-    AzureOptions, Destination, GcsOptions, NatsOptions, S3Options, Secret, WebdavOptions,
+    AzureOptions, Destination, GcsOptions, NatsOptions, OssOptions, S3Options, Secret,
+    WebdavOptions,
 };
 
 use crate::{DAY, HOUR, SECOND, assert_mistake, directory, mistakes};
@@ -261,6 +262,46 @@ dbs:
     ] {
         let text = format!("dbs: [{{path: /a, replica: {{type: nats, {wrong}}}}}]");
         parse_litestream_yaml(&text).expect_err(wrong);
+    }
+}
+
+#[test]
+fn replicas_in_alibabas_oss_are_read_from_keys_or_from_their_urls() {
+    let text = "
+access-key-id: id
+secret-access-key: secret
+dbs:
+  - path: /a
+    replicas:
+      - {type: oss, bucket: here, path: app/db, region: eu-central-1, endpoint: host,
+         access-key-id: own, secret-access-key: key}
+      - {url: 'oss://there.oss-eu-west-1.aliyuncs.com/app'}
+      - {url: 'oss://near.oss-eu-west-1-internal.aliyuncs.com/app', region: eu-west-2}
+";
+    let databases = parse_litestream_yaml(text).unwrap();
+    let bucket = |name: &str, path: &str, region: &str, key: [&str; 2]| {
+        let mut bucket = OssOptions::new(name, path).unwrap();
+        bucket.region = Some(region.into());
+        [bucket.access_key_id, bucket.access_key_secret] = key.map(|key| Some(Secret::new(key)));
+        bucket
+    };
+    let mut here = bucket("here", "app/db", "eu-central-1", ["own", "key"]);
+    here.endpoint = Some("host".into());
+    let there = bucket("there", "app", "eu-west-1", ["id", "secret"]);
+    let mut near = bucket("near", "app", "eu-west-2", ["id", "secret"]);
+    near.endpoint = Some("oss-eu-west-1-internal.aliyuncs.com".into());
+    let replicas = &databases[0].replication.replicas;
+    for (replica, expected) in replicas.iter().zip([here, there, near]) {
+        assert_eq!(replica.destination, Destination::Oss(expected));
+    }
+    for (wrong, said) in [
+        ("url: 'oss://one', bucket: other", "url"),
+        ("bucket: b, part-size: 5MB", "a setting of Litestream"),
+        ("bucket: b, access-key-id: id", "both keys are needed"),
+    ] {
+        let text = format!("dbs: [{{path: /a, replica: {{type: oss, {wrong}}}}}]");
+        let errors = parse_litestream_yaml(&text).unwrap_err();
+        assert!(errors.to_string().contains(said), "{errors}");
     }
 }
 

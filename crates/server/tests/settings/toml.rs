@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use evertide::{ReplicaOptions, ReplicationOptions};
 use evertide_server::settings::{MAX_SETTINGS, Mistake, parse_toml};
 use evertide_storage::{
-    AzureOptions, Destination, GcsOptions, NatsOptions, S3Options, Secret, SftpOptions,
+    AzureOptions, Destination, GcsOptions, NatsOptions, OssOptions, S3Options, Secret, SftpOptions,
     WebdavOptions,
 };
 
@@ -232,6 +232,39 @@ fn a_replica_on_a_server_with_ssh_is_read_with_all_its_settings() {
 }
 
 #[test]
+fn a_replica_in_alibabas_oss_is_read_with_all_its_settings() {
+    let text = "[[replicas]]\nname = 'it'\ntype = 'oss'\noss_bucket = 'backup'\noss_path = '/app/db/'\n\
+                oss_region = 'eu-central-1'\noss_endpoint = 'host:8080'\noss_access_key_id = 'id'\n\
+                oss_access_key_secret = 'secret'\noss_conditional_writes = false\n";
+    let options = parse_toml(text).unwrap();
+    let mut bucket = OssOptions::new("backup", "app/db").unwrap();
+    bucket.region = Some("eu-central-1".into());
+    bucket.endpoint = Some("host:8080".into());
+    bucket.access_key_id = Some(Secret::new("id"));
+    bucket.access_key_secret = Some(Secret::new("secret"));
+    bucket.conditional_writes = false;
+    assert_eq!(options.replicas[0].destination, Destination::Oss(bucket));
+    for (wrong, said) in [
+        (
+            text.replace("'backup'", "''"),
+            "give the name of the bucket",
+        ),
+        (text.replace("'backup'", "'Backup'"), "lower-case letters"),
+        (
+            text.replace("'id'", "''"),
+            "oss_access_key_id: is missing: both",
+        ),
+        (
+            text.replace("'secret'", "''"),
+            "oss_access_key_secret: is missing: both",
+        ),
+    ] {
+        let mistakes = mistakes(parse_toml(&wrong));
+        assert!(mistakes.join("\n").contains(said), "{mistakes:?}");
+    }
+}
+
+#[test]
 fn a_replica_in_an_object_store_of_nats_is_read_with_all_its_settings() {
     let text = "[[replicas]]\nname = 'it'\ntype = 'nats'\nnats_host = 'host:4223'\n\
                 nats_bucket = 'backup'\nnats_path = '/app/db/'\nnats_username = 'me'\n\
@@ -350,7 +383,7 @@ file_path = "<directory>"
 [[replicas]]
 name = ""
 type = "oss"
-oss_bucket = "not known, but neither is the type"
+oss_bucket = "no.bucket"
 snapshot_interval = true
 "#;
     let expected = "\
@@ -373,8 +406,8 @@ line 20: replicas[2].sync_interval: 0s is out of bounds: from 1ms to 30d is poss
 line 21: replicas[2].file_path: is still the placeholder of the blueprint: replace it, angle \
 brackets included
 line 24: replicas[3].name: is empty: give the replica a name of its own
-line 25: replicas[3].type: replicas of type \"oss\" are not supported by this build of Evertide: \
-it has \"file\", \"s3\", \"gs\", \"abs\", \"webdav\", \"sftp\", \"nats\"
+line 26: replicas[3].oss_bucket: `…` is not a replica URL: its bucket has other characters \
+than lower-case letters, digits and `-`
 line 27: replicas[3].snapshot_interval: a duration in quotes, such as \"10s\", is expected here, \
 not true or false";
     assert_eq!(mistakes(parse_toml(text)).join("\n"), expected);
