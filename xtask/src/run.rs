@@ -71,7 +71,7 @@ pub(crate) fn torture(arguments: &[String]) -> Result<Tally> {
     run(torture.args(arguments))
 }
 
-/// The same, after [`unit`] has built everything.
+/// The same, after [`unit()`] has built everything.
 pub(crate) fn built_torture(arguments: &[String]) -> Result<Tally> {
     let programs = built_by_tests();
     let mut torture = command(&programs.join("evertide-torture").to_string_lossy());
