@@ -35,6 +35,8 @@ impl Server {
         let data = dir.path().join(DATA);
         fs::create_dir(&data).expect("a folder for a server");
         let mut command = command(port, &data);
+        // What it caches goes with it, too.
+        command.env("XDG_CACHE_HOME", dir.path().join("cache"));
         let log = dir.path().join("server.log");
         let mut process = ChildProcess::spawn_logged(command.current_dir(dir.path()), &log)
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
