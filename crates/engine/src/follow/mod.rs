@@ -274,11 +274,12 @@ async fn begin(options: &FollowOptions) -> Result<Copy, FollowError> {
         })
     }));
     let report = restore(first).await?;
+    let Found::Copy(copy) = open(&paths, options).await? else {
+        return Err(FollowError::Changed(paths.database));
+    };
+    // Nothing is waited for after this: who is told so and stops gets a report of this copy.
     options.tell(&FollowEvent::Restored(report));
-    match open(&paths, options).await? {
-        Found::Copy(copy) => Ok(*copy),
-        Found::Nothing => Err(FollowError::Changed(paths.database)),
-    }
+    Ok(*copy)
 }
 
 async fn open(paths: &Paths, options: &FollowOptions) -> Result<Found, FollowError> {

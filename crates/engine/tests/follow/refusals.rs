@@ -1,9 +1,10 @@
 //! What is never overwritten, and what cannot be followed.
 
-use std::{fs, time::Duration};
+use std::{fs, sync::Arc, time::Duration};
 
 use evertide::{ExistingOutput, FollowError};
 use rusqlite::Connection;
+use tokio::sync::Notify;
 
 use crate::scene::{Scene, check, follow_until, version};
 
@@ -118,4 +119,18 @@ async fn an_end_that_comes_before_the_copy_is_ready_is_no_failure() {
     assert!(report.is_ok(), "{report:?}");
     scene.follow_to_the_end().await.unwrap();
     scene.assert_current().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_stops_as_soon_as_the_copy_is_ready_is_told_what_it_has() {
+    let mut scene = Scene::new(4096).await;
+    scene.write_durably(1).await;
+    for begun in ["restored", "resumed"] {
+        let ready = Arc::new(Notify::new());
+        let tell = Arc::clone(&ready);
+        let options = scene.options().on_event(move |_| tell.notify_one());
+        let stop = async move { ready.notified().await };
+        let report = evertide::follow(options, stop).await.unwrap();
+        assert!(report.txid.is_some(), "{begun}");
+    }
 }
