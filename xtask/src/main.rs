@@ -8,6 +8,7 @@ mod check;
 mod documents;
 mod features;
 mod fuzz;
+mod mutants;
 mod planted;
 mod run;
 mod soak;
@@ -122,7 +123,10 @@ enum Task {
     /// Mutation testing of the core decisions, with cargo-mutants; takes hours. Results and the
     /// arguments for survivors are in docs/mutants.md.
     Mutants {
-        /// Arguments for cargo-mutants, as in `cargo xtask mutants -- -p evertide-ltx --list`.
+        /// Only the mutants of this package; may be given several times.
+        #[arg(long)]
+        package: Vec<String>,
+        /// Arguments for cargo-mutants, as in `cargo xtask mutants -- --list`.
         #[arg(last = true)]
         arguments: Vec<String>,
     },
@@ -167,7 +171,7 @@ fn main() -> ExitCode {
         Task::Planted { only } => planted::planted(&only),
         Task::Soak { hours, seed } => soak::soak(hours, seed),
         Task::Model => soak::model(),
-        Task::Mutants { arguments } => soak::mutants(&arguments),
+        Task::Mutants { package, arguments } => mutants::mutants(&package, &arguments),
         Task::Demo => run::demo(),
         Task::Bench { arguments } => run::bench(&arguments),
     };

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::cargo::{command, run, run_tests};
+use crate::cargo::{command, run_tests};
 use crate::fuzz;
 use crate::steps::Tally;
 
@@ -147,19 +147,4 @@ pub(crate) fn model() -> Result<Tally> {
         &["--release", "--test", "model", "--", "--nocapture"],
     );
     run_tests(test.env("EVERTIDE_MODEL_BOUNDS", "large"))
-}
-
-/// Mutation testing of the decisions that `.cargo/mutants.toml` lists.
-pub(crate) fn mutants(arguments: &[String]) -> Result<Tally> {
-    let program = crate::tools::cargo_mutants()?;
-    let mut mutants = command(&program.to_string_lossy());
-    mutants.arg("mutants");
-    if !arguments
-        .iter()
-        .any(|argument| argument.contains("package") || argument == "-p")
-    {
-        mutants.args(["--package", "evertide-ltx", "--package", "evertide"]);
-    }
-    mutants.args(["--output", "target/mutants"]);
-    run(mutants.args(arguments))
 }

@@ -1,0 +1,41 @@
+//! Mutation testing of the core decisions that `.cargo/mutants.toml` lists.
+
+use anyhow::Result;
+
+use crate::cargo::{command, run};
+use crate::steps::Tally;
+
+/// The packages with such decisions, and the tests that each mutant has to pass: those beside the decisions. All
+/// tests of the engine would take minutes for every one of a thousand mutants.
+const PACKAGES: [(&str, &[&str]); 3] = [
+    ("evertide-ltx", &["--lib", "--tests"]),
+    ("evertide-storage", &["--lib"]),
+    (
+        "evertide",
+        &["--lib", "--", "--skip", "simulation::", "--skip", "fuzz::"],
+    ),
+];
+
+/// Makes the mutants of every package, or of those named; `arguments` go to cargo-mutants. A package that has survivors fails.
+pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
+    let known = PACKAGES.map(|(package, _)| package);
+    if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
+        anyhow::bail!(
+            "{unknown} has no mutants; those that have are: {}",
+            known.join(", ")
+        );
+    }
+    let program = crate::tools::cargo_mutants()?;
+    let mut tally = Tally::default();
+    for (package, tests) in PACKAGES {
+        if !only.is_empty() && !only.iter().any(|name| name == package) {
+            continue;
+        }
+        let mut mutants = command(&program.to_string_lossy());
+        mutants.args(["mutants", "--package", package]);
+        mutants.args(["--output", &format!("target/mutants/{package}")]);
+        mutants.args(arguments).arg("--").args(tests);
+        tally.add(run(&mut mutants)?);
+    }
+    Ok(tally)
+}
