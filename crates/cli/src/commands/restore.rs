@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::source::{Source, sources};
 use crate::{
     args::{IntegrityCheck, RestoreArgs},
-    failure::usage,
+    failure::{described, usage},
     logs, output,
     progress::{RestoreBar, Show},
 };
@@ -120,7 +120,8 @@ async fn newest(
             Ok(_) => {}
             Err(error) => {
                 if several {
-                    output::complain(&format!("evertide: replica {}: {error}", source.label()));
+                    let why = described(&error);
+                    output::complain(&format!("evertide: replica {}: {why}", source.label()));
                 }
                 failed.push(error);
             }

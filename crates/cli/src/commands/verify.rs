@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::source::{Source, sources};
 use crate::{
     args::VerifyArgs,
+    failure::described,
     logs, output,
     progress::{RestoreBar, Show},
 };
@@ -73,7 +74,10 @@ fn print(verified: &Verified) -> anyhow::Result<()> {
     let label = verified.source.label();
     let report = match &verified.outcome {
         Ok(report) => report,
-        Err(error) => return output::line(format!("{label} cannot be verified: {error:#}")),
+        Err(error) => {
+            let why = described(error.as_ref());
+            return output::line(format!("{label} cannot be verified: {why}"));
+        }
     };
     for finding in &report.findings {
         let kind = severity(finding);
@@ -220,7 +224,7 @@ impl<'a> Replica<'a> {
                 .outcome
                 .as_ref()
                 .err()
-                .map(|error| format!("{error:#}")),
+                .map(|error| described(error.as_ref())),
             report: verified.outcome.as_ref().ok().map(Report::new),
         }
     }

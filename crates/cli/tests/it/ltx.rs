@@ -69,7 +69,13 @@ fn an_empty_replica_is_an_empty_list_and_is_not_created() {
         place.json(&["ltx", "nowhere", "--json"]),
         serde_json::json!([])
     );
-    assert_eq!(place.ok(&["ltx", "nowhere"]).lines().count(), 1);
+    let run = place.run(&["ltx", "nowhere"]);
+    assert_eq!((run.code, run.out.lines().count()), (Some(0), 1), "{run:?}");
+    assert!(
+        run.err
+            .contains("nowhere has no LTX files; check the address"),
+        "{run:?}"
+    );
     assert_eq!(place.names(), [] as [&str; 0]);
 }
 

@@ -5,6 +5,7 @@ mod costs;
 mod demo;
 mod directories;
 mod doctor;
+mod down;
 mod follow;
 mod interop;
 mod keygen;

@@ -45,13 +45,14 @@ pub(super) struct Gap {
     pub(super) resumes: Option<LtxName>,
 }
 
-/// The gaps of a history, and how many files lie before its first snapshot and are of no use. The
-/// files are in reading order.
+/// The gaps of a history, and how many files lie before its first snapshot and are of no use. The newest
+/// file of level 0 is none of them: by it a history is recognised. The files are in reading order.
 pub(super) fn gaps(files: &[LtxObject]) -> (Vec<Gap>, usize) {
-    let (mut gaps, mut useless) = (Vec::<Gap>::new(), 0);
+    let (mut gaps, mut before) = (Vec::<Gap>::new(), Vec::<&LtxObject>::new());
     let (mut position, mut open) = (Txid::ZERO, None::<Gap>);
     let level_0 = files.iter().filter(|file| file.level == Level::L0);
-    let first = level_0.map(|file| file.name).min();
+    let level_0 = level_0.map(|file| file.name);
+    let (first, newest) = (level_0.clone().min(), level_0.max_by_key(|name| name.max));
     for file in files {
         let name = file.name;
         if name.min.previous() <= position {
@@ -66,7 +67,7 @@ pub(super) fn gaps(files: &[LtxObject]) -> (Vec<Gap>, usize) {
             }
             position = position.max(name.max);
         } else if position == Txid::ZERO {
-            useless += 1;
+            before.push(file);
         } else {
             let gap = open.get_or_insert(Gap {
                 have: position,
@@ -79,7 +80,10 @@ pub(super) fn gaps(files: &[LtxObject]) -> (Vec<Gap>, usize) {
         }
     }
     gaps.extend(open);
-    (gaps, useless)
+    if position > Txid::ZERO {
+        before.retain(|file| file.level != Level::L0 || Some(file.name) != newest);
+    }
+    (gaps, before.len())
 }
 
 /// Pairs of files of one level that hold the same transactions. Snapshots all do, and are left out.
@@ -206,7 +210,12 @@ mod tests {
         assert_eq!(found(&rows), (vec![(2, 4, 4, 4)], 0));
         let rows = [(9, 1, 2), (0, 4, 4), (0, 5, 5), (1, 3, 5)];
         assert_eq!(found(&rows), (vec![(2, 4, 5, 5)], 0));
-        assert_eq!(found(&[(0, 3, 3), (0, 4, 4), (9, 1, 9)]), (vec![], 2));
+        assert_eq!(found(&[(0, 3, 3), (1, 3, 4), (9, 1, 9)]), (vec![], 1));
+        // The newest file of level 0 stays when all of a replica is older than retention.
+        assert_eq!(found(&[(0, 3, 3), (0, 4, 4), (9, 1, 9)]), (vec![], 1));
+        assert_eq!(found(&[(0, 9, 9), (9, 1, 9)]), (vec![], 0));
+        // Without any snapshot nothing is of use.
+        assert_eq!(found(&[(0, 3, 3), (0, 4, 4)]), (vec![], 2));
         // Retention leaves the newest file of level 0, and snapshots of days.
         assert_eq!(found(&[(9, 1, 2), (0, 9, 9), (9, 1, 9)]), (vec![], 0));
         // A history that starts over above another one has no gap.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use evertide::{DatabaseState, Durability, Error};
+use evertide::{DatabaseState, DatabaseStatus, Durability, Error};
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
 
@@ -146,6 +146,16 @@ async fn replicas_are_added_and_removed_while_running() {
     let mut options = backup.options();
     options.replicas.push(replica_options("second", &second));
     backup.update(options.clone()).await.unwrap();
+    // By itself: nobody writes, and nobody waits for what is durable.
+    let complete = |status: &DatabaseStatus| {
+        let second = status.replicas.iter().find(|one| one.name == "second");
+        second.is_some_and(|one| one.txid == status.txid)
+    };
+    let started = backup.wait_for(complete);
+    tokio::time::timeout(DEADLINE, started).await.unwrap();
+    let output = scene.dir.path().join("at-once.db");
+    evertide_testkit::restore_with_litestream(&second, &output);
+    evertide_testkit::assert_same_database(&scene.db, &output);
     insert(&conn, 10);
     durable(&backup).await;
     let output = scene.dir.path().join("from-second.db");

@@ -423,7 +423,7 @@ async fn files_before_the_first_snapshot_are_of_no_use_and_no_problem() {
         &unused,
         FindingKind::Unused,
         "file://",
-        &["5 of 6 files", "may be deleted"],
+        &["4 of 6 files", "may be deleted"],
     );
 }
 

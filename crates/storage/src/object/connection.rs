@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 
 use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
-use opendal_layer_retry::RetryLayer;
+use opendal_layer_retry::{RetryEvent, RetryLayer};
 
 use crate::web;
 
@@ -24,8 +24,21 @@ pub(super) fn operator(
     let retry = RetryLayer::new()
         .with_min_delay(FIRST_PAUSE)
         .with_max_times(RETRIES)
-        .with_jitter();
+        .with_jitter()
+        .with_notify(tried_again);
     Ok(Operator::new(builder)?.with_context(context).layer(retry))
+}
+
+/// What may yet work is no news; what lasts is an error of the caller's, who says it once. What the store's
+/// client says of it is left out here, since that quotes URLs as they were signed.
+fn tried_again(event: RetryEvent<'_>) {
+    tracing::debug!(
+        request = ?event.op,
+        error = %event.err.kind(),
+        attempt = event.attempt,
+        pause = ?event.retry_after,
+        "a request failed; trying again"
+    );
 }
 
 pub(super) fn transport() -> Result<HttpTransporter, Error> {
