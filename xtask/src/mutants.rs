@@ -1,6 +1,7 @@
 //! Mutation testing of the core decisions that `.cargo/mutants.toml` lists.
 
 use anyhow::Result;
+use evertide_testkit::checkout_root;
 
 use crate::cargo::{command, run};
 use crate::steps::Tally;
@@ -31,9 +32,11 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         if !only.is_empty() && !only.iter().any(|name| name == package) {
             continue;
         }
+        let output = checkout_root().join("target/mutants").join(package);
+        std::fs::create_dir_all(&output)?;
         let mut mutants = command(&program.to_string_lossy());
-        mutants.args(["mutants", "--package", package]);
-        mutants.args(["--output", &format!("target/mutants/{package}")]);
+        mutants.args(["mutants", "--package", package, "--output"]);
+        mutants.arg(output);
         mutants.args(arguments).arg("--").args(tests);
         tally.add(run(&mut mutants)?);
     }
