@@ -146,6 +146,14 @@ mod tests {
     }
 
     #[test]
+    fn the_checksum_of_every_page_has_the_flag() {
+        for number in 1..100 {
+            let page = Checksum::page(Pgno::new(number).unwrap(), &[7; 512]);
+            assert_eq!(page.get() & FLAG, FLAG, "page {number}");
+        }
+    }
+
+    #[test]
     fn a_page_put_in_and_taken_out_leaves_the_database_checksum_unchanged() {
         let page = Checksum::page(Pgno::FIRST, &[7; 512]);
         let other = Checksum::page(Pgno::FIRST, &[8; 512]);
