@@ -151,6 +151,25 @@ fn our_merge_of_level_0_equals_what_litestream_compacted() {
     }
 }
 
+/// Compressing again what Litestream compressed would cost time, and prove nothing.
+#[test]
+fn a_merge_takes_over_the_pages_as_they_were_compressed() {
+    fn frames(file: &[u8]) -> Vec<Vec<u8>> {
+        let index = PageIndex::read(&mut Cursor::new(file)).unwrap();
+        let places = index.iter().map(|(_, place)| place);
+        places
+            .map(|place| file[place.start as usize..place.end as usize].to_vec())
+            .collect()
+    }
+    let folders = FOLDERS.iter().map(|(folder, _)| folder);
+    for folder in folders.filter(|folder| !folder.starts_with("frames")) {
+        for (name, file) in level(folder, 9) {
+            let (merged, _) = merge([file.as_slice()], Vec::new()).unwrap();
+            assert_eq!(frames(&merged), frames(&file), "{folder}: {name}");
+        }
+    }
+}
+
 #[test]
 fn the_golden_files_contain_frames_of_both_kinds() {
     // The flags of the first page, behind the header and its number.

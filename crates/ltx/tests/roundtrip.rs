@@ -121,6 +121,22 @@ fn files_with_database_checksums_are_written_and_read() {
 }
 
 #[test]
+fn a_database_checksum_is_only_set_where_nothing_else_knows_it() {
+    for tracking in [Tracking::On, Tracking::Off] {
+        let mut header = header(size(512), 1, 1, 1);
+        header.tracking = tracking;
+        let content = page(size(512), 1, 1);
+        let files = [None, Some(Checksum::new(u64::MAX))].map(|checksum| {
+            let mut encoder = Encoder::new(Vec::new(), header.clone()).unwrap();
+            checksum.map(|checksum| encoder.set_post_apply(checksum));
+            encoder.encode_page(pgno(1), &content).unwrap();
+            encoder.finish().unwrap().0
+        });
+        assert_eq!(files[0], files[1], "{tracking:?}");
+    }
+}
+
+#[test]
 fn a_snapshot_whose_pages_are_not_those_of_its_database_checksum_is_refused() {
     // The same pages under another number: the file checksum is right, the database's is not.
     let mut file = snapshot(size(512), 2, Tracking::On);
@@ -202,6 +218,36 @@ impl Write for Full {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// How often it is written to.
+struct Counted(usize);
+
+impl Write for Counted {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += 1;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_encoder_writes_large_pieces() {
+    let size = size(512);
+    let mut encoder = Encoder::new(Counted(0), header(size, 9_000, 1, 1)).unwrap();
+    for number in 1..=9_000 {
+        let page = page(size, number, 1);
+        encoder.encode_page(pgno(number), &page).unwrap();
+    }
+    let (Counted(writes), summary) = encoder.finish().unwrap();
+    let pieces = summary.size / (128 * 1024);
+    assert!(
+        pieces > 15 && writes as u64 <= pieces + 2,
+        "{writes} writes, {pieces} pieces"
+    );
 }
 
 #[test]
