@@ -88,6 +88,16 @@ fn a_file_of_random_pages_keeps_within_its_bound() {
 }
 
 #[test]
+fn the_bound_of_a_file_is_the_sum_of_the_largest_parts() {
+    // LZ4 promises 255 bytes in 256 and 16 more; an entry of the index is three numbers, 7 bits to a byte.
+    let (block, entry) = (4096 + 4096 / 255 + 16, 5 + 10 + 3);
+    let (header, end, trailer) = (100, 6, 16);
+    let pages = 20 * (10 + block + entry);
+    let bound = header + pages + end + (1 + 8) + trailer;
+    assert_eq!(Header::max_file_len(size(4096), 20), bound);
+}
+
+#[test]
 fn files_with_database_checksums_are_written_and_read() {
     let file = snapshot(size(1024), 5, Tracking::On);
     let content = decode(&file).unwrap();
