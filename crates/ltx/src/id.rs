@@ -183,3 +183,28 @@ impl fmt::Display for Level {
         self.0.fmt(f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_count_and_pages_lie_one_behind_the_other() {
+        assert_eq!(Txid::FIRST.next(), Txid::new(2));
+        let size = PageSize::new(512).unwrap();
+        let page = |number| Pgno::new(number).unwrap();
+        assert_eq!(page(1).offset(size), 0);
+        assert_eq!(page(3).offset(size), 1024);
+        assert_eq!(
+            page(u32::MAX).offset(PageSize::MAX),
+            (u64::from(u32::MAX) - 1) << 16
+        );
+    }
+
+    #[test]
+    fn levels_are_0_to_9() {
+        assert!(Level::all().map(Level::get).eq(0..=9));
+        assert_eq!(Level::new(9), Some(Level::SNAPSHOT));
+        assert_eq!(Level::new(10), None);
+    }
+}

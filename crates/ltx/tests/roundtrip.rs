@@ -160,6 +160,28 @@ fn a_snapshot_whose_pages_are_not_those_of_its_database_checksum_is_refused() {
 }
 
 #[test]
+fn impossible_trailers_are_refused_although_the_checksum_is_right() {
+    let empty = |tracking| {
+        let mut header = header(size(512), 0, 1, 1);
+        header.tracking = tracking;
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        encoder.set_post_apply(Checksum::EMPTY);
+        encoder.finish().unwrap().0
+    };
+    for tracking in [Tracking::Off, Tracking::On] {
+        let mut file = empty(tracking);
+        assert!(decode(&file).is_ok(), "{tracking:?}");
+        let at = file.len() - 9;
+        file[at] ^= 1;
+        common::fix_checksum(&mut file);
+        assert!(
+            matches!(decode(&file), Err(Error::BadTrailer(_))),
+            "{tracking:?}"
+        );
+    }
+}
+
+#[test]
 fn impossible_headers_are_refused_before_anything_is_written() {
     let good = header(size(512), 3, 2, 4);
     let broken: [fn(&mut Header); 9] = [
