@@ -138,7 +138,9 @@ fn a_database_checksum_is_only_set_where_nothing_else_knows_it() {
         let content = page(size(512), 1, 1);
         let files = [None, Some(Checksum::new(u64::MAX))].map(|checksum| {
             let mut encoder = Encoder::new(Vec::new(), header.clone()).unwrap();
-            checksum.map(|checksum| encoder.set_post_apply(checksum));
+            if let Some(checksum) = checksum {
+                encoder.set_post_apply(checksum);
+            }
             encoder.encode_page(pgno(1), &content).unwrap();
             encoder.finish().unwrap().0
         });
@@ -162,8 +164,11 @@ fn a_snapshot_whose_pages_are_not_those_of_its_database_checksum_is_refused() {
 #[test]
 fn impossible_trailers_are_refused_although_the_checksum_is_right() {
     let empty = |tracking| {
-        let mut header = header(size(512), 0, 1, 1);
-        header.tracking = tracking;
+        let mut header = header(size(512), 9, 4, 6);
+        if tracking == Tracking::On {
+            (header.tracking, header.commit) = (tracking, 0);
+            header.pre_apply = Checksum::EMPTY;
+        }
         let mut encoder = Encoder::new(Vec::new(), header).unwrap();
         encoder.set_post_apply(Checksum::EMPTY);
         encoder.finish().unwrap().0
