@@ -53,7 +53,7 @@ pub use programs::{
     litestream_v3, litestream_v3_command, replica_url, restore_with_litestream,
     try_restore_with_litestream,
 };
-pub use proxy::{Answered, Fault, FaultProxy, Weather};
+pub use proxy::{Answered, Fault, FaultProxy, Road, Way, Weather, WireProxy};
 pub use tempfile::TempDir;
 pub use workload::{
     AutoVacuum, Checkpoint, DatabaseOptions, Operation, Stop, Writer, WriterError, WriterOptions,

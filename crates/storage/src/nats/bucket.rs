@@ -21,10 +21,11 @@ use ring::digest;
 use tokio::time::timeout;
 
 use super::{
+    NatsOptions,
     content::{STALL, content, is_whole, part, written},
     failure::Failure,
 };
-use crate::{ByteStream, bytes_stream};
+use crate::{ByteStream, bytes_stream, connected::Connection};
 
 /// Bytes of content in a message: what Litestream has, and less than every server takes.
 const CHUNK: usize = 128 << 10;
@@ -93,8 +94,27 @@ impl Drop for Upload<'_> {
     }
 }
 
+impl Connection for Bucket {
+    type Options = NatsOptions;
+    type Failure = Failure;
+
+    async fn open(options: &NatsOptions) -> Result<Self, Failure> {
+        options.open().await
+    }
+
+    fn is_of_use(&self) -> bool {
+        // A connection that breaks is made anew by the tasks that keep it up.
+        true
+    }
+
+    fn is_broken(failure: &Failure) -> bool {
+        failure.is_broken()
+    }
+}
+
 impl Bucket {
-    pub(super) async fn open(
+    /// The bucket of this name, if there is one.
+    pub(super) async fn find(
         client: Client,
         context: Context,
         name: &str,

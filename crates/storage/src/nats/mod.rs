@@ -59,8 +59,7 @@ impl NatsClient {
     }
 
     async fn bucket(&self) -> Result<Arc<Bucket>, Failure> {
-        // A connection that breaks is made anew by the tasks that keep it up.
-        self.bucket.get(|_| true, self.options.open()).await
+        self.bucket.get(&self.options).await
     }
 
     /// Does what may be done twice, and does it again where the connection turns out to have broken.
@@ -68,13 +67,7 @@ impl NatsClient {
         &self,
         work: impl Fn(Arc<Bucket>) -> W,
     ) -> Result<T, Failure> {
-        match work(self.bucket().await?).await {
-            Err(failure) if failure.is_broken() => {
-                self.bucket.forget();
-                work(self.bucket().await?).await
-            }
-            done => done,
-        }
+        self.bucket.repeatedly(&self.options, work).await
     }
 
     /// The name of an object in the bucket.

@@ -138,7 +138,7 @@ impl NatsOptions {
         let client = connect.connect(self.host.as_str()).await?;
         let mut context = jetstream::new(client.clone());
         context.set_timeout(REQUEST_TIMEOUT);
-        Bucket::open(client, context, &self.bucket).await
+        Bucket::find(client, context, &self.bucket).await
     }
 }
 

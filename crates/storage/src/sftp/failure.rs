@@ -26,6 +26,8 @@ pub(super) enum Failure {
     NotLetIn,
     #[error("the server was silent for {} s", .0.as_secs())]
     Silent(Duration),
+    #[error("the connection ended")]
+    Ended,
     #[error("{0}")]
     Connection(#[from] russh::Error),
     #[error("{0}")]
@@ -72,7 +74,7 @@ impl Failure {
     pub(super) fn is_broken(&self) -> bool {
         match self {
             Self::Sftp(SftpError::Status(_) | SftpError::Limited(_)) => false,
-            Self::Sftp(_) | Self::Connection(_) | Self::Silent(_) => true,
+            Self::Sftp(_) | Self::Connection(_) | Self::Silent(_) | Self::Ended => true,
             _ => false,
         }
     }

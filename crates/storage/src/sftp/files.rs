@@ -266,8 +266,9 @@ impl Open {
         let mut at = range.start;
         while at < range.end {
             let length = u32::try_from(range.end - at).map_err(io::Error::other)?;
-            let read = self.session.sftp.read(&*self.handle, at, length).await;
-            let data = match read.map_err(Failure::from) {
+            let read = self.session.sftp.read(&*self.handle, at, length);
+            let read = async { read.await.map_err(Failure::from) };
+            let data = match self.session.unless_ended(read).await {
                 Ok(data) if !data.data.is_empty() => data.data,
                 Ok(_) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Err(failure) if failure.is_end() => {

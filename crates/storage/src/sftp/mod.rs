@@ -51,7 +51,11 @@ pub(crate) struct SftpClient {
     serial: AtomicU64,
     /// Folders that exist and hold no leftovers.
     settled: Mutex<BTreeSet<String>>,
+    left: Left,
 }
+
+/// Paths of temporary files that stayed behind when a connection broke.
+type Left = Arc<Mutex<Vec<String>>>;
 
 impl fmt::Debug for SftpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,6 +69,7 @@ impl fmt::Debug for SftpClient {
 struct Temporary {
     session: Arc<Session>,
     path: String,
+    left: Left,
 }
 
 impl Temporary {
@@ -87,14 +92,23 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What stays behind here is removed by the next process.
+        // What stays behind without a runtime is removed by the next process.
         if !self.path.is_empty()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            let (session, path) = (self.session.clone(), std::mem::take(&mut self.path));
-            runtime.spawn(async move { session.remove(&path).await });
+            let (session, left) = (self.session.clone(), self.left.clone());
+            let path = std::mem::take(&mut self.path);
+            runtime.spawn(async move {
+                if session.unless_ended(session.remove(&path)).await.is_err() {
+                    locked(&left).push(path);
+                }
+            });
         }
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SftpClient {
@@ -105,13 +119,13 @@ impl SftpClient {
             token: Token::new(),
             serial: AtomicU64::new(0),
             settled: Mutex::default(),
+            left: Left::default(),
         }
     }
 
     /// The connection, anew where there is none that works.
     async fn session(&self) -> Result<Arc<Session>, Failure> {
-        let open = Session::open(&self.options);
-        self.session.get(|open| !open.is_closed(), open).await
+        self.session.get(&self.options).await
     }
 
     /// Does what may be done twice, and does it again where the connection turns out to have broken.
@@ -119,13 +133,11 @@ impl SftpClient {
         &self,
         work: impl Fn(Arc<Session>) -> W,
     ) -> Result<T, Failure> {
-        match work(self.session().await?).await {
-            Err(failure) if failure.is_broken() => {
-                self.session.forget();
-                work(self.session().await?).await
-            }
-            done => done,
-        }
+        let work = |session: Arc<Session>| {
+            let work = work(session.clone());
+            async move { session.unless_ended(work).await }
+        };
+        self.session.repeatedly(&self.options, work).await
     }
 
     fn path(&self, key: &str) -> String {
@@ -133,7 +145,7 @@ impl SftpClient {
     }
 
     fn settled(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.settled)
     }
 
     /// A failure, as an error. Drops a connection that is of no use any more.
@@ -203,6 +215,17 @@ impl SftpClient {
         Ok(())
     }
 
+    /// Removes what stayed behind when a connection broke.
+    async fn remove_left(&self, session: &Session) {
+        let left = std::mem::take(&mut *locked(&self.left));
+        for path in left {
+            if session.remove(&path).await.is_err() {
+                // Harmless: no reader takes it for an object.
+                locked(&self.left).push(path);
+            }
+        }
+    }
+
     /// Writes a file under a temporary name in the folder of the one it is to be; with its size in bytes.
     async fn write(
         &self,
@@ -213,10 +236,12 @@ impl SftpClient {
     ) -> Result<(Temporary, u64), Failure> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         self.settle(session, folder).await?;
+        self.remove_left(session).await;
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary {
             session: session.clone(),
             path: format!("{folder}/{}", self.token.temporary(name, serial)),
+            left: self.left.clone(),
         };
         let size = session.store(temporary.path(), body, modified).await?;
         Ok((temporary, size))
@@ -230,8 +255,19 @@ impl SftpClient {
         modified: Option<SystemTime>,
     ) -> Result<u64, Failure> {
         let session = self.session().await?;
+        let created = self.created(&session, key, body, modified);
+        session.unless_ended(created).await
+    }
+
+    async fn created(
+        &self,
+        session: &Arc<Session>,
+        key: &str,
+        body: ByteStream,
+        modified: Option<SystemTime>,
+    ) -> Result<u64, Failure> {
         let path = self.path(key);
-        let (temporary, size) = self.write(&session, &path, body, modified).await?;
+        let (temporary, size) = self.write(session, &path, body, modified).await?;
         if self.options.conditional_writes {
             session.link(temporary.path(), &path).await?;
             // Harmless where this fails: no reader takes it for an object.

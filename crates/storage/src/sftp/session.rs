@@ -3,10 +3,12 @@
 use std::{
     borrow::Cow,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::{Either, select};
 use russh::{
     Preferred,
     client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse},
@@ -16,11 +18,11 @@ use russh::{
     },
 };
 use russh_sftp::client::{Config, RawSftpSession};
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 use zeroize::Zeroizing;
 
 use super::{SftpOptions, failure::Failure};
-use crate::Secret;
+use crate::{Secret, connected::Connection};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// A request that takes longer is given up, and the connection with it.
@@ -41,13 +43,41 @@ pub(super) struct Session {
     pub(super) links: bool,
     /// Bytes that it takes or gives in one request.
     pub(super) piece: u32,
+    /// Its other end goes with the connection.
+    alive: watch::Receiver<()>,
 }
 
-impl Session {
-    pub(super) async fn open(options: &SftpOptions) -> Result<Self, Failure> {
+impl Connection for Session {
+    type Options = SftpOptions;
+    type Failure = Failure;
+
+    async fn open(options: &SftpOptions) -> Result<Self, Failure> {
         match timeout(CONNECT_TIMEOUT, Self::opened(options)).await {
             Ok(opened) => opened,
             Err(_) => Err(Failure::Silent(CONNECT_TIMEOUT)),
+        }
+    }
+
+    fn is_of_use(&self) -> bool {
+        !self.ssh.is_closed()
+    }
+
+    fn is_broken(failure: &Failure) -> bool {
+        failure.is_broken()
+    }
+}
+
+impl Session {
+    /// What this comes to, or an error as soon as the connection has ended: what is asked for at that moment may
+    /// never be answered.
+    pub(super) async fn unless_ended<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        let mut alive = self.alive.clone();
+        match select(pin!(work), pin!(alive.changed())).await {
+            Either::Left((done, _)) => done,
+            Either::Right(_) => Err(Failure::Ended),
         }
     }
 
@@ -68,9 +98,11 @@ impl Session {
             ..client::Config::default()
         };
         let refused = Arc::new(Mutex::new(None));
+        let (connection, alive) = watch::channel(());
         let gatekeeper = Gatekeeper {
             known,
             refused: refused.clone(),
+            _connection: connection,
         };
         let connected = client::connect(Arc::new(config), (host, port), gatekeeper).await;
         let refused = refused
@@ -108,11 +140,8 @@ impl Session {
             piece: u32::try_from(piece.unwrap_or(LEAST_PIECE).min(LEAST_PIECE)).unwrap_or(1 << 10),
             sftp,
             ssh,
+            alive,
         })
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.ssh.is_closed()
     }
 }
 
@@ -121,6 +150,8 @@ struct Gatekeeper {
     known: Vec<PublicKey>,
     /// The fingerprint of a key that was not.
     refused: Arc<Mutex<Option<String>>>,
+    /// Dropped with the connection.
+    _connection: watch::Sender<()>,
 }
 
 impl client::Handler for Gatekeeper {

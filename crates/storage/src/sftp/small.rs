@@ -55,18 +55,29 @@ impl SftpClient {
             Precondition::Unchanged(expected) => Some(expected),
         };
         let session = self.session().await?;
+        let replaced = self.replace_small(&session, key, content, expected.as_ref());
+        session.unless_ended(replaced).await
+    }
+
+    async fn replace_small(
+        &self,
+        session: &Arc<Session>,
+        key: &str,
+        content: Bytes,
+        expected: Option<&Version>,
+    ) -> Result<(), Failure> {
         let path = self.path(key);
         let body = bytes_stream(content.clone());
-        let (temporary, _) = self.write(&session, &path, body, None).await?;
+        let (temporary, _) = self.write(session, &path, body, None).await?;
         if !self.options.conditional_writes {
-            self.compare(key, expected.as_ref()).await?;
+            self.compare(key, expected).await?;
             session.replace(temporary.path(), &path).await?;
             temporary.was_renamed();
             return Ok(());
         }
-        let lock = self.lock(&session, temporary.path(), &path).await?;
+        let lock = self.lock(session, temporary.path(), &path).await?;
         temporary.remove().await?;
-        if let Err(failure) = self.compare(key, expected.as_ref()).await {
+        if let Err(failure) = self.compare(key, expected).await {
             session.remove(&lock).await?;
             return Err(failure);
         }
@@ -84,14 +95,20 @@ impl SftpClient {
             return self.remove(key).await;
         }
         let session = self.session().await?;
+        session
+            .unless_ended(self.delete_under_lock(&session, key))
+            .await
+    }
+
+    async fn delete_under_lock(&self, session: &Arc<Session>, key: &str) -> Result<(), Failure> {
         let path = self.path(key);
         if session.look(&path).await?.is_none() {
             return Ok(());
         }
         let (temporary, _) = self
-            .write(&session, &path, bytes_stream(Bytes::new()), None)
+            .write(session, &path, bytes_stream(Bytes::new()), None)
             .await?;
-        let lock = self.lock(&session, temporary.path(), &path).await?;
+        let lock = self.lock(session, temporary.path(), &path).await?;
         temporary.remove().await?;
         let removed = session.remove(&path).await;
         session.remove(&lock).await?;

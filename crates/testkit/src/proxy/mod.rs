@@ -3,6 +3,7 @@
 
 mod fault;
 mod forward;
+mod wire;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,10 @@ use std::{
 use hyper::{Method, StatusCode};
 use tokio_util::sync::DropGuard;
 
-pub use self::fault::{Fault, Weather};
+pub use self::{
+    fault::{Fault, Weather},
+    wire::{Road, Way, WireProxy},
+};
 use crate::serve::serve;
 
 /// A request that the server answered.
