@@ -46,8 +46,8 @@ pub use process::{
     another_process_finds_locked,
 };
 pub use programs::{
-    AzureServer, GcsServer, InstallError, NatsServer, RestoreError, S3Kind, S3Server, SftpKind,
-    SftpServer, WebdavKind, WebdavServer, age, age_keygen, install_age, install_azurite,
+    Authority, AzureServer, GcsServer, InstallError, NatsServer, RestoreError, S3Kind, S3Server,
+    SftpKind, SftpServer, WebdavKind, WebdavServer, age, age_keygen, install_age, install_azurite,
     install_fake_gcs, install_litestream, install_litestream_v3, install_ministack, install_nats,
     install_openssh, install_rclone, install_wsgidav, litestream, litestream_command,
     litestream_v3, litestream_v3_command, replica_url, restore_with_litestream,

@@ -10,6 +10,8 @@ use async_nats::{
     },
 };
 
+use crate::tls;
+
 type Source = Box<dyn Error + Send + Sync>;
 
 /// Why something did not work.
@@ -82,6 +84,7 @@ impl Failure {
     /// What the user can do about it.
     pub(super) fn hint(&self) -> &'static str {
         match self {
+            Self::Connect(error) if tls::is_untrusted(error) => tls::UNTRUSTED,
             Self::Connect(error) => match error.kind() {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                     "; check user and password, token, or credentials"

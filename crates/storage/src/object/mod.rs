@@ -32,7 +32,7 @@ pub use self::oss::OssOptions;
 pub use self::s3::S3Options;
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
-    SmallObject, Version, bytes_stream, stream::exactly,
+    SmallObject, Version, bytes_stream, stream::exactly, tls,
 };
 
 /// Requests at a time where many objects are asked about.
@@ -447,6 +447,7 @@ fn hint(error: &opendal::Error) -> &'static str {
             "; check the access key and what its policy allows: list, get, put, delete"
         }
         ErrorKind::ConfigInvalid => "; check the settings of the replica",
+        _ if tls::is_untrusted(error) => tls::UNTRUSTED,
         _ if error.to_string().contains("NotImplemented") => {
             "; if the server has no conditional writes, set `conditional_writes` to false"
         }

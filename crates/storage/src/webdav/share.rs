@@ -21,7 +21,7 @@ use reqwest::{
 use tokio::time::{sleep, timeout};
 
 use super::listing::{self, Entry};
-use crate::{ByteStream, Secret, collect, web};
+use crate::{ByteStream, Secret, collect, tls, web};
 
 /// Everything but slashes and what RFC 3986 never has escaped.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -45,6 +45,8 @@ pub(super) enum Failure {
     Answer(StatusCode),
     #[error("{0}")]
     Connection(String),
+    #[error("{0}")]
+    Untrusted(String),
     #[error("the server took nothing for {} s", web::READ_TIMEOUT.as_secs())]
     Stalled,
     #[error("the answer cannot be read: {0}")]
@@ -75,6 +77,7 @@ impl Failure {
             }
             Self::Answer(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
             | Self::Nonsense(_) => "; check that the URL leads to a WebDAV share",
+            Self::Untrusted(_) => tls::UNTRUSTED,
             Self::Answer(StatusCode::INSUFFICIENT_STORAGE) => "; make room on the share",
             Self::Answer(StatusCode::LENGTH_REQUIRED) | Self::CutShort { .. } => {
                 "; the server does not take uploads of unknown length (\"chunked\"): allow them in its \
@@ -87,6 +90,7 @@ impl Failure {
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
+        let untrusted = tls::is_untrusted(&error);
         // The location has the URL already; the cause is at the end of the chain.
         let error = error.without_url();
         let mut text = error.to_string();
@@ -95,7 +99,10 @@ impl From<reqwest::Error> for Failure {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        Self::Connection(text)
+        match untrusted {
+            true => Self::Untrusted(text),
+            false => Self::Connection(text),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The programs of others that Evertide is tested against.
 
 mod age;
+mod authority;
 mod azure;
 mod gcs;
 mod install;
@@ -13,6 +14,7 @@ mod sftp;
 mod webdav;
 
 pub use age::{age, age_keygen, install_age};
+pub use authority::Authority;
 pub use azure::AzureServer;
 pub use gcs::GcsServer;
 pub use install::{

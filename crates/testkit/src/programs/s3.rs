@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::server::{python, python_script};
-use super::{install_ministack, install_rclone};
+use super::{Authority, install_ministack, install_rclone};
 use crate::checkout::{free_port, temp_dir, wait_until};
 use crate::process::ChildProcess;
 
@@ -47,6 +47,7 @@ pub enum S3Kind {
 pub struct S3Server {
     endpoint: String,
     kind: S3Kind,
+    port: u16,
     process: ChildProcess,
     dir: TempDir,
 }
@@ -59,36 +60,73 @@ impl S3Server {
     /// Its secret.
     pub const SECRET_ACCESS_KEY: &'static str = "SECRETSECRETSECRET";
 
+    const KEY: [&'static str; 2] = [Self::ACCESS_KEY_ID, Self::SECRET_ACCESS_KEY];
+
     /// Starts a server on a free port.
     ///
     /// # Panics
     ///
     /// When it cannot be installed, or does not start: nothing that needs it is skipped.
     pub fn start(kind: S3Kind) -> Self {
-        let dir = temp_dir();
         let port = free_port();
-        let mut command = match kind {
+        let command = |dir: &Path| match kind {
             S3Kind::Ministack => ministack(port),
             S3Kind::Enforcing => {
                 let mut command = ministack(port);
                 command.env("SERVICES", "s3,iam").env("AUTH", "true");
                 command
             }
-            S3Kind::Rclone => rclone(port, dir.path()),
+            S3Kind::Rclone => rclone(port, dir, Self::KEY),
         };
-        let log = dir.path().join("server.log");
-        let process = ChildProcess::spawn_logged(command.current_dir(dir.path()), &log)
-            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        Self::run(kind, "http", port, command)
+    }
+
+    /// Starts a server that checks signatures, and has a certificate for its address of this authority.
+    ///
+    /// # Panics
+    ///
+    /// As [`S3Server::start`].
+    pub fn start_encrypted(authority: &Authority) -> Self {
+        let port = free_port();
+        let command = |dir: &Path| {
+            let [certificate, key] = authority.issue(dir);
+            let mut command = rclone(port, dir, Self::KEY);
+            command.arg("--cert").arg(certificate);
+            command.arg("--key").arg(key);
+            command
+        };
+        Self::run(S3Kind::Rclone, "https", port, command)
+    }
+
+    fn run(kind: S3Kind, scheme: &str, port: u16, command: impl Fn(&Path) -> Command) -> Self {
+        let dir = temp_dir();
+        let process = spawn(command(dir.path()), port, dir.path());
         let server = Self {
-            endpoint: format!("http://127.0.0.1:{port}"),
+            endpoint: format!("{scheme}://127.0.0.1:{port}"),
             kind,
+            port,
             process,
             dir,
         };
-        let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
-        wait_until(Duration::from_secs(60), "the S3 server listens", listens);
         server.create_bucket();
         server
+    }
+
+    /// Takes requests with this access key from now on, identity and secret, and no others.
+    ///
+    /// # Panics
+    ///
+    /// When the server checks no signatures, or does not start again.
+    pub fn change_key(&mut self, key: [&str; 2]) {
+        assert_eq!(self.kind, S3Kind::Rclone, "it takes any key");
+        self.process.kill().expect("the server ends");
+        let command = rclone(self.port, self.dir.path(), key);
+        self.process = spawn(command, self.port, self.dir.path());
+    }
+
+    /// The folder with the objects of the bucket, of a server that checks signatures.
+    pub fn files(&self) -> PathBuf {
+        self.dir.path().join("data").join(Self::BUCKET)
     }
 
     /// The server of this kind that other tests of the process use at the moment, or a new one.
@@ -187,8 +225,7 @@ impl S3Server {
 
     fn create_bucket(&self) {
         match self.kind {
-            S3Kind::Rclone => fs::create_dir(self.dir.path().join("data").join(Self::BUCKET))
-                .expect("a folder is a bucket"),
+            S3Kind::Rclone => fs::create_dir(self.files()).expect("a folder is a bucket"),
             S3Kind::Enforcing => {
                 self.as_root(NEW_BUCKET, &[Self::BUCKET]);
             }
@@ -213,6 +250,16 @@ impl S3Server {
     }
 }
 
+/// Starts a server, and waits until it listens.
+fn spawn(mut command: Command, port: u16, dir: &Path) -> ChildProcess {
+    let log = dir.join("server.log");
+    let process = ChildProcess::spawn_logged(command.current_dir(dir), &log)
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+    wait_until(Duration::from_secs(60), "the S3 server listens", listens);
+    process
+}
+
 fn ministack(port: u16) -> Command {
     let mut command = python_script(install_ministack);
     command
@@ -222,20 +269,15 @@ fn ministack(port: u16) -> Command {
     command
 }
 
-fn rclone(port: u16, dir: &Path) -> Command {
+fn rclone(port: u16, dir: &Path, key: [&str; 2]) -> Command {
     let program = install_rclone().unwrap_or_else(|error| panic!("{error}"));
     let data = dir.join("data");
-    fs::create_dir(&data).expect("a folder for the buckets");
-    let key = format!(
-        "{},{}",
-        S3Server::ACCESS_KEY_ID,
-        S3Server::SECRET_ACCESS_KEY
-    );
+    fs::create_dir_all(&data).expect("a folder for the buckets");
     let mut command = Command::new(program);
     command
         .args(["serve", "s3", "--config", "/dev/null", "--addr"])
         .arg(format!("127.0.0.1:{port}"))
-        .args(["--auth-key", &key])
+        .args(["--auth-key", &key.join(",")])
         .arg(data);
     command
 }

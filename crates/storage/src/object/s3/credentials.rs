@@ -1,6 +1,10 @@
 //! Where the credentials of requests come from.
 
-use std::{fmt, process::Stdio};
+use std::{
+    fmt,
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use opendal::HttpTransporter;
 use reqsign_aws_v4::{
@@ -12,30 +16,61 @@ use tokio::process::Command;
 
 use super::S3Options;
 
-/// A signer with the access key of these options; without one it looks where Amazon's own tools do, and looks
-/// again when what it found expires.
-pub(super) fn signer(
-    options: &S3Options,
-    environment: impl Env,
-    transport: HttpTransporter,
-    region: &str,
-) -> Signer<Credential> {
-    let context = Context::new()
-        .with_file_read(TokioFileRead)
-        .with_command_execute(Process)
-        .with_env(environment)
-        .with_http_send(transport);
-    let requests = RequestSigner::new("s3", region);
-    if let (Some(id), Some(key)) = (&options.access_key_id, &options.secret_access_key) {
-        let provider = StaticCredentialProvider::new(id.expose(), key.expose());
-        return Signer::new(context, provider, requests);
+/// Who signs requests, with the access key of the options, or with what is found.
+pub(super) struct Credentials {
+    signer: Mutex<Signer<Credential>>,
+    /// Looks where Amazon's own tools do; `None` where there is nothing to be found.
+    finder: Option<Arc<DefaultCredentialProvider>>,
+}
+
+impl Credentials {
+    /// With the access key of these options; without one it is looked for, and looked for again when what was
+    /// found expires.
+    pub(super) fn new(
+        options: &S3Options,
+        environment: impl Env,
+        transport: HttpTransporter,
+        region: &str,
+    ) -> Self {
+        let context = Context::new()
+            .with_file_read(TokioFileRead)
+            .with_command_execute(Process)
+            .with_env(environment)
+            .with_http_send(transport);
+        let requests = RequestSigner::new("s3", region);
+        if let (Some(id), Some(key)) = (&options.access_key_id, &options.secret_access_key) {
+            let provider = StaticCredentialProvider::new(id.expose(), key.expose());
+            return Self {
+                signer: Mutex::new(Signer::new(context, provider, requests)),
+                finder: None,
+            };
+        }
+        let mut provider = DefaultCredentialProvider::builder();
+        if let Some(profile) = &options.profile {
+            // Keys of the environment are another choice than this one.
+            provider = provider.no_env().with_profile(profile);
+        }
+        let finder = Arc::new(provider.build());
+        Self {
+            signer: Mutex::new(Signer::new(context, finder.clone(), requests)),
+            finder: Some(finder),
+        }
     }
-    let mut provider = DefaultCredentialProvider::builder();
-    if let Some(profile) = &options.profile {
-        // Keys of the environment are another choice than this one.
-        provider = provider.no_env().with_profile(profile);
+
+    /// Who signs at the moment.
+    pub(super) fn signer(&self) -> Signer<Credential> {
+        let signer = self.signer.lock().unwrap_or_else(PoisonError::into_inner);
+        signer.clone()
     }
-    Signer::new(context, provider.build(), requests)
+
+    /// Who signs with what is found now: what was found before need not say when it expires, and may have been
+    /// replaced earlier. `None` where nothing can have changed.
+    pub(super) fn find_again(&self) -> Option<Signer<Credential>> {
+        let finder = self.finder.clone()?;
+        let mut signer = self.signer.lock().unwrap_or_else(PoisonError::into_inner);
+        *signer = signer.clone().with_credential_provider(finder);
+        Some(signer.clone())
+    }
 }
 
 /// Runs the `credential_process` of a profile.

@@ -12,6 +12,7 @@ use opendal::{ErrorKind, HttpTransporter, Operator, services};
 use reqsign_core::{Env, OsEnv, hash::base64_decode};
 
 use self::{
+    credentials::Credentials,
     provider::Provider,
     signing::{Payload, Region, Signing},
 };
@@ -253,10 +254,10 @@ impl S3Options {
         if let Some(key) = key.and_then(|key| base64_decode(key.expose()).ok()) {
             builder = builder.server_side_encryption_with_customer_key("AES256", &key);
         }
-        let signer = credentials::signer(self, environment, plain.clone(), &first);
+        let credentials = Credentials::new(self, environment, plain.clone(), &first);
         let signing = Signing {
             transport: plain,
-            signer,
+            credentials,
             region,
             payload: match self.sign_payload {
                 Some(false) => Payload::Unsigned,

@@ -16,10 +16,18 @@ use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter
 use reqsign_aws_v4::{Credential, RequestSigner};
 use reqsign_core::Signer;
 
+use super::credentials::Credentials;
+
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
 const BUCKET_REGION: &str = "x-amz-bucket-region";
+/// What a server says to a request that is signed with what it does not know, or knows no longer.
+const REFUSED: [StatusCode; 3] = [
+    StatusCode::BAD_REQUEST,
+    StatusCode::UNAUTHORIZED,
+    StatusCode::FORBIDDEN,
+];
 
 /// Whether the bodies of requests are signed with them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,7 +39,7 @@ pub(super) enum Payload {
 /// Signs requests, and sends them.
 pub(super) struct Signing {
     pub(super) transport: HttpTransporter,
-    pub(super) signer: Signer<Credential>,
+    pub(super) credentials: Credentials,
     pub(super) region: Region,
     pub(super) payload: Payload,
     /// Requests may have a `Content-MD5`.
@@ -107,28 +115,48 @@ impl fmt::Debug for Signing {
 
 impl HttpTransport for Signing {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>, Error> {
-        let region = self.region.current();
-        let response = self.send(&region, request.clone()).await?;
-        let right = self
-            .region
-            .learn(&region, response.status(), response.headers());
-        match right {
-            Some(right) => self.send(&right, request).await,
+        let response = self
+            .ask(&self.credentials.signer(), request.clone())
+            .await?;
+        if !REFUSED.contains(&response.status()) {
+            return Ok(response);
+        }
+        match self.credentials.find_again() {
+            Some(signer) => self.ask(&signer, request).await,
             None => Ok(response),
         }
     }
 }
 
 impl Signing {
+    /// Sends a request, and again to the region where the bucket turns out to be.
+    async fn ask(
+        &self,
+        signer: &Signer<Credential>,
+        request: Request<Buffer>,
+    ) -> Result<Response<HttpBody>, Error> {
+        let region = self.region.current();
+        let response = self.send(signer, &region, request.clone()).await?;
+        let right = self
+            .region
+            .learn(&region, response.status(), response.headers());
+        match right {
+            Some(right) => self.send(signer, &right, request).await,
+            None => Ok(response),
+        }
+    }
+
     async fn send(
         &self,
+        signer: &Signer<Credential>,
         region: &str,
         request: Request<Buffer>,
     ) -> Result<Response<HttpBody>, Error> {
         let (mut parts, body) = request.into_parts();
         self.prepare(region, &mut parts, &body)?;
-        let signer = RequestSigner::new("s3", region);
-        let signer = self.signer.clone().with_request_signer(signer);
+        let signer = signer
+            .clone()
+            .with_request_signer(RequestSigner::new("s3", region));
         signer.sign(&mut parts, None).await.map_err(unsigned)?;
         // The connection knows better how to say it.
         parts.headers.remove(header::HOST);

@@ -138,6 +138,37 @@ async fn credentials_are_those_that_a_process_prints_and_it_runs_again_when_they
     assert_eq!(keys.collect::<Vec<_>>(), ["FIRST", "SECOND"]);
 }
 
+/// Keys in a file do not say when somebody is going to replace them.
+#[tokio::test]
+async fn credentials_that_are_refused_are_looked_for_again_and_those_that_were_given_are_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let keys = |id: &str| {
+        let keys = format!("[default]\naws_access_key_id = {id}\naws_secret_access_key = s\n");
+        file(directory.path(), "credentials", &keys)
+    };
+    let environment = nowhere(&[
+        ("AWS_SHARED_CREDENTIALS_FILE", &keys("FIRST")),
+        ("AWS_CONFIG_FILE", "/nowhere"),
+    ]);
+    let refused = |status| (status, Vec::new(), String::new());
+    for status in [400, 401, 403] {
+        keys("FIRST");
+        let server = Server::answering([ok(""), refused(status)]);
+        let client = server.client(&keyless(), environment.clone());
+        put(&client, "x.ltx", b"content").await;
+        keys("SECOND");
+        put(&client, "y.ltx", b"content").await;
+        put(&client, "z.ltx", b"content").await;
+        let seen = server.seen();
+        let found: Vec<_> = seen.iter().map(|seen| seen.signed().0).collect();
+        assert_eq!(found, ["FIRST", "FIRST", "SECOND", "SECOND"], "{status}");
+    }
+    let server = Server::answering([refused(403)]);
+    let client = server.client(&options(None), environment);
+    client.operator.stat("x.ltx").await.unwrap_err();
+    assert_eq!(server.seen().len(), 1);
+}
+
 #[tokio::test]
 async fn without_credentials_nothing_is_sent_and_the_error_says_so() {
     let server = Server::default();

@@ -1,0 +1,159 @@
+//! Keys that change under a running process, and servers whose certificates are of an authority of the user's own.
+
+use std::{fs, process::Command};
+
+use evertide_testkit::{Authority, ChildProcess, S3Kind, S3Server, wait_until};
+
+use super::support::{PATIENCE, Workplace, insert};
+
+const NEW_ID: &str = "AKIDANOTHER12345";
+const NEW_SECRET: &str = "ANOTHERSECRETSECRET";
+
+/// A process that finds no keys but those of these files.
+fn with_files(place: &Workplace, mut command: Command) -> Command {
+    command
+        .env("AWS_SHARED_CREDENTIALS_FILE", place.path("credentials"))
+        .env("AWS_CONFIG_FILE", place.path("config"))
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+    command
+}
+
+/// Where a key stands that programs find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kept {
+    /// In the file of credentials, which does not say for how long it is good.
+    InFile,
+    /// In what a process prints, good for ever as it says.
+    PrintedForEver,
+    /// The same, good for half a minute.
+    PrintedForAWhile,
+}
+
+impl Kept {
+    fn write(self, place: &Workplace, id: &str, secret: &str) {
+        let expiration = match self {
+            Self::InFile => {
+                let keys = format!("aws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+                place.write("config", "");
+                return place.write("credentials", &format!("[default]\n{keys}"));
+            }
+            Self::PrintedForEver => "'2100-01-01T00:00:00Z'",
+            Self::PrintedForAWhile => "$(date -u -d '+30 seconds' +%Y-%m-%dT%H:%M:%SZ)",
+        };
+        let script = format!(
+            "echo run >> '{}'\ncat <<END\n{{\"Version\": 1, \"AccessKeyId\": \"{id}\", \
+             \"SecretAccessKey\": \"{secret}\", \"SessionToken\": \"t\", \"Expiration\": \"{}\"}}\nEND\n",
+            place.path("runs").display(),
+            expiration.trim_matches('\''),
+        );
+        place.write("print", &script);
+        let process = format!("credential_process = sh {}", place.path("print").display());
+        place.write("config", &format!("[default]\n{process}\n"));
+        place.write("credentials", "");
+    }
+}
+
+/// The server takes the old key until it takes the new one only; what is committed meanwhile is not lost, and nobody
+/// restarts anything.
+fn replication_goes_on_with_another_key(kept: Kept) {
+    let mut server = S3Server::start(S3Kind::Rclone);
+    let place = Workplace::new();
+    let database = place.database("app.db", 1);
+    let url = server.replica_url("backup/app") + "&conditionalWrites=false";
+    let settings =
+        format!("dbs: [{{path: app.db, replica: {{url: '{url}', sync-interval: 100ms}}}}]\n");
+    place.write("litestream.yml", &settings);
+    let old = [S3Server::ACCESS_KEY_ID, S3Server::SECRET_ACCESS_KEY];
+    kept.write(&place, old[0], old[1]);
+    let command = place.command(&["replicate", "--config", "litestream.yml"]);
+    let mut command = with_files(&place, command);
+    let mut backup = ChildProcess::spawn_logged(&mut command, &place.path("log")).unwrap();
+    let files = server.files().join("backup/app/0000");
+    let stored = || fs::read_dir(&files).map_or(0, Iterator::count);
+    let mut rows = 1;
+    wait_until(PATIENCE, "two files with the first key", || {
+        insert(&database, 1);
+        rows += 1;
+        stored() >= 2
+    });
+
+    if kept == Kept::PrintedForEver {
+        assert_eq!(place.read("runs").lines().count(), 1);
+    }
+    server.change_key([NEW_ID, NEW_SECRET]);
+    wait_until(PATIENCE, "the old key is refused", || {
+        insert(&database, 1);
+        rows += 1;
+        place.read("log").contains("check the access key")
+    });
+    let before = stored();
+    kept.write(&place, NEW_ID, NEW_SECRET);
+    wait_until(PATIENCE, "files with the second key", || {
+        insert(&database, 1);
+        rows += 1;
+        stored() >= before + 2
+    });
+    backup.terminate(PATIENCE).unwrap();
+
+    let restore = |output: &str, key: [&str; 2]| {
+        let mut command = place.command(&["restore", &url, "-o", output]);
+        let names = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
+        command.envs(names.into_iter().zip(key));
+        command.output().unwrap()
+    };
+    let refused = restore("refused.db", old);
+    assert!(!refused.status.success(), "{refused:?}");
+    let restored = restore("restored.db", [NEW_ID, NEW_SECRET]);
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(place.rows("restored.db"), rows);
+    evertide_testkit::assert_same_database(place.path("app.db"), place.path("restored.db"));
+    for secret in [NEW_SECRET, S3Server::SECRET_ACCESS_KEY] {
+        assert!(!place.read("log").contains(secret));
+    }
+}
+
+#[test]
+fn a_key_that_is_replaced_in_its_file_is_found_without_a_restart() {
+    replication_goes_on_with_another_key(Kept::InFile);
+}
+
+#[test]
+fn a_key_that_a_process_prints_is_printed_again_when_it_is_refused() {
+    replication_goes_on_with_another_key(Kept::PrintedForEver);
+}
+
+#[test]
+fn a_key_that_expires_is_renewed_under_a_running_process() {
+    replication_goes_on_with_another_key(Kept::PrintedForAWhile);
+}
+
+#[test]
+fn a_server_with_a_certificate_of_an_authority_of_our_own_is_trusted_when_we_say_so() {
+    let authority = Authority::new();
+    let server = S3Server::start_encrypted(&authority);
+    let place = Workplace::new();
+    place.database("app.db", 3);
+    let url = server.replica_url("backup/app") + "&conditionalWrites=false";
+    let replicate = |trusted: bool| {
+        let mut command = place.command(&["replicate", "--once", "app.db", &url]);
+        command.envs(S3Server::environment());
+        match trusted {
+            true => command.env("SSL_CERT_FILE", authority.certificate()),
+            false => command.env_remove("SSL_CERT_FILE"),
+        };
+        command.output().unwrap()
+    };
+    let refused = replicate(false);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success(), "{said}");
+    assert!(said.contains("SSL_CERT_FILE"), "{said}");
+    assert!(!server.files().join("backup").exists(), "it got something");
+    let done = replicate(true);
+    assert!(done.status.success(), "{done:?}");
+    let mut restore = place.command(&["restore", &url, "-o", "restored.db"]);
+    restore.envs(S3Server::environment());
+    restore.env("SSL_CERT_FILE", authority.certificate());
+    let restored = restore.output().unwrap();
+    assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(place.rows("restored.db"), 3);
+}
