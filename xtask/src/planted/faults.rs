@@ -187,7 +187,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "compaction-strange-copies",
         harm: "what is captured here is merged in place of another history's files of the same transactions",
-        file: "crates/engine/src/replica/maintain.rs",
+        file: "crates/engine/src/replica/maintain/mod.rs",
         right: "_ => local.from = Some(object.name.max.next()),",
         wrong: "_ => _ = local.from.get_or_insert(object.name.min),",
         tests: &[unit(
@@ -248,7 +248,7 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "deletion-believed",
         harm: "what a store did not delete stays for ever, and costs money",
-        file: "crates/engine/src/replica/maintain.rs",
+        file: "crates/engine/src/replica/maintain/delete.rs",
         right: "left.iter().find(|left| names.contains(&left.name))",
         wrong: "left.iter().find(|left| left.name.max == Txid::ZERO)",
         tests: &[

@@ -88,6 +88,40 @@ impl Merger {
         })
     }
 
+    /// Reads a file to its end, and verifies all of it.
+    pub(super) async fn verify(&self, object: &LtxObject) -> Result<(), evertide_ltx::Error> {
+        let LtxObject {
+            name, level, size, ..
+        } = *object;
+        let found = if size <= IN_MEMORY {
+            let bytes = self.fetch(level, name, 0..size).await?;
+            blocking(move || name_of(bytes.reader())).await?
+        } else {
+            let (input, asked) = ranges(object.clone());
+            let permit = transfer().await;
+            let reading = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                name_of(input)
+            });
+            self.serve(asked).await;
+            reading.await.map_err(io::Error::other)??
+        };
+        match found == name {
+            true => Ok(()),
+            false => Err(evertide_ltx::Error::BadHeader("it is another file")),
+        }
+    }
+
+    /// What is wrong with a file of the replica.
+    pub(super) fn flawed(&self, object: &LtxObject, source: evertide_ltx::Error) -> Error {
+        let location = self.client.location();
+        let file = format!("{location}: {} of level {}", object.name, object.level);
+        Error::Ltx {
+            path: PathBuf::from(file),
+            source,
+        }
+    }
+
     async fn in_memory(&self, sources: Vec<Source>, level: Level) -> Result<LtxObject, Failure> {
         let name = merged_name(&sources);
         let inputs = stream::iter(sources)
@@ -235,6 +269,25 @@ impl Merger {
             tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(failures)).await;
         }
     }
+}
+
+/// Reads a file to its end, and gives the name that its content says it has.
+fn name_of(file: impl Read) -> Result<LtxName, evertide_ltx::Error> {
+    let (_, summary) = Merge::new([file])?.write_to(io::sink())?;
+    Ok(summary.header.name())
+}
+
+/// A file alone, and what is asked for while it is read.
+fn ranges(object: LtxObject) -> (Ranges, mpsc::Receiver<Request>) {
+    let (requests, asked) = mpsc::channel(1);
+    let input = Ranges {
+        object,
+        requests,
+        part: PART.1,
+        offset: 0,
+        current: Bytes::new(),
+    };
+    (input, asked)
 }
 
 /// The name of what these files become.

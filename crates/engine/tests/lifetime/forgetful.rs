@@ -1,23 +1,112 @@
-//! A store that says it has deleted, and has not: retention must not take its word for it.
+//! A store that says it has deleted, and has not, or that keeps half of what it was given: nothing must take
+//! its word for it.
 
 use std::{
     ops::Range,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use evertide::{Error, Maintenance, ReplicaOptions};
+use evertide::{Error, Maintenance, ReplicaOptions, RestoreOptions, restore};
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
     ByteStream, Capabilities, Destination, Error as StoreError, LtxObject, ManualClock,
     MemoryClient, Precondition, ReplicaClient, SmallKey, SmallObject, Version, bytes_stream,
+    collect,
 };
+use fastrand::Rng;
+
+use crate::model::Model;
 
 /// Answers that all is well, and deletes nothing.
 #[derive(Debug)]
 struct Forgetful(MemoryClient);
+
+/// Keeps half of the first file of level 1, and answers that all is well: its disk lost the rest.
+#[derive(Debug)]
+struct Halving {
+    inner: Arc<MemoryClient>,
+    halved: AtomicBool,
+}
+
+#[async_trait]
+impl ReplicaClient for Halving {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, StoreError> {
+        self.inner.list(level, after).await
+    }
+
+    async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, StoreError> {
+        self.inner.date(objects).await
+    }
+
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, StoreError> {
+        self.inner.get(level, name, range).await
+    }
+
+    async fn put(
+        &self,
+        level: Level,
+        name: LtxName,
+        created: SystemTime,
+        body: ByteStream,
+    ) -> Result<LtxObject, StoreError> {
+        let content = collect(body, usize::MAX).await.unwrap();
+        let size = content.len() as u64;
+        let lies = level.get() == 1 && !self.halved.swap(true, Ordering::Relaxed);
+        let kept = match lies {
+            true => content.slice(..content.len() / 2),
+            false => content,
+        };
+        let stored = self.inner.put(level, name, created, bytes_stream(kept));
+        Ok(LtxObject {
+            size,
+            ..stored.await?
+        })
+    }
+
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), StoreError> {
+        self.inner.delete(level, names).await
+    }
+
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, StoreError> {
+        self.inner.get_small(key).await
+    }
+
+    async fn put_small(
+        &self,
+        key: &SmallKey,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, StoreError> {
+        self.inner.put_small(key, content, precondition).await
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, StoreError> {
+        self.inner.list_small().await
+    }
+
+    async fn delete_small(&self, key: &SmallKey) -> Result<(), StoreError> {
+        self.inner.delete_small(key).await
+    }
+}
 
 #[async_trait]
 impl ReplicaClient for Forgetful {
@@ -121,5 +210,62 @@ async fn a_store_that_says_it_deleted_and_did_not_is_found_out() {
             done.unwrap();
             assert_eq!(deleted, 1);
         }
+    }
+}
+
+/// What level 0 has would be lost with it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_deleted_for_a_file_of_which_the_store_kept_half() {
+    for (halves, restarts) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut model = Model::new(Rng::with_seed(evertide_testkit::seed()), second(10));
+        let inner = Arc::new(MemoryClient::new("replica"));
+        for created in 11..20 {
+            model.commit(second(created));
+        }
+        for txid in 1..=model.newest().get() {
+            let level = if txid == 1 {
+                Level::SNAPSHOT
+            } else {
+                Level::L0
+            };
+            let name = LtxName::new(Txid::new(txid), Txid::new(txid));
+            let (created, content) = (model.created(name.max), model.file(name));
+            let put = inner.put(level, name, created, bytes_stream(content));
+            put.await.unwrap();
+        }
+        let client = Arc::new(Halving {
+            inner: Arc::clone(&inner),
+            halved: AtomicBool::new(!halves),
+        });
+        let mut options = ReplicaOptions::new("local", Destination::file("/nowhere").unwrap());
+        options.levels.truncate(1);
+        let clock = Arc::new(ManualClock::new(second(40)));
+        let new = || Maintenance::new(client.clone(), &options, clock.clone());
+        let mut maintenance = new();
+        maintenance.run().await.unwrap();
+        if restarts {
+            maintenance = new();
+        }
+        clock.set(second(1_000));
+        let done = maintenance.run().await;
+        let left = client.list(Level::L0, None).await.unwrap().len();
+        if halves {
+            let error = done.unwrap_err().to_string();
+            assert!(error.contains("of level 1"), "{error}");
+            assert_eq!(left, 9, "{error}");
+            // Whoever deletes the file, as verification says, has everything.
+            let level_1 = Level::new(1).unwrap();
+            let names = client.list(level_1, None).await.unwrap();
+            client.delete(level_1, &[names[0].name]).await.unwrap();
+            maintenance.run().await.unwrap();
+        } else {
+            done.unwrap();
+        }
+        assert_eq!(client.list(Level::L0, None).await.unwrap().len(), 1);
+        let dir = evertide_testkit::memory_dir();
+        let output = dir.path().join("restored.db");
+        let restored = restore(RestoreOptions::new(client.clone(), &output)).await;
+        assert_eq!(restored.unwrap().txid, model.newest());
+        assert!(std::fs::read(&output).unwrap() == model.content(model.newest()));
     }
 }

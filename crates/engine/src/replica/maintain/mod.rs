@@ -1,6 +1,9 @@
 //! Keeping the files of a replica as they should be: levels, snapshots, retention.
 
+mod delete;
+
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -27,8 +30,6 @@ use crate::{
     database::{Captured, Command, Content, Snapshot, request_snapshot},
 };
 
-/// Files deleted with one request at most.
-const DELETED_AT_ONCE: usize = 1_000;
 /// How long the database is waited for that a snapshot is to be read from.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -64,6 +65,8 @@ pub struct Maintenance {
     retention_due: Option<SystemTime>,
     last_check: Option<SystemTime>,
     done: Maintained,
+    /// Files of level 1 that are known to be whole, with their sizes, until what they were made of is deleted.
+    stored: BTreeMap<LtxName, u64>,
     local: Option<Local>,
 }
 
@@ -133,6 +136,7 @@ impl Maintenance {
             retention_due: None,
             last_check: None,
             done: Maintained::default(),
+            stored: BTreeMap::new(),
             local: None,
         }
     }
@@ -276,16 +280,6 @@ impl Maintenance {
         Ok(levels.into_iter().flatten().collect())
     }
 
-    /// Makes the times of old files exact. What was just stored by the listing's time was captured before,
-    /// so no file that is kept anyway is one of them.
-    async fn date(&self, files: &mut Files, before: SystemTime) -> Result<(), Error> {
-        let old = files.all().filter(|file| file.created <= before);
-        let dated = self.merger.client.date(old.cloned().collect()).await;
-        let dated = dated.map_err(|source| self.failed(source))?;
-        dated.into_iter().for_each(|file| files.add(file));
-        Ok(())
-    }
-
     async fn merge(&mut self, level: Level, sources: Vec<LtxObject>) -> Result<(), Error> {
         let count = sources.len();
         let read_before = self.done().read;
@@ -325,6 +319,9 @@ impl Maintenance {
         match level {
             Level::SNAPSHOT => self.done.snapshots += 1,
             _ => self.done.compactions += 1,
+        }
+        if Some(level) == Level::new(1) {
+            self.stored.insert(object.name, object.size);
         }
         self.expire_later(&object);
         if let Some(files) = &mut self.files {
@@ -408,82 +405,6 @@ impl Maintenance {
         }
         let path = |name: LtxName| captured.dir.join(name.to_string());
         names.into_iter().map(path).collect()
-    }
-
-    /// Deletes files of level 0, after another look that those of level 1 are there which hold
-    /// them.
-    async fn delete_level_0(&mut self, old: &[LtxObject]) -> Result<(), Error> {
-        let level_1 = self.rules.levels.first().and(Level::new(1));
-        let (Some(files), Some(level_1)) = (&self.files, level_1) else {
-            return Ok(());
-        };
-        let covers = old.iter().filter_map(|f| files.covering(level_1, f.name));
-        let after = covers.map(|cover| cover.name.min.previous()).min();
-        let listed = self.merger.client.list(level_1, after).await;
-        let listed = listed.map_err(|source| self.failed(source))?;
-        let there: Files = listed.into_iter().collect();
-        if old
-            .iter()
-            .all(|f| there.covering(level_1, f.name).is_some())
-        {
-            return self.delete(Level::L0, old).await;
-        }
-        tracing::error!(
-            replica = self.merger.replica,
-            "files of level 1 that were stored are gone; keeping those of level 0"
-        );
-        let files = self.list_all().await?;
-        self.know(files);
-        Ok(())
-    }
-
-    async fn enforce_retention(&mut self) -> Result<(), Error> {
-        let Some(keep) = self.rules.retention.clone() else {
-            self.retention_due = None;
-            return Ok(());
-        };
-        let now = self.clock.now();
-        let mut files = self.list_all().await?;
-        if !keep.tiers.is_empty() {
-            self.date(&mut files, keep.beginning(now)).await?;
-        }
-        let plan = plan_retention(&files, &keep, now);
-        self.know(files);
-        // Until it has worked it stays due.
-        self.retention_due = Some(now);
-        for level in Level::all() {
-            let of_level = plan.delete.iter().filter(|file| file.level == level);
-            let of_level: Vec<LtxObject> = of_level.cloned().collect();
-            self.delete(level, &of_level).await?;
-        }
-        self.last_check = Some(now);
-        let earliest = now.checked_add(self.rules.check_interval);
-        self.retention_due = plan.next.max(earliest).filter(|_| plan.next.is_some());
-        Ok(())
-    }
-
-    /// Deletes files, and looks whether they are gone.
-    async fn delete(&mut self, level: Level, old: &[LtxObject]) -> Result<(), Error> {
-        let client = Arc::clone(&self.merger.client);
-        for some in old.chunks(DELETED_AT_ONCE) {
-            let names: Vec<LtxName> = some.iter().map(|object| object.name).collect();
-            let deleted = client.delete(level, &names).await;
-            deleted.map_err(|source| self.failed(source))?;
-            let after = names.iter().map(|name| name.min.previous()).min();
-            let left = client.list(level, after).await;
-            let left = left.map_err(|source| self.failed(source))?;
-            if let Some(left) = left.iter().find(|left| names.contains(&left.name)) {
-                return Err(self.failed(StoreError::NotDeleted {
-                    location: client.location(),
-                    object: format!("{} of level {level}", left.name),
-                }));
-            }
-            self.done.deleted += names.len() as u64;
-            if let Some(files) = &mut self.files {
-                names.iter().for_each(|name| files.remove(level, *name));
-            }
-        }
-        Ok(())
     }
 
     fn failed(&self, source: StoreError) -> Error {
