@@ -1,6 +1,7 @@
 //! The binary, driven as users drive it: exit status, standard output, standard error, files.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests, behind the product's back
 
+mod azure;
 mod costs;
 mod credentials;
 mod demo;
@@ -8,6 +9,7 @@ mod directories;
 mod doctor;
 mod down;
 mod follow;
+mod gcs;
 mod interop;
 mod keygen;
 mod ltx;
