@@ -17,6 +17,9 @@ const PACKAGES: [(&str, &[&str]); 3] = [
     ),
 ];
 
+/// Address space of each process: a mutant that reads without a bound would take the whole machine's memory.
+const MEMORY: &str = "--as=8589934592";
+
 /// Makes the mutants of every package, or of those named; `arguments` go to cargo-mutants. A package that has survivors fails.
 pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
     let known = PACKAGES.map(|(package, _)| package);
@@ -34,7 +37,8 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         }
         let output = checkout_root().join("target/mutants").join(package);
         std::fs::create_dir_all(&output)?;
-        let mut mutants = command(&program.to_string_lossy());
+        let mut mutants = command("prlimit");
+        mutants.args([MEMORY, "--"]).arg(&program);
         mutants.args(["mutants", "--package", package, "--output"]);
         mutants.arg(output);
         mutants.args(arguments).arg("--").args(tests);
