@@ -64,6 +64,22 @@ pub(crate) fn deny() -> Result<Tally> {
     ]))
 }
 
+/// The lock files outside the workspace, which the workspace's own dependencies are in, too.
+pub(crate) fn locks() -> Result<Tally> {
+    let mut tally = Tally::default();
+    for driver in DRIVERS {
+        let mut update = command("cargo");
+        update.current_dir(checkout_root().join("tests/drivers").join(driver));
+        tally.add(run(update.args([
+            "update",
+            "--workspace",
+            "--locked",
+            "--quiet",
+        ]))?);
+    }
+    Ok(tally)
+}
+
 /// Advisories, whose database cargo-deny fetches.
 pub(crate) fn advisories() -> Result<Tally> {
     let program = cargo_deny()?;

@@ -35,6 +35,10 @@ pub(crate) fn everything(options: &Options) -> Result<Tally> {
     steps.run("Install the programs of others", tools::install);
     steps.run("Format", || check::fmt(true));
     steps.run("Documents: links, commands, invariants", documents::check);
+    steps.run(
+        "Lock files of the applications with other drivers",
+        check::locks,
+    );
     steps.run("Dependencies: licences, bans, sources", check::deny);
     steps.run("Crates that an application compiles", features::count);
     steps.run("Clippy, warnings denied", check::lint);

@@ -65,7 +65,8 @@ async fn a_token_is_enough() {
 
 #[tokio::test]
 async fn a_missing_container_is_no_empty_replica() {
-    let mut missing = options(&AzureServer::shared(), "x");
+    let server = AzureServer::shared();
+    let mut missing = options(&server, "x");
     missing.container = "nowhere".into();
     let error = connect(missing).list(Level::L0, None).await.unwrap_err();
     assert!(error.to_string().contains("create the bucket"), "{error}");

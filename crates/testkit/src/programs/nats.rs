@@ -91,9 +91,11 @@ impl NatsServer {
         let patience = Some(Duration::from_secs(30));
         connection.set_read_timeout(patience).expect("a timeout");
         let (user, password, length) = (Self::USER, Self::PASSWORD, content.len());
+        // A subject of its own: whoever asks at the same time is answered on another.
+        let inbox = format!("_INBOX.{:016x}", fastrand::u64(..));
         let asked = format!(
             "CONNECT {{\"verbose\":false,\"user\":\"{user}\",\"pass\":\"{password}\"}}\r\n\
-             SUB answer 1\r\nPUB {subject} answer {length}\r\n{content}\r\n"
+             SUB {inbox} 1\r\nPUB {subject} {inbox} {length}\r\n{content}\r\n"
         );
         connection.write_all(asked.as_bytes()).expect("a request");
         let mut connection = BufReader::new(connection);
@@ -101,7 +103,7 @@ impl NatsServer {
             let mut line = String::new();
             let read = connection.read_line(&mut line).expect("an answer");
             assert!(read > 0 && !line.starts_with("-ERR"), "{line}");
-            // `MSG answer 1 LENGTH`, and then so many bytes.
+            // `MSG INBOX 1 LENGTH`, and then so many bytes.
             if line.starts_with("MSG ") {
                 let length = line.split_whitespace().last().expect("a length");
                 let mut answer = vec![0; length.parse().expect("a number")];
