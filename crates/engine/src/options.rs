@@ -44,7 +44,8 @@ pub struct ReplicationOptions {
     /// How much disk captured files may take beside the database while a replica is away or slow, in
     /// bytes. Beyond that the oldest are removed: a replica that still waits for one gets, when it is
     /// back, one file with the pages that changed meanwhile. Points in time within its absence cannot
-    /// be restored from it then.
+    /// be restored from it then. While what is known of the pages is first made from the whole database,
+    /// what was captured since that began stays, too.
     pub stage_limit: u64,
     /// Where to.
     pub replicas: Vec<ReplicaOptions>,

@@ -40,6 +40,7 @@ fn no_url_panics_means_two_things_or_shows_its_secrets() {
         "nats://user@host/bucket/path?creds=/c&tls=true",
         "oss://key:hunter2@bucket/path",
         "oss://bucket.oss-cn-hangzhou-internal.aliyuncs.com/path?region=x&endpoint=http://host:1",
+        "oss://bucket.oss-.aliyuncs.com/path",
         "https://user:hunter2@host/path?token=hunter2",
     ];
     let words = [

@@ -33,8 +33,6 @@ const TIPS: usize = 104;
 /// Slots are apart by more than a sector, so that a torn write hits one of them.
 const SLOT_OFFSETS: [u64; 2] = [0, 4_096];
 const FLAG_TABLE: u32 = 1;
-/// No file is saved so often.
-const MOST_SAVES: u64 = 1 << 62;
 
 /// Where capture stands in one generation of a WAL.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,8 +103,7 @@ impl Position {
             checksums: u64_at(72)?,
             changes: u64_at(96)?,
         };
-        // A made-up number must not end the counting.
-        let sequence = u64_at(8).filter(|sequence| *sequence < MOST_SAVES)?;
+        let sequence = u64_at(8)?;
         let has_table = u32_at(56)? & FLAG_TABLE != 0;
         let position = Self {
             txid: Txid::new(u64_at(16)?),
@@ -142,7 +139,16 @@ pub(super) fn crc_at_the_end(bytes: &mut [u8; LEN]) {
 #[derive(Debug)]
 pub(crate) struct PositionFile {
     file: Box<dyn DiskFile>,
+    /// Of the newest record.
     sequence: u64,
+    /// Where that one is.
+    slot: usize,
+}
+
+/// Whether a record with this number was saved after one with that. They count on from 0, so that no number, made
+/// up or not, ends the counting.
+fn is_newer(sequence: u64, than: u64) -> bool {
+    sequence.wrapping_sub(than).cast_signed() > 0
 }
 
 impl PositionFile {
@@ -152,8 +158,8 @@ impl PositionFile {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(path)?,
             created => created?,
         };
-        let mut newest: Option<(u64, Position)> = None;
-        for offset in SLOT_OFFSETS {
+        let mut newest: Option<(usize, u64, Position)> = None;
+        for (slot, offset) in SLOT_OFFSETS.into_iter().enumerate() {
             let mut bytes = [0; LEN];
             let read = file.read_at(&mut bytes, offset)?;
             let found = if read == LEN {
@@ -161,21 +167,33 @@ impl PositionFile {
             } else {
                 None
             };
-            if let Some(found) = found
-                && newest.as_ref().is_none_or(|newest| newest.0 < found.0)
+            if let Some((sequence, position)) = found
+                && newest
+                    .as_ref()
+                    .is_none_or(|(_, newest, _)| is_newer(sequence, *newest))
             {
-                newest = Some(found);
+                newest = Some((slot, sequence, position));
             }
         }
-        let sequence = newest.as_ref().map_or(0, |newest| newest.0);
-        Ok((Self { file, sequence }, newest.map(|newest| newest.1)))
+        let (slot, sequence) = newest
+            .as_ref()
+            .map_or((0, 0), |(slot, sequence, _)| (*slot, *sequence));
+        let position = newest.map(|(_, _, position)| position);
+        Ok((
+            Self {
+                file,
+                sequence,
+                slot,
+            },
+            position,
+        ))
     }
 
-    /// Replaces the record.
+    /// Replaces the record. The newest one stays until this one is there.
     pub(crate) fn save(&mut self, position: &Position) -> io::Result<()> {
-        self.sequence += 1;
-        let slot = usize::from(self.sequence % 2 == 1);
-        let offset = SLOT_OFFSETS.get(slot).copied().unwrap_or_default();
+        self.sequence = self.sequence.wrapping_add(1);
+        self.slot = (self.slot + 1) % SLOT_OFFSETS.len();
+        let offset = SLOT_OFFSETS.get(self.slot).copied().unwrap_or_default();
         self.file.write_at(&position.encode(self.sequence), offset)
     }
 }

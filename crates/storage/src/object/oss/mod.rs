@@ -197,7 +197,7 @@ fn region_of(server: &str) -> Option<&str> {
     let name = server.strip_suffix(DOMAIN)?.strip_prefix("oss-")?;
     let region = name.strip_suffix(INTERNAL).unwrap_or(name);
     // That of transfer acceleration is none.
-    let known = !region.contains('.') && !region.starts_with("accelerate");
+    let known = !region.is_empty() && !region.contains('.') && !region.starts_with("accelerate");
     known.then_some(region)
 }
 
