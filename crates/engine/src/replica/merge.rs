@@ -9,14 +9,11 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::{Buf, Bytes};
 use evertide_ltx::{Header, Level, LtxName, Merge, Summary};
-use evertide_storage::{
-    ByteStream, Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream, collect,
-};
+use evertide_storage::{Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,6 +21,7 @@ use super::{ChunkWriter, chunks};
 use crate::{
     Error, capture,
     capture::DiskReader,
+    restore::{Part, Stopped, Trouble, fetch},
     runtime::{blocking, transfer},
 };
 
@@ -35,8 +33,6 @@ const READ_AHEAD: u64 = 16 << 20;
 const PART: (u64, u64) = (64 << 10, 2 << 20);
 /// Requests at a time, for sources that fit in memory.
 const AT_ONCE: usize = 8;
-/// Failures in a row after which a range is given up.
-const FAILURES: u32 = 4;
 
 /// A file to be merged.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,11 +86,8 @@ impl Merger {
 
     /// Reads a file to its end, and verifies all of it.
     pub(super) async fn verify(&self, object: &LtxObject) -> Result<(), evertide_ltx::Error> {
-        let LtxObject {
-            name, level, size, ..
-        } = *object;
-        let found = if size <= IN_MEMORY {
-            let bytes = self.fetch(level, name, 0..size).await?;
+        let found = if object.size <= IN_MEMORY {
+            let bytes = self.fetch(object.clone(), 0..object.size).await?;
             blocking(move || name_of(bytes.reader())).await?
         } else {
             let (input, asked) = ranges(object.clone());
@@ -106,7 +99,7 @@ impl Merger {
             self.serve(asked).await;
             reading.await.map_err(io::Error::other)??
         };
-        match found == name {
+        match found == object.name {
             true => Ok(()),
             false => Err(evertide_ltx::Error::BadHeader("it is another file")),
         }
@@ -147,10 +140,8 @@ impl Merger {
         if let Some(local) = self.open_copies(source.copies).await {
             return Ok(local);
         }
-        let LtxObject {
-            name, level, size, ..
-        } = source.object;
-        let bytes = self.fetch(level, name, 0..size).await;
+        let size = source.object.size;
+        let bytes = self.fetch(source.object, 0..size).await;
         let bytes = bytes.map_err(evertide_ltx::Error::from)?;
         Ok(vec![Input::Memory(bytes.reader())])
     }
@@ -236,39 +227,44 @@ impl Merger {
             // Nobody waits for the answer when the thread has ended.
             let _ = request
                 .reply
-                .send(self.fetch(request.level, request.name, request.range).await);
+                .send(self.fetch(request.file, request.range).await);
         }
     }
 
-    /// Reads a range whole, and tries again where that may help.
-    async fn fetch(&self, level: Level, name: LtxName, range: Range<u64>) -> io::Result<Bytes> {
-        let mut failures = 0;
-        loop {
-            let error = match self.client.get(level, name, Some(range.clone())).await {
-                Ok(body) => match read_whole(body, &range).await {
-                    Ok(bytes) => {
-                        self.read.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-                        return Ok(bytes);
-                    }
-                    Err(error) => {
-                        let location = self.client.location();
-                        io::Error::other(format!(
-                            "{location}: reading {name} of level {level}: {error}"
-                        ))
-                    }
-                },
-                Err(error @ (StoreError::NotFound { .. } | StoreError::OutOfRange { .. })) => {
-                    return Err(io::Error::other(error));
-                }
-                Err(error) => io::Error::other(error),
-            };
-            failures += 1;
-            if failures == FAILURES {
-                return Err(error);
+    /// Reads a range whole, and goes on where it breaks off.
+    async fn fetch(&self, file: LtxObject, range: Range<u64>) -> io::Result<Bytes> {
+        let length = range.end - range.start;
+        let chunks = match fetch(Arc::clone(&self.client), Part { file, range }).await {
+            Ok(chunks) => chunks,
+            Err(Trouble::Gone(file)) => {
+                return Err(io::Error::other(StoreError::NotFound {
+                    location: self.client.location(),
+                    object: format!("{} of level {}", file.name, file.level),
+                }));
             }
-            tokio::time::sleep(Duration::from_millis(100) * 2_u32.pow(failures)).await;
+            Err(Trouble::Stopped(Stopped::Failed(error))) => return Err(io::Error::other(error)),
+            Err(Trouble::Stopped(Stopped::Receiver)) => return Err(given_up()),
+        };
+        let bytes = in_one_piece(chunks);
+        if bytes.len() as u64 != length {
+            return Err(io::Error::other(
+                "the replica gave more than it was asked for",
+            ));
         }
+        self.read.fetch_add(length, Ordering::Relaxed);
+        Ok(bytes)
     }
+}
+
+fn in_one_piece(chunks: Vec<Bytes>) -> Bytes {
+    match <[Bytes; 1]>::try_from(chunks) {
+        Ok([only]) => only,
+        Err(several) => several.concat().into(),
+    }
+}
+
+fn given_up() -> io::Error {
+    io::Error::other("the merge was given up")
 }
 
 /// Reads a file to its end, and gives the name that its content says it has.
@@ -361,8 +357,7 @@ impl Read for Input {
 /// A part of a file that the merging thread waits for.
 #[derive(Debug)]
 struct Request {
-    level: Level,
-    name: LtxName,
+    file: LtxObject,
     range: Range<u64>,
     reply: oneshot::Sender<io::Result<Bytes>>,
 }
@@ -384,12 +379,10 @@ impl Read for Ranges {
             let end = self.object.size.min(self.offset + self.part);
             let (reply, answer) = oneshot::channel();
             let request = Request {
-                level: self.object.level,
-                name: self.object.name,
+                file: self.object.clone(),
                 range: self.offset..end,
                 reply,
             };
-            let given_up = || io::Error::other("the merge was given up");
             let sent = self.requests.blocking_send(request);
             sent.map_err(|_| given_up())?;
             let answer = answer.blocking_recv().map_err(|_| given_up())?;
@@ -402,15 +395,6 @@ impl Read for Ranges {
             .copy_to_slice(buffer.get_mut(..taken).unwrap_or_default());
         Ok(taken)
     }
-}
-
-async fn read_whole(body: ByteStream, range: &Range<u64>) -> io::Result<Bytes> {
-    let length = range.end - range.start;
-    let bytes = collect(body, usize::try_from(length).unwrap_or(usize::MAX)).await?;
-    if bytes.len() as u64 == length {
-        return Ok(bytes);
-    }
-    Err(io::ErrorKind::UnexpectedEof.into())
 }
 
 /// Ends the merge when nobody takes its result any more.

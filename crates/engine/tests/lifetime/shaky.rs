@@ -29,6 +29,8 @@ pub(crate) enum Weather {
     Rough,
     /// None reaches the store.
     Out,
+    /// All of them well, but whatever is read breaks off after so many bytes.
+    Choppy(usize),
 }
 
 /// What becomes of one request.
@@ -81,6 +83,9 @@ struct State {
     /// What the store has.
     objects: BTreeMap<(Level, LtxName), LtxObject>,
     changes: u64,
+    /// Bytes of files that came through, and how often they broke off.
+    delivered: u64,
+    breaks: u64,
 }
 
 /// A file of level 0 on its way.
@@ -103,6 +108,8 @@ impl Shaky {
             arrived: None,
             objects: BTreeMap::new(),
             changes: 0,
+            delivered: 0,
+            breaks: 0,
         };
         Self {
             inner: Arc::new(MemoryClient::new("year")),
@@ -155,6 +162,12 @@ impl Shaky {
     /// How often anything was stored or deleted.
     pub(crate) fn changes(&self) -> u64 {
         self.state().changes
+    }
+
+    /// Bytes of files that came through so far, and how often choppy weather broke them off.
+    pub(crate) fn delivered(&self) -> (u64, u64) {
+        let state = self.state();
+        (state.delivered, state.breaks)
     }
 
     /// What the store has, by level and name.
@@ -276,6 +289,14 @@ impl Shaky {
     }
 }
 
+/// These bytes, and then the line breaks.
+fn broken(content: Bytes) -> ByteStream {
+    let end = async { Err(io::Error::from(io::ErrorKind::ConnectionReset)) };
+    bytes_stream(content)
+        .chain(futures_util::stream::once(end))
+        .boxed()
+}
+
 #[async_trait]
 impl ReplicaClient for Shaky {
     fn location(&self) -> String {
@@ -313,17 +334,25 @@ impl ReplicaClient for Shaky {
     ) -> Result<ByteStream, Error> {
         self.let_arrive().await;
         let body = self.inner.get(level, name, range);
-        match self.fate(false) {
-            Fate::Unanswered => {
+        let (fate, weather) = (self.fate(false), self.state().weather);
+        match (fate, weather) {
+            (Fate::Unanswered, _) => {
                 // What was sent before the line broke comes through.
                 let content = collect(body.await?, usize::MAX).await.unwrap();
-                let half = content.slice(..content.len() / 2);
-                let broken = async { Err(io::Error::from(io::ErrorKind::ConnectionReset)) };
-                Ok(bytes_stream(half)
-                    .chain(futures_util::stream::once(broken))
-                    .boxed())
+                Ok(broken(content.slice(..content.len() / 2)))
             }
-            fate => self.suffer(fate, "get", body).await,
+            (Fate::Well, Weather::Choppy(most)) => {
+                let content = collect(body.await?, usize::MAX).await.unwrap();
+                let through = content.len().min(most);
+                let mut state = self.state();
+                state.delivered += through as u64;
+                if through == content.len() {
+                    return Ok(bytes_stream(content));
+                }
+                state.breaks += 1;
+                Ok(broken(content.slice(..through)))
+            }
+            (fate, _) => self.suffer(fate, "get", body).await,
         }
     }
 
