@@ -66,7 +66,7 @@ pub(crate) struct RestoreArgs {
         hide_possible_values = true
     )]
     pub(crate) integrity_check: IntegrityCheck,
-    /// Files to read at the same time
+    /// Requests to the replica at the same time, 8 if not given; they share what memory there is for them
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) parallelism: Option<u16>,
     /// Keep OUT current, until SIGINT or SIGTERM

@@ -2,9 +2,9 @@
 //!
 //! A file larger than a part is read in ranges, so that one large snapshot uses the connections
 //! that many small files would. A part that breaks off goes on where it stopped. What waits in
-//! memory is bounded by the parts under way.
+//! memory is bounded by [`Ahead`], however many requests are made at a time.
 
-use std::{collections::VecDeque, io, ops::Range, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, iter::Peekable, ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use evertide_ltx::{Level, Txid};
@@ -72,8 +72,9 @@ impl Remote for V3Object {
 
 /// The most that parts under way hold together, in bytes.
 const IN_FLIGHT: u64 = 48 << 20;
-/// The sizes a part may have, in bytes.
-const PART: (u64, u64) = (256 << 10, 4 << 20);
+/// The sizes a part may have, in bytes. With the smallest one, the 256 requests at a time that a user may ask
+/// for are well within what may be held.
+const PART: (u64, u64) = (128 << 10, 4 << 20);
 /// Failures in a row after which a part is given up.
 const FAILURES: u32 = 5;
 /// How often the files of a plan may vanish, without progress in between.
@@ -203,25 +204,16 @@ pub(crate) async fn send_all<F: Remote>(
     files: &[F],
     sent: &mut usize,
 ) -> Result<(), Trouble<F>> {
-    let parallelism = parallelism.max(1);
-    let size = (IN_FLIGHT / parallelism as u64).clamp(PART.0, PART.1);
-    let mut parts = files.iter().flat_map(|file| parts(file, size));
-    let mut under_way = VecDeque::new();
-    loop {
-        while under_way.len() < parallelism
-            && let Some(part) = parts.next()
-        {
-            let fetch = fetch(Arc::clone(client), part.clone());
-            under_way.push_back((part, AbortOnDropHandle::new(tokio::spawn(fetch))));
-        }
-        let Some((part, fetched)) = under_way.pop_front() else {
-            return Ok(());
-        };
-        let fetched = match fetched.await {
-            Ok(fetched) => fetched,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(_) => return Err(Stopped::Failed(RestoreError::Cancelled).into()),
-        };
+    let parts = Ahead::new(Arc::clone(client), files, parallelism, IN_FLIGHT);
+    pass_on(parts, sender, sent).await
+}
+
+async fn pass_on<F: Remote>(
+    mut ahead: Ahead<'_, F>,
+    sender: &mpsc::Sender<Message<F>>,
+    sent: &mut usize,
+) -> Result<(), Trouble<F>> {
+    while let Some((part, fetched)) = ahead.next().await {
         if matches!(fetched, Err(Trouble::Gone(_))) && part.range.start > 0 {
             send(sender, Message::Abandon).await?;
         }
@@ -236,6 +228,68 @@ pub(crate) async fn send_all<F: Remote>(
             send(sender, Message::End).await?;
             *sent += 1;
         }
+    }
+    Ok(())
+}
+
+/// Reads the parts of files ahead of whoever takes them in order.
+pub(crate) struct Ahead<'a, F> {
+    client: Arc<dyn ReplicaClient>,
+    parts: Peekable<Box<dyn Iterator<Item = Part<F>> + Send + 'a>>,
+    under_way: VecDeque<(Part<F>, AbortOnDropHandle<Fetched<F>>)>,
+    /// Requests at a time.
+    parallelism: usize,
+    /// Bytes that are held at most: those of the parts under way, and of the one handed out last.
+    most: u64,
+    held: u64,
+    handed_out: u64,
+}
+
+impl<'a, F: Remote> Ahead<'a, F> {
+    /// So many requests at a time, and never more than `most` bytes: the more requests, the smaller each of them,
+    /// and where that does not suffice, the fewer.
+    pub(crate) fn new(
+        client: Arc<dyn ReplicaClient>,
+        files: &'a [F],
+        parallelism: usize,
+        most: u64,
+    ) -> Self {
+        let parallelism = parallelism.max(1);
+        let size = (most / parallelism as u64).clamp(PART.0, PART.1);
+        let parts = files.iter().flat_map(move |file| parts(file, size));
+        let parts: Box<dyn Iterator<Item = Part<F>> + Send + 'a> = Box::new(parts);
+        Self {
+            client,
+            parts: parts.peekable(),
+            under_way: VecDeque::new(),
+            parallelism,
+            most,
+            held: 0,
+            handed_out: 0,
+        }
+    }
+
+    /// The next part, with its content or why there is none. The one before is done with.
+    pub(crate) async fn next(&mut self) -> Option<(Part<F>, Fetched<F>)> {
+        self.held -= std::mem::take(&mut self.handed_out);
+        while self.under_way.len() < self.parallelism
+            && let Some(part) = self
+                .parts
+                .next_if(|part| self.under_way.is_empty() || self.held + part.len() <= self.most)
+        {
+            self.held += part.len();
+            let fetch = fetch(Arc::clone(&self.client), part.clone());
+            let task = AbortOnDropHandle::new(tokio::spawn(fetch));
+            self.under_way.push_back((part, task));
+        }
+        let (part, task) = self.under_way.pop_front()?;
+        self.handed_out = part.len();
+        let fetched = match task.await {
+            Ok(fetched) => fetched,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(_) => Err(Stopped::Failed(RestoreError::Cancelled).into()),
+        };
+        Some((part, fetched))
     }
 }
 
@@ -259,6 +313,9 @@ impl<F> From<Stopped> for Trouble<F> {
     }
 }
 
+/// The content of a part, or why it cannot be had.
+pub(crate) type Fetched<F> = Result<Vec<Bytes>, Trouble<F>>;
+
 /// Some bytes of a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Part<F = LtxObject> {
@@ -266,8 +323,14 @@ pub(crate) struct Part<F = LtxObject> {
     pub(crate) range: Range<u64>,
 }
 
+impl<F> Part<F> {
+    fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+}
+
 /// The parts of a file, one at least.
-pub(crate) fn parts<F: Remote>(file: &F, size: u64) -> impl Iterator<Item = Part<F>> {
+fn parts<F: Remote>(file: &F, size: u64) -> impl Iterator<Item = Part<F>> {
     let count = file.size().div_ceil(size).max(1);
     (0..count).map(move |n| {
         let range = n * size..file.size().min((n + 1) * size);
@@ -279,10 +342,7 @@ pub(crate) fn parts<F: Remote>(file: &F, size: u64) -> impl Iterator<Item = Part
 }
 
 /// Reads a part into memory, and goes on where it broke off.
-pub(crate) async fn fetch<F: Remote>(
-    client: Arc<dyn ReplicaClient>,
-    part: Part<F>,
-) -> Result<Vec<Bytes>, Trouble<F>> {
+pub(crate) async fn fetch<F: Remote>(client: Arc<dyn ReplicaClient>, part: Part<F>) -> Fetched<F> {
     let (mut chunks, mut offset, mut failures) = (Vec::new(), part.range.start, 0);
     loop {
         let before = offset;
@@ -350,5 +410,109 @@ fn is_passing(error: &StoreError) -> bool {
         ),
         StoreError::OutOfRange { .. } | StoreError::Unsupported { .. } => false,
         _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use evertide_storage::{MemoryClient, bytes_stream};
+
+    use super::*;
+
+    /// Bytes asked for, in how many requests, at any time and at most.
+    #[derive(Default)]
+    struct Held {
+        requests: usize,
+        bytes: u64,
+        most_requests: usize,
+        most_bytes: u64,
+    }
+
+    /// A file of which the first part comes only when everything else that is asked for beside it has come.
+    #[derive(Clone)]
+    struct Slow {
+        size: u64,
+        held: Arc<Mutex<Held>>,
+    }
+
+    impl Remote for Slow {
+        fn size(&self) -> u64 {
+            self.size
+        }
+
+        fn title(&self) -> String {
+            "slow".to_owned()
+        }
+
+        async fn open(
+            &self,
+            _: &dyn ReplicaClient,
+            range: Option<Range<u64>>,
+        ) -> Result<ByteStream, StoreError> {
+            let len = range.map_or(self.size, |range| range.end - range.start);
+            {
+                let mut held = self.held.lock().unwrap();
+                held.requests += 1;
+                held.bytes += len;
+                held.most_requests = held.most_requests.max(held.requests);
+                held.most_bytes = held.most_bytes.max(held.bytes);
+            }
+            // Whoever would ask for more has all the time to do so.
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+            let zeros: &'static [u8] = &[0; 4 << 20];
+            let len = usize::try_from(len).unwrap();
+            Ok(bytes_stream(Bytes::from_static(zeros.get(..len).unwrap())))
+        }
+    }
+
+    /// Reads files of these sizes, taking a part only when no more are asked for: the most requests and bytes.
+    async fn read(sizes: &[u64], parallelism: usize, most: u64) -> (usize, u64) {
+        let held = Arc::new(Mutex::new(Held::default()));
+        let file = |size: &u64| Slow {
+            size: *size,
+            held: Arc::clone(&held),
+        };
+        let files: Vec<Slow> = sizes.iter().map(file).collect();
+        let client = Arc::new(MemoryClient::new("unused"));
+        let mut ahead = Ahead::new(client, &files, parallelism, most);
+        let mut read = 0;
+        while let Some((part, fetched)) = ahead.next().await {
+            let chunks = fetched.unwrap_or_default();
+            let came: u64 = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+            assert_eq!(came, part.len());
+            read += came;
+            let mut held = held.lock().unwrap();
+            held.requests -= 1;
+            held.bytes -= came;
+        }
+        assert_eq!(read, sizes.iter().sum::<u64>());
+        let held = held.lock().unwrap();
+        (held.most_requests, held.most_bytes)
+    }
+
+    #[tokio::test]
+    async fn any_number_of_requests_at_a_time_holds_no_more_bytes_than_one_may() {
+        let (large, small) = ([300 << 20, 5, 70 << 20], [1_000; 2_000]);
+        for parallelism in [1, 2, 8, 32, 256, 100_000] {
+            let (requests, bytes) = read(&large, parallelism, IN_FLIGHT).await;
+            assert!(bytes <= IN_FLIGHT, "{parallelism}: {bytes} bytes");
+            assert!(requests <= parallelism);
+            // Beyond what may be asked for, each request would be too small to be worth it.
+            if parallelism <= 256 {
+                assert_eq!(requests, parallelism, "{bytes} bytes");
+            }
+            let (requests, _) = read(&small, parallelism, IN_FLIGHT).await;
+            assert_eq!(requests, parallelism.min(small.len()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_part_larger_than_all_that_may_be_held_is_read_alone() {
+        let (requests, bytes) = read(&[1 << 20, 3, 1 << 20], 8, 1_000).await;
+        assert_eq!((requests, bytes), (1, PART.0));
     }
 }

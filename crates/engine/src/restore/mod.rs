@@ -34,7 +34,7 @@ pub(crate) use self::plan::Obstacle;
 pub(crate) use self::{
     apply::Feed,
     coverage::Missing,
-    fetch::{Message, Part, Stopped, Trouble, fetch, listing, parts, send_all},
+    fetch::{Ahead, Message, Part, Stopped, Trouble, fetch, listing, send_all},
     plan::{extend, plan},
     v3::{Flaw, FlawKind, check as check_v3},
 };
@@ -104,7 +104,8 @@ pub struct RestoreOptions {
     pub existing: ExistingOutput,
     /// What SQLite checks.
     pub integrity_check: IntegrityCheck,
-    /// How many requests to the replica at a time.
+    /// How many requests to the replica at a time. What they hold in memory together is bounded whatever the
+    /// number; above 384 there are fewer.
     pub parallelism: usize,
     /// Permission bits of the database, less the umask; a database that is replaced keeps its own.
     pub mode: u32,

@@ -1,18 +1,17 @@
 //! Reading all files of a replica, in order: several parts at a time ahead of the thread that checks
 //! them.
 
-use std::{collections::VecDeque, io, io::Read, sync::Arc};
+use std::{io, io::Read, sync::Arc};
 
 use bytes::{Buf, Bytes};
 use evertide_storage::{LtxObject, ReplicaClient};
 use tokio::sync::mpsc;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::{VerifyError, progress::Meter};
-use crate::restore::{Part, Stopped, Trouble, fetch, parts};
+use crate::restore::{Ahead, Part, RestoreError, Stopped, Trouble};
 
-/// What a part may have, in bytes; so much is in memory for each request under way.
-const PART: u64 = 2 << 20;
+/// The most that parts under way hold together, in bytes.
+const IN_FLIGHT: u64 = 16 << 20;
 /// Files in a row that cannot be read, after which the store is to blame and no file.
 const UNREADABLE: u32 = 3;
 
@@ -55,30 +54,16 @@ impl Reader {
         &self,
         files: &[LtxObject],
     ) -> Result<Option<LtxObject>, VerifyError> {
-        let mut parts = files.iter().flat_map(|file| parts(file, PART));
-        let mut under_way = VecDeque::new();
+        let client = Arc::clone(&self.client);
+        let mut ahead = Ahead::new(client, files, self.parallelism, IN_FLIGHT);
         let (mut gone, mut given_up, mut unreadable) = (None, None, 0);
-        loop {
-            while under_way.len() < self.parallelism.max(1)
-                && let Some(part) = parts.next()
-            {
-                let fetch = fetch(Arc::clone(&self.client), part.clone());
-                under_way.push_back((part, AbortOnDropHandle::new(tokio::spawn(fetch))));
-            }
-            let Some((part, fetched)) = under_way.pop_front() else {
-                return Ok(gone);
-            };
+        while let Some((part, fetched)) = ahead.next().await {
             if given_up.as_ref() == Some(&part.file) {
                 continue;
             }
             if part.range.start == 0 {
                 self.send(Message::Begin(part.file.clone())).await?;
             }
-            let fetched = match fetched.await {
-                Ok(fetched) => fetched,
-                Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-                Err(_) => return Err(VerifyError::Cancelled),
-            };
             match fetched {
                 Ok(chunks) => {
                     unreadable = 0;
@@ -91,8 +76,10 @@ impl Reader {
                 }
                 Err(Trouble::Stopped(stopped)) => {
                     let reason = match stopped {
+                        Stopped::Failed(RestoreError::Cancelled) | Stopped::Receiver => {
+                            return Err(VerifyError::Cancelled);
+                        }
                         Stopped::Failed(error) => error.to_string(),
-                        Stopped::Receiver => return Err(VerifyError::Cancelled),
                     };
                     unreadable += 1;
                     if unreadable == UNREADABLE {
@@ -104,6 +91,7 @@ impl Reader {
                 }
             }
         }
+        Ok(gone)
     }
 
     async fn pass_on(&self, part: &Part, chunks: Vec<Bytes>) -> Result<(), VerifyError> {
