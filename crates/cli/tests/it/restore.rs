@@ -1,6 +1,12 @@
 //! `evertide restore`
 
-use std::{fs, io::Read, process::Stdio};
+use std::{
+    fs,
+    io::Read,
+    process::{Command, Stdio},
+};
+
+use evertide_testkit::{Fault, FaultProxy, Weather, WebdavKind, WebdavServer};
 
 use super::support::{Workplace, bytes, insert};
 
@@ -272,9 +278,12 @@ fn what_the_official_litestream_wrote_is_restored() {
 
 /// What a restore writes to a terminal on standard error.
 pub(crate) fn on_a_terminal(place: &Workplace, arguments: &[&str]) -> String {
+    shown_on_a_terminal(place.command(arguments))
+}
+
+fn shown_on_a_terminal(mut command: Command) -> String {
     let pty = nix::pty::openpty(None, None).unwrap();
     let mut terminal = fs::File::from(pty.master);
-    let mut command = place.command(arguments);
     command
         .env("TERM", "xterm")
         .stderr(pty.slave)
@@ -300,4 +309,21 @@ fn progress_is_shown_on_a_terminal_and_can_be_switched_off() {
         &["restore", "replica", "-o", "b.db", "--no-progress"],
     );
     assert_eq!(shown, "");
+}
+
+#[test]
+fn a_slow_restore_shows_rate_and_time_left_on_a_terminal() {
+    let place = Workplace::new();
+    let server = WebdavServer::start(WebdavKind::Rclone);
+    let proxy = FaultProxy::start(server.address().parse().unwrap(), 1).unwrap();
+    replica(&place, server.folder().join("app").to_str().unwrap());
+    proxy.set_weather(Weather::Only(Fault::Slow));
+    let url = format!("webdav://{}@{}/app", WebdavServer::USER, proxy.address());
+    let mut command = place.command(&["restore", &url, "-o", "out.db"]);
+    command.env("WEBDAV_PASSWORD", WebdavServer::PASSWORD);
+    let shown = shown_on_a_terminal(command);
+    for text in ["restoring", "B of ", "B/s, ", " s left"] {
+        assert!(shown.contains(text), "{text:?} is not shown: {shown:?}");
+    }
+    assert_eq!(place.rows("out.db"), 5);
 }
