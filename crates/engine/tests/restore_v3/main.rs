@@ -5,6 +5,7 @@
 mod damage;
 mod formats;
 mod golden;
+mod large;
 mod live;
 mod scene;
 mod verify;
