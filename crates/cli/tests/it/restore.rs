@@ -192,6 +192,39 @@ fn a_dry_run_says_what_would_be_read_and_does_nothing() {
 }
 
 #[test]
+fn each_integrity_check_looks_as_far_as_it_says() {
+    let place = Workplace::new();
+    let database = place.database("app.db", 3);
+    // An index that disagrees with its table, which only a full check compares.
+    database
+        .execute_batch(
+            "ALTER TABLE t ADD COLUMN y; CREATE INDEX i ON t (x); PRAGMA writable_schema = ON;
+             UPDATE sqlite_schema SET sql = 'CREATE INDEX i ON t (y)' WHERE type = 'index'",
+        )
+        .unwrap();
+    drop(database);
+    place.ok(&["replicate", "--once", "app.db", "replica"]);
+    let restore = ["restore", "replica", "-o", "out.db", "--force"];
+    let before = place.names();
+    for (check, said) in [
+        (&[][..], ""),
+        (&["--integrity-check", "none"], ""),
+        (
+            &["--integrity-check", "quick"],
+            "quick integrity check passed",
+        ),
+    ] {
+        let out = place.ok(&[&restore[..], check].concat());
+        assert_eq!(out.contains("check passed"), !said.is_empty(), "{out}");
+        assert!(out.contains(said), "{out}");
+        fs::remove_file(place.path("out.db")).unwrap();
+    }
+    let full = place.run(&[&restore[..], &["--integrity-check", "full"]].concat());
+    full.failed(1, &["corrupt", "missing from index i"]);
+    assert_eq!(place.names(), before);
+}
+
+#[test]
 fn settings_say_where_to_look_and_the_replica_that_reaches_furthest_is_taken() {
     let place = Workplace::new();
     place.store(&place.settings(&["old", "new"]));

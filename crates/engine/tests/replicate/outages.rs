@@ -98,6 +98,17 @@ fn staged_bytes(scene: &Scene) -> u64 {
         .sum()
 }
 
+/// All that is kept beside the database.
+fn kept_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| match entry.file_type().unwrap().is_dir() {
+            true => kept_bytes(&entry.path()),
+            false => entry.metadata().unwrap().len(),
+        })
+        .sum()
+}
+
 /// What can happen to the process while the replica is away.
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Meanwhile {
@@ -380,6 +391,9 @@ async fn a_replica_that_takes_its_snapshot_slowly_delays_that_of_no_other() {
     backup.start().await.unwrap();
     on_any(&backup).await;
     scene.assert_restores();
+    // Neither waits on local disk: it is streamed.
+    let kept = kept_bytes(&scene.dir.path().join(".app.db-evertide"));
+    assert!(kept < 1 << 20, "{kept} bytes of a database of 7 MB");
     // Nor that of one that is added meanwhile.
     let added = scene.dir.path().join("added");
     let mut options = backup.options();
