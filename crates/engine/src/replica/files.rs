@@ -23,8 +23,8 @@ impl Files {
         self.0.insert((object.level, object.name), object);
     }
 
-    pub(super) fn remove(&mut self, level: Level, name: LtxName) {
-        self.0.remove(&(level, name));
+    pub(super) fn remove(&mut self, level: Level, name: LtxName) -> Option<LtxObject> {
+        self.0.remove(&(level, name))
     }
 
     /// Those of a level, by first transaction, then by last.
@@ -91,11 +91,19 @@ pub(super) fn chain<'a>(files: impl Iterator<Item = &'a LtxObject>) -> Vec<&'a L
 pub(super) fn chain_of_sorted<'a>(
     files: impl Iterator<Item = &'a LtxObject>,
 ) -> Vec<&'a LtxObject> {
+    chain_from(Txid::ZERO, files)
+}
+
+/// The same from the state after a transaction on.
+pub(super) fn chain_from<'a>(
+    start: Txid,
+    files: impl Iterator<Item = &'a LtxObject>,
+) -> Vec<&'a LtxObject> {
     let rank = |file: &&LtxObject| (file.name.max, std::cmp::Reverse(file.size));
     let mut chain: Vec<&LtxObject> = Vec::new();
     let (mut rest, mut best) = (files.peekable(), None::<&LtxObject>);
     loop {
-        let position = end_of(&chain);
+        let position = end_of(&chain).max(start);
         while let Some(file) = rest.next_if(|file| file.name.min.previous() <= position) {
             best = best.into_iter().chain([file]).max_by_key(rank);
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use evertide_ltx::{Header, Level, LtxName, Merge, Summary};
+use evertide_ltx::{Header, Level, LtxName, Merge, PageIndex, Summary};
 use evertide_storage::{Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
@@ -31,6 +31,8 @@ const IN_MEMORY: u64 = 4 << 20;
 const READ_AHEAD: u64 = 16 << 20;
 /// The sizes that one range may have, in bytes.
 const PART: (u64, u64) = (64 << 10, 2 << 20);
+/// What is looked at of the end of a file, in bytes.
+const TAIL: u64 = 64 << 10;
 /// Requests at a time, for sources that fit in memory.
 const AT_ONCE: usize = 8;
 
@@ -100,6 +102,28 @@ impl Merger {
             reading.await.map_err(io::Error::other)??
         };
         match found == object.name {
+            true => Ok(()),
+            false => Err(evertide_ltx::Error::BadHeader("it is another file")),
+        }
+    }
+
+    /// Looks at both ends of a file: whether it is the one that its name says, and ends as it was written to.
+    pub(super) async fn glance(&self, object: &LtxObject) -> Result<(), evertide_ltx::Error> {
+        let size = object.size;
+        let head = self
+            .fetch(object.clone(), 0..size.min(Header::LEN as u64))
+            .await?;
+        let tail = self
+            .fetch(object.clone(), size.saturating_sub(TAIL)..size)
+            .await?;
+        let cut = evertide_ltx::Error::Truncated {
+            length: size,
+            part: "header",
+        };
+        let header = Header::from_bytes(head.first_chunk().ok_or(cut)?)?;
+        // An index that is larger says where it begins, which has to be within the file.
+        PageIndex::from_tail(&tail, size)?;
+        match header.name() == object.name {
             true => Ok(()),
             false => Err(evertide_ltx::Error::BadHeader("it is another file")),
         }

@@ -79,7 +79,7 @@ fn without(files: &Files, delete: &[LtxObject]) -> Files {
     let mut left = files.clone();
     delete
         .iter()
-        .for_each(|gone| left.remove(gone.level, gone.name));
+        .for_each(|gone| _ = left.remove(gone.level, gone.name));
     left
 }
 

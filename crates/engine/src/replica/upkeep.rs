@@ -170,7 +170,7 @@ impl Upkeep {
             Ok(_) => {
                 self.failures = 0;
                 self.set_timer();
-                None
+                self.maintenance.complaint()
             }
             Err(error) => Some(self.failed(error)),
         };

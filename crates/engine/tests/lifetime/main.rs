@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at files as they are")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod damaged;
 mod drops;
 mod engine;
 mod forgetful;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
-use evertide_ltx::{Level, LtxName};
+use evertide_ltx::{Error as LtxError, Level, LtxName};
 use evertide_storage::{Error as StoreError, LtxObject};
 
 use super::{
@@ -42,7 +42,9 @@ impl Maintenance {
             .map(|cover| (cover.name, cover))
             .collect();
         for cover in covers.into_values() {
-            self.make_sure_of(cover).await?;
+            if !self.make_sure_of(cover).await? {
+                return Ok(()); // what takes its place is planned first
+            }
         }
         self.delete(Level::L0, old).await?;
         let newest = old.iter().map(|file| file.name.max).max();
@@ -51,23 +53,41 @@ impl Maintenance {
     }
 
     /// Makes sure that a file of level 1 is what was to be stored: it was stored by this process, verified on the
-    /// way, and is as long as it was then; or else it is read now, to its end.
-    async fn make_sure_of(&mut self, file: &LtxObject) -> Result<(), Error> {
-        let flaw = match self.stored.get(&file.name) {
-            Some(size) if *size == file.size => return Ok(()),
-            Some(size) => {
-                let what = format!("{size} bytes were stored, and it has {}", file.size);
-                std::io::Error::other(what).into()
+    /// way, and is as long as it was then; or else it is read now, to its end. `false` where it is damaged.
+    async fn make_sure_of(&mut self, file: &LtxObject) -> Result<bool, Error> {
+        if self.stored.get(&file.name) == Some(&file.size) {
+            return Ok(true);
+        }
+        match self.merger.verify(file).await {
+            Ok(()) => {
+                self.stored.insert(file.name, file.size);
+                Ok(true)
             }
-            None => match self.merger.verify(file).await {
-                Ok(()) => {
-                    self.stored.insert(file.name, file.size);
-                    return Ok(());
-                }
-                Err(flaw) => flaw,
-            },
-        };
-        Err(self.merger.flawed(file, flaw))
+            Err(flaw @ LtxError::Io(_)) => Err(self.merger.flawed(file, flaw)),
+            Err(flaw) => {
+                self.set_aside(file.clone(), &flaw);
+                Ok(false)
+            }
+        }
+    }
+
+    /// Makes sure that a snapshot is as long as it was stored, or ends as it should. To read more of it would be to
+    /// download the database. `false` where it is damaged.
+    async fn ends_well(&mut self, snapshot: LtxObject) -> Result<bool, Error> {
+        if self.snapshots.get(&snapshot.name) == Some(&snapshot.size) {
+            return Ok(true);
+        }
+        match self.merger.glance(&snapshot).await {
+            Ok(()) => {
+                self.snapshots.insert(snapshot.name, snapshot.size);
+                Ok(true)
+            }
+            Err(flaw @ LtxError::Io(_)) => Err(self.merger.flawed(&snapshot, flaw)),
+            Err(flaw) => {
+                self.set_aside(snapshot, &flaw);
+                Ok(false)
+            }
+        }
     }
 
     pub(super) async fn enforce_retention(&mut self) -> Result<(), Error> {
@@ -81,11 +101,23 @@ impl Maintenance {
             self.date(&mut files, keep.beginning(now)).await?;
         }
         let plan = plan_retention(&files, &keep, now);
+        for snapshot in take_over(&files, &plan.delete) {
+            if !self.ends_well(snapshot).await? {
+                return Ok(()); // without it, others are needed: planned again
+            }
+        }
+        // One that is damaged leads nowhere, but who looks for what can be saved of it has that long.
+        let beginning = keep.beginning(now);
+        let useless = self
+            .damaged
+            .files()
+            .filter(|file| file.created <= beginning);
+        let delete: Vec<LtxObject> = plan.delete.iter().chain(useless).cloned().collect();
         self.know(files);
         // Until it has worked it stays due.
         self.retention_due = Some(now);
         for level in Level::all() {
-            let of_level = plan.delete.iter().filter(|file| file.level == level);
+            let of_level = delete.iter().filter(|file| file.level == level);
             let of_level: Vec<LtxObject> = of_level.cloned().collect();
             self.delete(level, &of_level).await?;
         }
@@ -106,7 +138,7 @@ impl Maintenance {
     }
 
     /// Deletes files, and looks whether they are gone.
-    async fn delete(&mut self, level: Level, old: &[LtxObject]) -> Result<(), Error> {
+    pub(super) async fn delete(&mut self, level: Level, old: &[LtxObject]) -> Result<(), Error> {
         let client = Arc::clone(&self.merger.client);
         for some in old.chunks(DELETED_AT_ONCE) {
             let names: Vec<LtxName> = some.iter().map(|object| object.name).collect();
@@ -122,10 +154,31 @@ impl Maintenance {
                 }));
             }
             self.done.deleted += names.len() as u64;
+            if level == Level::SNAPSHOT {
+                self.snapshots.retain(|name, _| !names.contains(name));
+            }
             if let Some(files) = &mut self.files {
-                names.iter().for_each(|name| files.remove(level, *name));
+                names.iter().for_each(|name| _ = files.remove(level, *name));
             }
         }
         Ok(())
     }
+}
+
+/// The snapshots that stay and lead to what those that are deleted led to.
+fn take_over(files: &Files, delete: &[LtxObject]) -> Vec<LtxObject> {
+    let goes = |file: &LtxObject| {
+        delete
+            .iter()
+            .any(|gone| gone.level == file.level && gone.name == file.name)
+    };
+    let snapshots = |goes_too: bool| {
+        let all = files.at(Level::SNAPSHOT);
+        all.filter(move |file| goes(file) == goes_too)
+    };
+    let mut heirs: Vec<&LtxObject> = snapshots(true)
+        .filter_map(|gone| snapshots(false).find(|stays| stays.name.max > gone.name.max))
+        .collect();
+    heirs.dedup();
+    heirs.into_iter().cloned().collect()
 }

@@ -1,5 +1,6 @@
 //! Keeping the files of a replica as they should be: levels, snapshots, retention.
 
+mod damage;
 mod delete;
 
 use std::{
@@ -17,6 +18,7 @@ use tokio::{
     time::timeout,
 };
 
+use self::damage::Damaged;
 use super::{
     agenda::{Rules, Task, plan},
     compact::Next,
@@ -67,6 +69,9 @@ pub struct Maintenance {
     done: Maintained,
     /// Files of level 1 that are known to be whole, with their sizes, until what they were made of is deleted.
     stored: BTreeMap<LtxName, u64>,
+    /// Snapshots that are known to end as they should, with their sizes.
+    snapshots: BTreeMap<LtxName, u64>,
+    damaged: Damaged,
     local: Option<Local>,
 }
 
@@ -137,6 +142,8 @@ impl Maintenance {
             last_check: None,
             done: Maintained::default(),
             stored: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            damaged: Damaged::default(),
             local: None,
         }
     }
@@ -169,18 +176,26 @@ impl Maintenance {
     /// Does everything that is due now; when something will be due next, if nothing arrives until
     /// then. With `None` there is nothing left to do, and no request is made again.
     ///
+    /// A file that is found damaged is made again of others, where they hold the same. Where not, plans are made
+    /// without it, which is no error here: it is logged as one, and [`Self::damaged`] has it.
+    ///
     /// Works in any tokio runtime.
     ///
     /// # Errors
     ///
-    /// Where the replica cannot be read or written, a file that is to be merged is damaged, or a
-    /// file that was deleted is still there. Nothing is lost then: try again later.
+    /// Where the replica cannot be read or written, or a file that was deleted is still there. Nothing is lost
+    /// then: try again later.
     pub async fn run(&mut self) -> Result<Option<SystemTime>, Error> {
         let result = self.run_due().await;
         if result.is_err() {
             self.files = None;
         }
         result
+    }
+
+    /// Files that turned out to be damaged, as long as they are there.
+    pub fn damaged(&self) -> impl Iterator<Item = &LtxObject> {
+        self.damaged.files()
     }
 
     /// A file was stored by somebody else: what is known is brought up to date without a request.
@@ -205,7 +220,11 @@ impl Maintenance {
             local.from = objects.as_deref().map(proven_from);
         }
         match objects {
-            Some(objects) => self.know(objects.into_iter().collect()),
+            Some(objects) => {
+                let mut files = objects.into_iter().collect();
+                self.damaged.set_aside(&mut files);
+                self.know(files);
+            }
             None => self.files = None,
         }
     }
@@ -243,11 +262,18 @@ impl Maintenance {
     }
 
     async fn run_due(&mut self) -> Result<Option<SystemTime>, Error> {
+        // What cannot be mended is tried again only when there is another listing.
+        let mut mended = false;
         loop {
             if self.files.is_none() {
                 let files = self.list_all().await?;
                 self.know(files);
+                mended = false;
             }
+            if !mended && self.mend().await? {
+                continue;
+            }
+            mended = true;
             let Some(files) = &self.files else { continue };
             match plan(files, &self.rules, self.retention_due, self.clock.now()) {
                 Next::Now(Task::Merge(level, sources)) => self.merge(level, sources).await?,
@@ -273,11 +299,14 @@ impl Maintenance {
         self.files = Some(files);
     }
 
-    async fn list_all(&self) -> Result<Files, Error> {
+    /// All files but those that are damaged.
+    async fn list_all(&mut self) -> Result<Files, Error> {
         let client = &self.merger.client;
         let levels = try_join_all(Level::all().map(|level| client.list(level, None))).await;
         let levels = levels.map_err(|source| self.failed(source))?;
-        Ok(levels.into_iter().flatten().collect())
+        let mut files = levels.into_iter().flatten().collect();
+        self.damaged.set_aside(&mut files);
+        Ok(files)
     }
 
     async fn merge(&mut self, level: Level, sources: Vec<LtxObject>) -> Result<(), Error> {
@@ -294,15 +323,13 @@ impl Maintenance {
             None => Origin::Replica,
         };
         let stored = match image {
-            Some(Snapshot {
-                name,
-                created,
-                stream,
-            }) => {
-                let put = self.merger.client.put(level, name, created, stream).await;
-                put.map_err(|source| self.failed(source))
-            }
-            None => self.merger.merge(sources, level).await,
+            Some(snapshot) => self.put_image(level, snapshot).await,
+            None => match self.merger.merge(sources.clone(), level).await {
+                Err(failure @ Error::Ltx { .. }) => {
+                    return self.go_on_without(sources, failure).await;
+                }
+                done => done,
+            },
         };
         let object = match stored {
             Ok(object) => object,
@@ -315,12 +342,31 @@ impl Maintenance {
             replica = self.merger.replica, %level, file = %object.name, files = count,
             bytes = object.size, ?origin, downloaded = self.done().read - read_before, "compacted"
         );
+        self.stored_file(object);
+        Ok(())
+    }
+
+    async fn put_image(&self, level: Level, image: Snapshot) -> Result<LtxObject, Error> {
+        let Snapshot {
+            name,
+            created,
+            stream,
+        } = image;
+        let put = self.merger.client.put(level, name, created, stream).await;
+        put.map_err(|source| self.failed(source))
+    }
+
+    /// A file was stored here.
+    fn stored_file(&mut self, object: LtxObject) {
         self.done.bytes += object.size;
-        match level {
-            Level::SNAPSHOT => self.done.snapshots += 1,
+        match object.level {
+            Level::SNAPSHOT => {
+                self.done.snapshots += 1;
+                self.snapshots.insert(object.name, object.size);
+            }
             _ => self.done.compactions += 1,
         }
-        if Some(level) == Level::new(1) {
+        if Some(object.level) == Level::new(1) {
             self.stored.insert(object.name, object.size);
         }
         self.expire_later(&object);
@@ -328,26 +374,25 @@ impl Maintenance {
             files.add(object);
             files.forget_settled(self.rules.top());
         }
-        Ok(())
     }
 
     /// The database as it is now, where that is a better source of the next snapshot than the replica.
     async fn image(&self, level: Level, sources: &[Source]) -> Option<Snapshot> {
-        let local = self.local.as_ref()?;
         let remote = sources.iter().filter(|source| source.copies.is_empty());
         let to_be_read = remote.map(|source| source.object.size).sum();
         let store = self.merger.client.capabilities();
         match origin(to_be_read, store, level == Level::SNAPSHOT) {
             Origin::Replica => None,
-            // A database that is not there just now is none that can be waited for.
-            Origin::Database => timeout(
-                PATIENCE,
-                request_snapshot(&local.commands, Txid::ZERO, Content::Everything),
-            )
-            .await
-            .ok()
-            .flatten(),
+            Origin::Database => self.image_now().await,
         }
+    }
+
+    /// The database as it is now, where there is one.
+    async fn image_now(&self) -> Option<Snapshot> {
+        let local = self.local.as_ref()?;
+        let image = request_snapshot(&local.commands, Txid::ZERO, Content::Everything);
+        // A database that is not there just now is none that can be waited for.
+        timeout(PATIENCE, image).await.ok().flatten()
     }
 
     /// A file that is new, or that makes others superfluous, gives retention something to do: when it is
@@ -564,6 +609,51 @@ mod tests {
         assert!(done.read > SMALL_ENOUGH, "{done:?}");
         let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
         assert_eq!(snapshots.last().unwrap().name.max, Txid::new(2));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_of_the_database_takes_the_place_of_what_is_damaged_for_good() {
+        let (commands, mut asked) = mpsc::unbounded_channel();
+        let (mut maintenance, client) = maintenance(commands).await;
+        let level_0 = client.list(Level::L0, None).await.unwrap();
+        let lost = level_0[0].clone();
+        let stored = client.get(Level::L0, lost.name, None).await.unwrap();
+        let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+        let mut damaged = stored.to_vec();
+        damaged[200] ^= 1;
+        client.delete(Level::L0, &[lost.name]).await.unwrap();
+        let body = bytes_stream(damaged.into());
+        client
+            .put(Level::L0, lost.name, lost.created, body)
+            .await
+            .unwrap();
+
+        let (name, image) = ltx(1, 3, PAGES, 30);
+        let images = tokio::spawn(async move {
+            let mut images = 0;
+            while let Some(Command::Image(request)) = asked.recv().await {
+                let (created, stream) = (time(30), bytes_stream(image.clone().into()));
+                let snapshot = Snapshot {
+                    name,
+                    created,
+                    stream,
+                };
+                request.reply.send(snapshot).unwrap();
+                images += 1;
+            }
+            images
+        });
+        for _ in 0..2 {
+            maintenance.run().await.unwrap();
+        }
+        let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
+        assert_eq!(snapshots.last().unwrap().name, name);
+        let left: Vec<LtxObject> = maintenance.damaged().cloned().collect();
+        assert_eq!(left, [lost]);
+        let complaint = maintenance.complaint().unwrap();
+        assert!(complaint.contains("of level 0 is damaged"), "{complaint}");
+        drop(maintenance);
+        assert_eq!(images.await.unwrap(), 1, "one is enough");
     }
 
     /// Less than a snapshot, and enough for what was captured after it.

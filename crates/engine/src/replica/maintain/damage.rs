@@ -1,0 +1,247 @@
+//! Files that turn out to be damaged: they are made again of what holds the same, and where nothing does, all else
+//! goes on without them.
+
+use std::collections::BTreeMap;
+
+use evertide_ltx::{Error as LtxError, Level, LtxName, Txid};
+use evertide_storage::LtxObject;
+
+use super::{
+    super::{files::Files, files::chain_from, merge::Source},
+    Maintenance,
+};
+use crate::Error;
+
+/// Files that cannot be used, and what is wrong with them.
+#[derive(Debug, Default)]
+pub(super) struct Damaged(BTreeMap<(Level, LtxName), (LtxObject, String)>);
+
+impl Damaged {
+    fn note(&mut self, object: LtxObject, flaw: &LtxError) {
+        let key = (object.level, object.name);
+        self.0.insert(key, (object, flaw.to_string()));
+    }
+
+    /// Takes a full listing: leaves them out of it, and forgets those that are not there any more.
+    pub(super) fn set_aside(&mut self, listing: &mut Files) {
+        self.0
+            .retain(|(level, name), _| listing.remove(*level, *name).is_some());
+    }
+
+    pub(super) fn files(&self) -> impl Iterator<Item = &LtxObject> {
+        self.0.values().map(|(object, _)| object)
+    }
+
+    /// The newest transaction that one of them holds, zero without any.
+    fn reach(&self) -> Txid {
+        let ends = self.files().map(|object| object.name.max);
+        ends.max().unwrap_or_default()
+    }
+}
+
+/// The files that together hold what this one should: those of lower levels, or for a snapshot whatever leads
+/// there. Merged they get its name.
+fn instead(files: &Files, damaged: &LtxObject) -> Option<Vec<LtxObject>> {
+    let LtxName { min, max } = damaged.name;
+    let lower = |file: &&LtxObject| file.level < damaged.level || damaged.level == Level::SNAPSHOT;
+    let mut within: Vec<&LtxObject> = files
+        .all()
+        .filter(lower)
+        .filter(|file| min <= file.name.min && file.name.max <= max)
+        .collect();
+    within.sort_by_key(|file| file.name);
+    let chain = chain_from(min.previous(), within.into_iter());
+    let whole = chain.last().is_some_and(|last| last.name.max == max);
+    whole.then(|| chain.into_iter().cloned().collect())
+}
+
+impl Maintenance {
+    /// What is wrong with the replica and cannot be mended here, for its status.
+    pub(in crate::replica) fn complaint(&self) -> Option<String> {
+        let (object, flaw) = self.damaged.0.values().next()?;
+        let others = match self.damaged.0.len() - 1 {
+            0 => String::new(),
+            others => format!("; so are {others} others"),
+        };
+        Some(format!(
+            "{}: {} of level {} is damaged ({flaw}), and there is nothing to make it of again. All else goes on \
+             without it. `evertide verify` says which states cannot be restored; put the file back from a copy, \
+             or delete it{others}",
+            self.merger.client.location(),
+            object.name,
+            object.level
+        ))
+    }
+
+    /// After these could not be merged: finds out which of them are damaged, and has the next plan made without
+    /// those. Where none is, the failure was another one.
+    pub(super) async fn go_on_without(
+        &mut self,
+        sources: Vec<Source>,
+        failure: Error,
+    ) -> Result<(), Error> {
+        let mut found = false;
+        for source in sources
+            .into_iter()
+            .filter(|source| source.copies.is_empty())
+        {
+            found |= !self.is_whole(source.object).await;
+        }
+        match found {
+            true => Ok(()),
+            false => Err(failure),
+        }
+    }
+
+    /// Reads a file to its end. One that is damaged is set aside.
+    pub(super) async fn is_whole(&mut self, object: LtxObject) -> bool {
+        match self.merger.verify(&object).await {
+            Ok(()) => true,
+            // It may be what it should be: it could not be read.
+            Err(LtxError::Io(_)) => true,
+            Err(flaw) => {
+                self.set_aside(object, &flaw);
+                false
+            }
+        }
+    }
+
+    /// Has plans made without a file from now on.
+    pub(super) fn set_aside(&mut self, object: LtxObject, flaw: &LtxError) {
+        tracing::error!(
+            replica = self.merger.replica, level = %object.level, file = %object.name, error = %flaw,
+            "a file of the replica is damaged"
+        );
+        self.damaged.note(object, flaw);
+        // What was forgotten as settled may hold the same.
+        self.files = None;
+    }
+
+    /// Mends what can be mended; whether anything has changed by that.
+    pub(super) async fn mend(&mut self) -> Result<bool, Error> {
+        let Some(files) = &self.files else {
+            return Ok(false);
+        };
+        let found = self.damaged.files().find_map(|object| {
+            let sources = instead(files, object)?;
+            Some((object.clone(), sources))
+        });
+        if let Some((object, sources)) = found {
+            return self.replace(object, sources).await.map(|()| true);
+        }
+        let lost = self.damaged.reach() > files.reached(Level::SNAPSHOT);
+        Ok(lost && self.start_over().await?)
+    }
+
+    /// Makes a damaged file again of others. They are read to their ends before it is deleted, which has to come
+    /// first: nothing is ever replaced.
+    async fn replace(&mut self, object: LtxObject, sources: Vec<LtxObject>) -> Result<(), Error> {
+        for source in &sources {
+            if !self.is_whole(source.clone()).await {
+                return Ok(());
+            }
+        }
+        self.delete(object.level, std::slice::from_ref(&object))
+            .await?;
+        self.damaged.0.remove(&(object.level, object.name));
+        let sources = sources.into_iter().map(|object| Source {
+            copies: self.copies_of(&object),
+            object,
+        });
+        let sources = sources.collect();
+        let made = self.merger.merge(sources, object.level).await?;
+        tracing::info!(
+            replica = self.merger.replica, level = %made.level, file = %made.name,
+            "a damaged file was made again of others"
+        );
+        self.stored_file(made);
+        Ok(())
+    }
+
+    /// Stores a snapshot of the database as it is now, where there is one: without it no restore would get past
+    /// the damaged file. Tried once in each turn.
+    async fn start_over(&mut self) -> Result<bool, Error> {
+        let Some(snapshot) = self.image_now().await else {
+            return Ok(false);
+        };
+        let made = self.put_image(Level::SNAPSHOT, snapshot).await?;
+        tracing::info!(
+            replica = self.merger.replica, file = %made.name,
+            "a snapshot of the database takes the place of what is damaged"
+        );
+        self.stored_file(made);
+        Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::super::files::tests::{file, random, reachable},
+        *,
+    };
+
+    fn names(files: &[(u8, u64, u64)], damaged: (u8, u64, u64)) -> Option<Vec<(u8, u64, u64)>> {
+        let object = |of: &(u8, u64, u64)| file(of.0, of.1, of.2, 0);
+        let files: Files = files.iter().map(object).collect();
+        let name = |file: &LtxObject| (file.level.get(), file.name.min.get(), file.name.max.get());
+        let found = instead(&files, &object(&damaged));
+        found.map(|files| files.iter().map(name).collect())
+    }
+
+    #[test]
+    fn a_damaged_file_is_made_again_only_of_files_that_hold_all_of_it_and_nothing_else() {
+        let level_0 = [(0, 2, 3), (0, 4, 4), (0, 5, 6)];
+        let made = |files: &[_]| Some(files.to_vec());
+        assert_eq!(names(&level_0, (1, 2, 4)), made(&level_0[..2]));
+        assert_eq!(names(&level_0, (2, 4, 6)), made(&level_0[1..]));
+        // Something is missing at its beginning, in its middle, at its end.
+        for (files, damaged) in [
+            (&level_0[..], (1, 1, 4)),
+            (&[(0, 2, 3), (0, 5, 6)], (1, 2, 6)),
+            (&level_0, (1, 2, 5)),
+            (&level_0, (1, 2, 7)),
+            (&[(1, 2, 4), (2, 2, 4)], (1, 2, 4)), // not of its own level, nor of a higher one
+        ] {
+            assert_eq!(names(files, damaged), None, "{damaged:?}");
+        }
+        // A snapshot is made of the one before, and what leads on from there.
+        let years = [(9, 1, 2), (1, 2, 4), (0, 5, 5), (0, 6, 6)];
+        assert_eq!(names(&years, (9, 1, 5)), made(&years[..3]));
+        assert_eq!(names(&years[1..], (9, 1, 5)), None);
+    }
+
+    #[test]
+    fn whatever_a_damaged_file_is_made_of_leads_where_it_did() {
+        let mut random = random();
+        let mut made = 0;
+        for _ in 0..5_000 {
+            let files: Files = (0..random.usize(1..9))
+                .map(|_| {
+                    let min = random.u64(1..8);
+                    file(random.u8(..4), min, min + random.u64(..4), 0)
+                })
+                .collect();
+            let min = random.u64(1..8);
+            let damaged = file(random.u8(1..5), min, min + random.u64(..6), 0);
+            // Brute force: the transactions that can be reached from the one before, as if that were a snapshot.
+            let start = file(9, 1, min - 1, 0);
+            let within = files.all().filter(|file| {
+                file.level < damaged.level
+                    && damaged.name.min <= file.name.min
+                    && file.name.max <= damaged.name.max
+            });
+            let possible = match min {
+                1 => reachable(within).contains(&damaged.name.max),
+                _ => reachable(within.chain([&start])).contains(&damaged.name.max),
+            };
+            let found = instead(&files, &damaged);
+            assert_eq!(found.is_some(), possible, "{files:?} {damaged:?}");
+            made += u32::from(possible);
+            for pair in found.unwrap_or_default().windows(2) {
+                assert!(pair[1].name.extends(pair[0].name.max));
+            }
+        }
+        assert!(made > 200, "{made}");
+    }
+}
