@@ -85,7 +85,7 @@ impl Maintenance {
             .into_iter()
             .filter(|source| source.copies.is_empty())
         {
-            found |= !self.is_whole(source.object).await;
+            found |= matches!(self.is_whole(&source.object).await, Ok(false));
         }
         match found {
             true => Ok(()),
@@ -94,14 +94,13 @@ impl Maintenance {
     }
 
     /// Reads a file to its end. One that is damaged is set aside.
-    pub(super) async fn is_whole(&mut self, object: LtxObject) -> bool {
-        match self.merger.verify(&object).await {
-            Ok(()) => true,
-            // It may be what it should be: it could not be read.
-            Err(LtxError::Io(_)) => true,
+    pub(super) async fn is_whole(&mut self, object: &LtxObject) -> Result<bool, Error> {
+        match self.merger.verify(object).await {
+            Ok(()) => Ok(true),
+            Err(failure @ LtxError::Io(_)) => Err(self.merger.flawed(object, failure)),
             Err(flaw) => {
-                self.set_aside(object, &flaw);
-                false
+                self.set_aside(object.clone(), &flaw);
+                Ok(false)
             }
         }
     }
@@ -137,7 +136,7 @@ impl Maintenance {
     /// first: nothing is ever replaced.
     async fn replace(&mut self, object: LtxObject, sources: Vec<LtxObject>) -> Result<(), Error> {
         for source in &sources {
-            if !self.is_whole(source.clone()).await {
+            if !self.is_whole(source).await? {
                 return Ok(());
             }
         }
@@ -176,10 +175,15 @@ impl Maintenance {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use evertide_storage::{Destination, ManualClock, MemoryClient, ReplicaClient, bytes_stream};
+
     use super::{
-        super::super::files::tests::{file, random, reachable},
+        super::super::files::tests::{file, random, reachable, time},
         *,
     };
+    use crate::ReplicaOptions;
 
     fn names(files: &[(u8, u64, u64)], damaged: (u8, u64, u64)) -> Option<Vec<(u8, u64, u64)>> {
         let object = |of: &(u8, u64, u64)| file(of.0, of.1, of.2, 0);
@@ -209,6 +213,26 @@ mod tests {
         let years = [(9, 1, 2), (1, 2, 4), (0, 5, 5), (0, 6, 6)];
         assert_eq!(names(&years, (9, 1, 5)), made(&years[..3]));
         assert_eq!(names(&years[1..], (9, 1, 5)), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_damaged_is_deleted_before_what_it_is_made_of_was_read() {
+        let client = Arc::new(MemoryClient::new("replica"));
+        let damaged = file(1, 2, 3, 0);
+        let body = bytes_stream("no file".into());
+        let put = client.put(damaged.level, damaged.name, time(0), body);
+        put.await.unwrap();
+        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        let clock = Arc::new(ManualClock::new(time(100)));
+        let mut maintenance = Maintenance::new(client.clone(), &options, clock);
+        maintenance
+            .damaged
+            .note(damaged.clone(), &LtxError::BadIndex);
+        // Two that were there when it was looked, and are not any more.
+        let gone = [file(0, 2, 2, 0), file(0, 3, 3, 0)];
+        maintenance.files = Some(gone.into_iter().collect());
+        assert!(maintenance.mend().await.is_err());
+        assert_eq!(client.list(damaged.level, None).await.unwrap().len(), 1);
     }
 
     #[test]

@@ -58,17 +58,11 @@ impl Maintenance {
         if self.stored.get(&file.name) == Some(&file.size) {
             return Ok(true);
         }
-        match self.merger.verify(file).await {
-            Ok(()) => {
-                self.stored.insert(file.name, file.size);
-                Ok(true)
-            }
-            Err(flaw @ LtxError::Io(_)) => Err(self.merger.flawed(file, flaw)),
-            Err(flaw) => {
-                self.set_aside(file.clone(), &flaw);
-                Ok(false)
-            }
+        let whole = self.is_whole(file).await?;
+        if whole {
+            self.stored.insert(file.name, file.size);
         }
+        Ok(whole)
     }
 
     /// Makes sure that a snapshot is as long as it was stored, or ends as it should. To read more of it would be to
