@@ -1,6 +1,6 @@
 //! What every store of replicas can do.
 
-use std::{fmt, fmt::Debug, ops::Range, time::SystemTime};
+use std::{collections::BTreeSet, fmt, fmt::Debug, ops::Range, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -139,6 +139,26 @@ impl fmt::Display for SmallKey {
     }
 }
 
+/// How many LTX files a service is asked for one by one. In the time that level 0 is kept a database has no more of
+/// them that is synced once a second.
+pub(crate) const ASKED_ONE_BY_ONE: usize = 500;
+
+/// Those of these LTX files that a listing has.
+pub(crate) async fn find_in_listing<C: ReplicaClient + ?Sized>(
+    client: &C,
+    level: Level,
+    names: &[LtxName],
+) -> Result<Vec<LtxObject>, Error> {
+    let Some(first) = names.iter().min() else {
+        return Ok(Vec::new());
+    };
+    let after = Some(first.min.previous()).filter(|after| *after > Txid::ZERO);
+    let wanted: BTreeSet<&LtxName> = names.iter().collect();
+    let mut found = client.list(level, after).await?;
+    found.retain(|object| wanted.contains(&object.name));
+    Ok(found)
+}
+
 /// The store of one replica: one destination of one database.
 ///
 /// Objects are immutable: put once, read, deleted, never replaced. All methods may be called
@@ -167,6 +187,16 @@ pub trait ReplicaClient: Debug + Send + Sync {
     /// The same objects of a listing, with exact times. Those that are gone meanwhile may be left out.
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
         Ok(objects)
+    }
+
+    /// Those of these LTX files that are there, sorted by name, as the store has them now. A service is asked for
+    /// each of up to 500, since no service wants more for that than a twelfth of what it wants for a listing;
+    /// beyond that it takes less time to list them.
+    ///
+    /// Without an implementation a store is listed; one that passes calls on to another store has to pass this
+    /// on too.
+    async fn find(&self, level: Level, names: &[LtxName]) -> Result<Vec<LtxObject>, Error> {
+        find_in_listing(self, level, names).await
     }
 
     /// The content of an LTX file, or of a range of its bytes.

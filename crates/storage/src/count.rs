@@ -16,7 +16,7 @@ use evertide_ltx::{Level, LtxName, Txid};
 
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Stray, V3Key, V3Object, Version,
+    Stray, V3Key, V3Object, Version, client::ASKED_ONE_BY_ONE,
 };
 
 /// Objects in one answer to a listing, and in one request for deletion, of the services that have such.
@@ -26,10 +26,11 @@ const BATCH: usize = 1_000;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum RequestKind {
-    /// Which objects there are: of a service one for each thousand of them. A deletion ends with one, as
+    /// Which objects there are: of a service one for each thousand of them. A deletion of many ends with one, as
     /// proof.
     List,
-    /// An object, a range of it, or what is known about it.
+    /// An object, a range of it, or what is known about it. A deletion of a few ends with one for each, as
+    /// proof.
     Get,
     /// To store an object. A large one takes a service more than one request.
     Put,
@@ -149,6 +150,17 @@ impl CountingClient {
         !self.inner.capabilities().local
     }
 
+    /// Counts what it takes to find out which of so many files are there.
+    fn count_asked(&self, files: usize) {
+        match files {
+            0 => {}
+            1..=ASKED_ONE_BY_ONE if self.is_service() => {
+                self.count(RequestKind::Get, files as u64);
+            }
+            _ => self.count(RequestKind::List, 1),
+        }
+    }
+
     /// Counts a listing, and whatever it takes beyond the first request.
     async fn listed<T>(
         &self,
@@ -185,6 +197,11 @@ impl ReplicaClient for CountingClient {
         self.inner.date(objects).await
     }
 
+    async fn find(&self, level: Level, names: &[LtxName]) -> Result<Vec<LtxObject>, Error> {
+        self.count_asked(names.len());
+        self.inner.find(level, names).await
+    }
+
     async fn get(
         &self,
         level: Level,
@@ -210,8 +227,8 @@ impl ReplicaClient for CountingClient {
 
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
         self.count(RequestKind::Delete, names.len().div_ceil(BATCH) as u64);
-        if self.is_service() && !names.is_empty() {
-            self.count(RequestKind::List, 1);
+        if self.is_service() {
+            self.count_asked(names.len());
         }
         self.inner.delete(level, names).await
     }
@@ -285,12 +302,17 @@ mod tests {
         assert_eq!(client.list(Level::L0, None).await.unwrap().len(), 2_001);
         client.list_small().await.unwrap();
         client.list_dated(Level::L0, None).await.unwrap();
-        client.delete(Level::L0, &names).await.unwrap();
+        let (few, many) = names.split_at(ASKED_ONE_BY_ONE);
+        client.delete(Level::L0, few).await.unwrap();
+        client.delete(Level::L0, many).await.unwrap();
+        client.delete(Level::L0, &[]).await.unwrap();
+        assert_eq!(client.find(Level::L0, few).await.unwrap(), []);
+        assert_eq!(client.find(Level::L0, many).await.unwrap(), []);
         let expected = Requests {
-            list: 3 + 1 + 3 + 1,
-            get: 2_001,
+            list: 3 + 1 + 3 + 1 + 1,
+            get: 2_001 + 500 + 500,
             put: 2_001,
-            delete: 3,
+            delete: 1 + 2,
             bytes_put: 2_001 * 7,
         };
         assert_eq!(client.requests(), expected);

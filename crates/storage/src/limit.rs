@@ -117,6 +117,10 @@ impl ReplicaClient for LimitedClient {
         self.inner.date(objects).await
     }
 
+    async fn find(&self, level: Level, names: &[LtxName]) -> Result<Vec<LtxObject>, Error> {
+        self.inner.find(level, names).await
+    }
+
     async fn get(
         &self,
         level: Level,

@@ -248,17 +248,12 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "deletion-believed",
         harm: "what a store did not delete stays for ever, and costs money",
-        file: "crates/engine/src/replica/maintain/delete.rs",
-        right: "left.iter().find(|left| names.contains(&left.name))",
-        wrong: "left.iter().find(|left| left.name.max == Txid::ZERO)",
-        tests: &[
-            of(
-                "evertide",
-                &["--test", "lifetime"],
-                "forgetful::a_store_that_says_it_deleted_and_did_not_is_found_out",
-            ),
-            YEAR,
-        ],
+        file: "crates/storage/src/object/mod.rs",
+        right: "match self.find(level, names).await?.first() {",
+        wrong: "match self.find(level, &[]).await?.first() {",
+        tests: &[storage(
+            "object::s3::tests::requests::a_store_that_says_it_deleted_and_did_not_is_found_out",
+        )],
     },
     Fault {
         name: "restore-overwrites",

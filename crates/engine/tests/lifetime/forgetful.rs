@@ -1,4 +1,4 @@
-//! A store that says it has deleted, and has not, or that keeps half of what it was given: nothing must take
+//! A store that does not delete, or that says it has stored, and keeps half of what it was given: nothing must take
 //! its word for it.
 
 use std::{
@@ -23,7 +23,7 @@ use fastrand::Rng;
 
 use crate::model::Model;
 
-/// Answers that all is well, and deletes nothing.
+/// Deletes nothing.
 #[derive(Debug)]
 struct Forgetful(MemoryClient);
 
@@ -145,8 +145,11 @@ impl ReplicaClient for Forgetful {
         self.0.put(level, name, created, body).await
     }
 
-    async fn delete(&self, _: Level, _: &[LtxName]) -> Result<(), StoreError> {
-        Ok(())
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), StoreError> {
+        Err(StoreError::NotDeleted {
+            location: self.location(),
+            object: format!("{} of level {level}", names[0]),
+        })
     }
 
     async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, StoreError> {
@@ -176,7 +179,7 @@ fn second(second: u64) -> SystemTime {
 }
 
 #[tokio::test]
-async fn a_store_that_says_it_deleted_and_did_not_is_found_out() {
+async fn what_is_still_there_is_an_error_and_not_counted_as_deleted() {
     for forgetful in [false, true] {
         let memory = MemoryClient::new("replica");
         let mut model = Model::new(Rng::with_seed(1), second(10));

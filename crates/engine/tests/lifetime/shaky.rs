@@ -370,7 +370,10 @@ impl ReplicaClient for Shaky {
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
         self.let_arrive().await;
         match self.fate(true) {
-            Fate::Denied => Ok(()),
+            Fate::Denied => Err(Error::NotDeleted {
+                location: self.location(),
+                object: format!("{} of level {level}", names[0]),
+            }),
             Fate::Unanswered => {
                 self.remove(level, &names[..names.len() / 2]).await?;
                 Err(self.failed("delete"))

@@ -60,6 +60,16 @@ async fn names(client: &Client) -> Vec<LtxName> {
     objects.into_iter().map(|object| object.name).collect()
 }
 
+/// Those of these files of one transaction each that are found, with their sizes.
+async fn found(client: &Client, txids: &[u64]) -> Vec<(u64, u64)> {
+    let names: Vec<_> = txids.iter().map(|txid| name(*txid, *txid)).collect();
+    let found = client.find(L0, &names).await.expect("found");
+    let found = found.iter();
+    found
+        .map(|object| (object.name.min.get(), object.size))
+        .collect()
+}
+
 async fn assert_absent(client: &Client, name: LtxName) {
     assert_eq!(names(client).await, []);
     let error = client
@@ -248,12 +258,16 @@ pub async fn a_deleted_object_is_gone(replicas: &impl Replicas) {
     for n in 1..=4 {
         put(&client, name(n, n), b"content").await;
     }
+    assert_eq!(found(&client, &[4, 77, 1]).await, [(1, 7), (4, 7)]);
     // One of them is not there.
     client
         .delete(L0, &[name(2, 2), name(77, 77), name(4, 4)])
         .await
         .expect("delete");
     assert_eq!(names(&client).await, [name(1, 1), name(3, 3)]);
+    assert_eq!(found(&client, &[1, 2, 3, 4]).await, [(1, 7), (3, 7)]);
+    assert_eq!(found(&client, &[2, 4]).await, []);
+    assert_eq!(found(&client, &[]).await, []);
     let error = client
         .get(L0, name(2, 2), None)
         .await

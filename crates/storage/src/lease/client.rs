@@ -66,6 +66,10 @@ impl ReplicaClient for LeasedClient {
         self.inner.date(objects).await
     }
 
+    async fn find(&self, level: Level, names: &[LtxName]) -> Result<Vec<LtxObject>, Error> {
+        self.inner.find(level, names).await
+    }
+
     async fn get(
         &self,
         level: Level,

@@ -32,7 +32,10 @@ pub use self::oss::OssOptions;
 pub use self::s3::S3Options;
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
-    SmallObject, Version, bytes_stream, stream::exactly, tls,
+    SmallObject, Version, bytes_stream,
+    client::{ASKED_ONE_BY_ONE, find_in_listing},
+    stream::exactly,
+    tls,
 };
 
 /// Requests at a time where many objects are asked about.
@@ -229,17 +232,29 @@ impl ObjectClient {
         }
     }
 
-    async fn dated(&self, mut object: LtxObject) -> Result<Option<LtxObject>, Error> {
-        let key = self.key(object.level, object.name);
+    /// An object with its exact time, if it is there.
+    async fn look(&self, level: Level, name: LtxName) -> Result<Option<LtxObject>, Error> {
+        let key = self.key(level, name);
         match self.operator.stat(&key).await {
             Ok(metadata) => {
+                let mut object = self.object(level, name, &metadata);
                 object.created = self.timestamp(&metadata).unwrap_or(object.created);
                 Ok(Some(object))
             }
-            // Deleted since it was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(self.failed("look at", &key)(error)),
         }
+    }
+
+    /// Those of these objects that are there, in the same order.
+    async fn look_at(&self, names: Vec<(Level, LtxName)>) -> Result<Vec<LtxObject>, Error> {
+        let found = stream::iter(names)
+            .map(|(level, name)| self.look(level, name))
+            .buffered(CONCURRENT_REQUESTS);
+        found
+            .try_filter_map(async |object| Ok(object))
+            .try_collect()
+            .await
     }
 }
 
@@ -283,13 +298,19 @@ impl ReplicaClient for ObjectClient {
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
-        let dated = stream::iter(objects)
-            .map(|object| self.dated(object))
-            .buffered(CONCURRENT_REQUESTS);
-        dated
-            .try_filter_map(async |object| Ok(object))
-            .try_collect()
-            .await
+        let names = objects
+            .into_iter()
+            .map(|object| (object.level, object.name));
+        self.look_at(names.collect()).await
+    }
+
+    async fn find(&self, level: Level, names: &[LtxName]) -> Result<Vec<LtxObject>, Error> {
+        if names.len() > ASKED_ONE_BY_ONE {
+            return find_in_listing(self, level, names).await;
+        }
+        let mut names: Vec<_> = names.iter().map(|name| (level, *name)).collect();
+        names.sort_unstable();
+        self.look_at(names).await
     }
 
     async fn get(
@@ -368,25 +389,16 @@ impl ReplicaClient for ObjectClient {
     }
 
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
-        let (Some(first), Some(last)) = (names.iter().min(), names.iter().max()) else {
-            return Ok(());
-        };
         let keys: Vec<_> = names.iter().map(|name| self.key(level, *name)).collect();
         let prefix = (self.dialect.level)(level);
         self.delete_keys(keys)
             .await
             .map_err(self.failed("delete", &prefix))?;
         // Stores were seen that say so and do not.
-        let after = Some(first.min.previous()).filter(|after| *after > Txid::ZERO);
-        let left = self.list(level, after).await?;
-        let left = left.into_iter().take_while(|object| object.name <= *last);
-        match left
-            .map(|object| object.name)
-            .find(|left| names.contains(left))
-        {
+        match self.find(level, names).await?.first() {
             Some(left) => Err(Error::NotDeleted {
                 location: self.location.clone(),
-                object: self.key(level, left),
+                object: self.key(level, left.name),
             }),
             None => Ok(()),
         }

@@ -77,8 +77,8 @@ impl Load {
         let snapshot = 1.0 / 24.0;
         Rates {
             put: uploads + half_minutes + five_minutes + hours + snapshot + lease + checksums,
-            get: half_minutes + five_minutes + hours * snapshot,
-            list: 3.0 * five_minutes,
+            get: 2.0 * half_minutes + five_minutes + hours * snapshot + uploads,
+            list: 0.0,
             delete: five_minutes,
         }
     }

@@ -1,9 +1,9 @@
-//! What maintenance deletes: nothing before what takes its place is sure, and then it looks whether it is gone.
+//! What maintenance deletes: nothing before what takes its place is sure.
 
-use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
+use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
 use evertide_ltx::{Error as LtxError, Level, LtxName};
-use evertide_storage::{Error as StoreError, LtxObject};
+use evertide_storage::LtxObject;
 
 use super::{
     super::{files::Files, retain::plan_retention},
@@ -22,13 +22,12 @@ impl Maintenance {
         let (Some(files), Some(level_1)) = (&self.files, level_1) else {
             return Ok(());
         };
-        let covers = old.iter().filter_map(|f| files.covering(level_1, f.name));
-        let after = covers.map(|cover| cover.name.min.previous()).min();
-        let listed = self.merger.client.list(level_1, after).await;
-        let listed = listed.map_err(|source| self.failed(source))?;
-        let there: Files = listed.into_iter().collect();
-        let covers = old.iter().map(|file| there.covering(level_1, file.name));
-        let Some(covers) = covers.collect::<Option<Vec<_>>>() else {
+        let covers = old.iter().map(|file| files.covering(level_1, file.name));
+        let covers: BTreeSet<Option<LtxName>> = covers.map(|cover| Some(cover?.name)).collect();
+        let names: Vec<LtxName> = covers.iter().copied().flatten().collect();
+        let found = self.merger.client.find(level_1, &names).await;
+        let found = found.map_err(|source| self.failed(source))?;
+        if found.len() < covers.len() {
             tracing::error!(
                 replica = self.merger.replica,
                 "files of level 1 that were stored are gone; keeping those of level 0"
@@ -36,12 +35,8 @@ impl Maintenance {
             let files = self.list_all().await?;
             self.know(files);
             return Ok(());
-        };
-        let covers: BTreeMap<LtxName, &LtxObject> = covers
-            .into_iter()
-            .map(|cover| (cover.name, cover))
-            .collect();
-        for cover in covers.into_values() {
+        }
+        for cover in &found {
             if !self.make_sure_of(cover).await? {
                 return Ok(()); // what takes its place is planned first
             }
@@ -131,22 +126,13 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Deletes files, and looks whether they are gone.
+    /// Deletes files. Whether they are gone then is for the client to see, which promises it.
     pub(super) async fn delete(&mut self, level: Level, old: &[LtxObject]) -> Result<(), Error> {
         let client = Arc::clone(&self.merger.client);
         for some in old.chunks(DELETED_AT_ONCE) {
             let names: Vec<LtxName> = some.iter().map(|object| object.name).collect();
             let deleted = client.delete(level, &names).await;
             deleted.map_err(|source| self.failed(source))?;
-            let after = names.iter().map(|name| name.min.previous()).min();
-            let left = client.list(level, after).await;
-            let left = left.map_err(|source| self.failed(source))?;
-            if let Some(left) = left.iter().find(|left| names.contains(&left.name)) {
-                return Err(self.failed(StoreError::NotDeleted {
-                    location: client.location(),
-                    object: format!("{} of level {level}", left.name),
-                }));
-            }
             self.done.deleted += names.len() as u64;
             if level == Level::SNAPSHOT {
                 self.snapshots.retain(|name, _| !names.contains(name));

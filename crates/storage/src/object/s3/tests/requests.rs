@@ -1,6 +1,9 @@
 //! How requests are made, for each provider and with each setting.
 
+use evertide_ltx::{Level, LtxName, Txid};
+
 use super::*;
+use crate::ReplicaClient;
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -159,6 +162,52 @@ async fn a_batch_is_no_larger_than_the_provider_takes() {
 }
 
 #[tokio::test]
+async fn a_store_that_says_it_deleted_and_did_not_is_found_out() {
+    let names = |count: u64| -> Vec<LtxName> {
+        let txids = (1..=count).map(Txid::new);
+        txids.map(|txid| LtxName::new(txid, txid)).collect()
+    };
+    let deleted = || ok("<DeleteResult></DeleteResult>");
+    let gone = || (404, Vec::new(), String::new());
+    let listing = |content: &str| {
+        let end = "<IsTruncated>false</IsTruncated></ListBucketResult>";
+        ok(format!("<ListBucketResult>{content}{end}"))
+    };
+    let last = "0000/00000000000001f5-00000000000001f5.ltx";
+    let object = format!(
+        "<Contents><Key>app/{last}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>7</Size></Contents>"
+    );
+    let refused = "<DeleteResult><Error><Key>app/0000/0000000000000001-0000000000000001.ltx</Key>\
+                   <Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>";
+    // What is answered, how many are to be deleted, what is asked for, and whether it is found out.
+    let cases = [
+        (vec![deleted(), gone(), gone()], 2, "HEAD", Ok(())),
+        (vec![deleted(), gone()], 2, "HEAD", Err("0000000000000002")),
+        (vec![deleted(), listing("")], 501, "GET", Ok(())),
+        (vec![deleted(), listing(&object)], 501, "GET", Err(last)),
+        (vec![ok(refused)], 2, "", Err("AccessDenied")),
+    ];
+    for (answers, count, proof, expected) in cases {
+        let server = Server::answering(answers);
+        let client = server.client(&options(None), nowhere(&[]));
+        let result = client.delete(Level::L0, &names(count)).await;
+        match expected {
+            Ok(()) => result.unwrap(),
+            Err(expected) => {
+                let error = result.unwrap_err();
+                let is_lie = matches!(error, crate::Error::NotDeleted { .. });
+                assert_eq!(is_lie, !proof.is_empty(), "{error}");
+                let text = format!("{error} {error:?}");
+                assert!(text.contains(expected), "{text}");
+            }
+        }
+        let seen = server.seen();
+        assert_eq!(seen[0].method, Method::POST);
+        assert!(seen[1..].iter().all(|seen| seen.method == proof), "{count}");
+    }
+}
+
+#[tokio::test]
 async fn the_region_is_learned_from_amazon_once() {
     let wrong = || {
         let region = vec![("x-amz-bucket-region", "eu-central-1".to_owned())];
@@ -214,6 +263,7 @@ async fn the_region_is_learned_from_amazon_once() {
 }
 
 #[tokio::test]
+#[allow(clippy::disallowed_methods)] // a file of the test's own
 async fn storage_class_and_keys_to_encrypt_with_are_sent_where_they_belong() {
     let mut ours = options(None);
     ours.storage_class = Some("STANDARD_IA".into());
