@@ -99,6 +99,7 @@ mod tests {
         bucket.content_md5 = Some(true);
         bucket.part_size = Some(7 << 20);
         bucket.concurrency = Some(1);
+        bucket.skip_verify = Some(false);
         expected.replicas = vec![
             expected_replica(1, "local"),
             expected_replica(2, "second"),

@@ -218,7 +218,7 @@ impl Destination {
         match self {
             Self::File(options) => Ok(Arc::new(FileClient::new(options.clone(), disk))),
             #[cfg(feature = "s3")]
-            Self::S3(options) => Ok(options.connect()?),
+            Self::S3(options) => Ok(options.connect(&*disk)?),
             #[cfg(feature = "gcs")]
             Self::Gcs(options) => Ok(options.connect()?),
             #[cfg(feature = "azure")]

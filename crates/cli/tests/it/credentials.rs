@@ -150,10 +150,48 @@ fn a_server_with_a_certificate_of_an_authority_of_our_own_is_trusted_when_we_say
     assert!(!server.files().join("backup").exists(), "it got something");
     let done = replicate(true);
     assert!(done.status.success(), "{done:?}");
+    assert!(!String::from_utf8_lossy(&done.stderr).contains("skip_verify"));
     let mut restore = place.command(&["restore", &url, "-o", "restored.db"]);
     restore.envs(S3Server::environment());
     restore.env("SSL_CERT_FILE", authority.certificate());
     let restored = restore.output().unwrap();
     assert!(restored.status.success(), "{restored:?}");
+    assert_eq!(place.rows("restored.db"), 3);
+}
+
+#[test]
+fn a_server_that_nobody_vouches_for_is_believed_only_where_the_settings_say_so_and_loudly() {
+    let server = S3Server::start_encrypted(&Authority::new());
+    let place = Workplace::new();
+    place.database("app.db", 3);
+    let checked = server.replica_url("backup/app") + "&conditionalWrites=false";
+    let run = |url: &str, arguments: &[&str]| {
+        let settings = format!("dbs: [{{path: app.db, replica: {{url: '{url}'}}}}]\n");
+        place.write("litestream.yml", &settings);
+        let mut command = place.command(arguments);
+        command.envs(S3Server::environment());
+        let output = command.env_remove("SSL_CERT_FILE").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.success(), said)
+    };
+    let replicate = ["replicate", "--once", "--config", "litestream.yml"];
+    for url in [checked.clone(), checked.clone() + "&skipVerify=false"] {
+        let (done, said) = run(&url, &replicate);
+        assert!(!done && !said.contains("skip_verify"), "{said}");
+    }
+    assert!(!server.files().join("backup").exists(), "it got something");
+    let unchecked = checked + "&skipVerify=true";
+    for arguments in [
+        &replicate[..],
+        &["restore", &unchecked, "-o", "restored.db"],
+    ] {
+        let (done, said) = run(&unchecked, arguments);
+        assert!(done, "{said}");
+        assert_eq!(
+            said.matches("certificates are not checked").count(),
+            1,
+            "{said}"
+        );
+    }
     assert_eq!(place.rows("restored.db"), 3);
 }

@@ -1,5 +1,7 @@
 //! Replicas in S3, in both languages.
 
+use std::path::PathBuf;
+
 use evertide_storage::{Destination, Secret};
 
 use super::{
@@ -23,14 +25,16 @@ enum Setting {
     Region,
     SecretAccessKey,
     SignPayload,
+    SkipVerify,
     SseAlgorithm,
     SseCustomerKey,
+    SseCustomerKeyPath,
     SseKmsKeyId,
     StorageClass,
 }
 
 /// The keys of each setting: in TOML, which may have none, and in `litestream.yml`.
-const SETTINGS: [(Setting, &str, &str); 15] = [
+const SETTINGS: [(Setting, &str, &str); 17] = [
     (Setting::AccessKeyId, "s3_access_key_id", "access-key-id"),
     (Setting::Concurrency, "s3_concurrency", "concurrency"),
     (
@@ -58,6 +62,7 @@ const SETTINGS: [(Setting, &str, &str); 15] = [
         "secret-access-key",
     ),
     (Setting::SignPayload, "s3_sign_payload", "sign-payload"),
+    (Setting::SkipVerify, "s3_skip_verify", "skip-verify"),
     // There is one only.
     (Setting::SseAlgorithm, "", "sse-customer-algorithm"),
     (
@@ -65,12 +70,17 @@ const SETTINGS: [(Setting, &str, &str); 15] = [
         "s3_sse_customer_key",
         "sse-customer-key",
     ),
+    (
+        Setting::SseCustomerKeyPath,
+        "s3_sse_customer_key_path",
+        "sse-customer-key-path",
+    ),
     (Setting::SseKmsKeyId, "s3_sse_kms_key_id", "sse-kms-key-id"),
     (Setting::StorageClass, "s3_storage_class", "storage-class"),
 ];
 
 /// All keys of the TOML.
-pub(super) const TOML_KEYS: [&str; 16] = [
+pub(super) const TOML_KEYS: [&str; 18] = [
     "s3_endpoint",
     "s3_region",
     "s3_bucket",
@@ -86,7 +96,9 @@ pub(super) const TOML_KEYS: [&str; 16] = [
     "s3_part_size",
     "s3_concurrency",
     "s3_sse_customer_key",
+    "s3_sse_customer_key_path",
     "s3_sse_kms_key_id",
+    "s3_skip_verify",
 ];
 
 /// What S3 allows.
@@ -136,7 +148,9 @@ struct Settings {
     part_size: Option<u64>,
     concurrency: Option<usize>,
     sse_customer_key: Option<Secret>,
+    sse_customer_key_path: Option<PathBuf>,
     sse_kms_key_id: Option<String>,
+    skip_verify: Option<bool>,
 }
 
 impl Settings {
@@ -162,7 +176,7 @@ impl Settings {
         &mut self,
         report: &mut Report,
         section: &Section<'_>,
-        (setting, key): (Setting, &str),
+        (setting, key): (Setting, &'static str),
         field: &Field<'_>,
     ) {
         let mut text = || Some(field.text(report)?.value.to_owned());
@@ -174,6 +188,11 @@ impl Settings {
             Setting::Profile => self.profile = text(),
             Setting::StorageClass => self.storage_class = text(),
             Setting::SseCustomerKey => self.sse_customer_key = text().map(Secret::new),
+            Setting::SseCustomerKeyPath if self.sse_customer_key.is_some() => {
+                let itself = key.trim_end_matches("path").trim_end_matches(['_', '-']);
+                report.add(&field.place, Mistake::Together(itself));
+            }
+            Setting::SseCustomerKeyPath => self.sse_customer_key_path = text().map(PathBuf::from),
             Setting::SseKmsKeyId => self.sse_kms_key_id = text(),
             Setting::SseAlgorithm => {
                 if text().is_some_and(|text| text != "AES256") {
@@ -184,6 +203,7 @@ impl Settings {
             Setting::ForcePathStyle => self.force_path_style = field.boolean(report),
             Setting::ConditionalWrites => self.conditional_writes = field.boolean(report),
             Setting::SignPayload => self.sign_payload = field.boolean(report),
+            Setting::SkipVerify => self.skip_verify = field.boolean(report),
             Setting::ContentMd5 => self.content_md5 = field.boolean(report),
             // Litestream takes bytes as well.
             Setting::PartSize => {
@@ -212,6 +232,9 @@ impl Settings {
         options.part_size = self.part_size.or(options.part_size);
         options.concurrency = self.concurrency.or(options.concurrency);
         options.sse_customer_key = self.sse_customer_key;
+        options.sse_customer_key_path =
+            self.sse_customer_key_path.or(options.sse_customer_key_path);
+        options.skip_verify = self.skip_verify.or(options.skip_verify);
         options.sse_kms_key_id = self.sse_kms_key_id.or(options.sse_kms_key_id);
         Some(Destination::S3(options))
     }

@@ -149,7 +149,7 @@ dbs:
       - {url: 's3://b/third?storageClass=STANDARD', storage-class: STANDARD_IA, part-size: 6MiB,
          concurrency: 3, sign-payload: false, sse-customer-algorithm: AES256,
          sse-customer-key: a2V5}
-      - {url: 's3://b/fourth', part-size: 5242880}
+      - {url: 's3://b/fourth', part-size: 5242880, sse-customer-key-path: /etc/key, skip-verify: true}
 ";
     let databases = parse_litestream_yaml(text).unwrap();
     let replicas = &databases[0].replication.replicas;
@@ -177,6 +177,8 @@ dbs:
         panic!("{replicas:?}")
     };
     assert_eq!(fourth.part_size, Some(5 << 20));
+    assert_eq!(fourth.sse_customer_key_path, Some("/etc/key".into()));
+    assert_eq!(fourth.skip_verify, Some(true));
 }
 
 #[test]
@@ -306,12 +308,7 @@ dbs:
 }
 
 #[test]
-fn what_litestream_has_for_s3_and_evertide_has_not_is_refused_by_name() {
-    let text = "dbs: [{path: /a, replica: {type: s3, bucket: b, skip-verify: true}}]";
-    assert_mistake(
-        parse_litestream_yaml(text),
-        "line 1: dbs[0].replica.skip-verify: is a setting of Litestream that Evertide does not",
-    );
+fn a_way_to_encrypt_that_there_is_not_is_refused() {
     let text = "dbs: [{path: /a, replica: {type: s3, bucket: b, sse-customer-algorithm: AES128}}]";
     assert_mistake(
         parse_litestream_yaml(text),

@@ -104,7 +104,8 @@ fn a_replica_on_s3_is_read_with_all_its_settings() {
 fn how_requests_to_s3_are_made_can_be_set() {
     let set = "s3_profile = 'backup'\ns3_sign_payload = false\ns3_require_content_md5 = false\n\
                s3_storage_class = 'STANDARD_IA'\ns3_part_size = '16MiB'\ns3_concurrency = 4\n\
-               s3_sse_customer_key = 'a2V5'\ns3_sse_kms_key_id = 'alias/backup'\n";
+               s3_sse_customer_key = 'a2V5'\ns3_sse_kms_key_id = 'alias/backup'\n\
+               s3_skip_verify = true\n";
     let replica = only_replica(&format!("{ON_S3}{set}"));
     let Destination::S3(s3) = &replica.destination else {
         panic!("{replica:?}")
@@ -117,6 +118,19 @@ fn how_requests_to_s3_are_made_can_be_set() {
     assert_eq!(s3.storage_class.as_deref(), Some("STANDARD_IA"));
     assert_eq!((s3.part_size, s3.concurrency), (Some(16 << 20), Some(4)));
     assert_eq!(s3.sse_customer_key, Some(Secret::new("a2V5")));
+    assert_eq!(s3.skip_verify, Some(true));
+    let in_file = set.replace("_key = 'a2V5'", "_key_path = '/etc/key'");
+    let replica = only_replica(&format!("{ON_S3}{in_file}"));
+    let Destination::S3(s3) = &replica.destination else {
+        panic!("{replica:?}")
+    };
+    assert_eq!(s3.sse_customer_key, None);
+    assert_eq!(s3.sse_customer_key_path, Some("/etc/key".into()));
+    let both = format!("{ON_S3}{set}s3_sse_customer_key_path = '/etc/key'\n");
+    assert_mistake(
+        parse_toml(&both),
+        "line 25: replicas[0].s3_sse_customer_key_path: cannot be given together with `s3_sse_customer_key`",
+    );
     assert_eq!(s3.sse_kms_key_id.as_deref(), Some("alias/backup"));
     assert!(!format!("{replica:?}").contains("a2V5"));
 

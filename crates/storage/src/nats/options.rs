@@ -12,7 +12,8 @@ use zeroize::Zeroizing;
 
 use super::{NatsClient, bucket::Bucket, failure::Failure};
 use crate::{
-    Error, Secret, tls,
+    Error, Secret,
+    tls::{self, Certificates},
     url::{self, Hosted},
 };
 
@@ -122,7 +123,7 @@ impl NatsOptions {
             .name("evertide")
             .connection_timeout(CONNECT_TIMEOUT)
             .request_timeout(Some(REQUEST_TIMEOUT))
-            .tls_client_config(tls::config().map_err(Failure::request)?)
+            .tls_client_config(tls::config(Certificates::Checked).map_err(Failure::request)?)
             .require_tls(self.tls);
         let unreadable = |_| Failure::BadCredentials;
         if let (Some(jwt), Some(seed)) = (&self.jwt, &self.seed) {

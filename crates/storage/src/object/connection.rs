@@ -6,7 +6,7 @@ use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Oper
 use opendal_http_transport_reqwest::ReqwestTransport;
 use opendal_layer_retry::{RetryEvent, RetryLayer};
 
-use crate::web;
+use crate::{tls::Certificates, web};
 
 /// How often a request is tried again, at first after [`FIRST_PAUSE`], then after twice as long each
 /// time: for three seconds in all.
@@ -41,8 +41,13 @@ fn tried_again(event: RetryEvent<'_>) {
     );
 }
 
+/// Connections to servers that have to prove who they are.
 pub(super) fn transport() -> Result<HttpTransporter, Error> {
-    let client = web::client().map_err(|error| {
+    transport_to(Certificates::Checked)
+}
+
+pub(super) fn transport_to(certificates: Certificates) -> Result<HttpTransporter, Error> {
+    let client = web::client(certificates).map_err(|error| {
         Error::new(ErrorKind::ConfigInvalid, "cannot set up connections")
             .set_source(io::Error::other(error))
     })?;

@@ -21,7 +21,11 @@ use reqwest::{
 use tokio::time::{sleep, timeout};
 
 use super::listing::{self, Entry};
-use crate::{ByteStream, Secret, collect, tls, web};
+use crate::{
+    ByteStream, Secret, collect,
+    tls::{self, Certificates},
+    web,
+};
 
 /// Everything but slashes and what RFC 3986 never has escaped.
 const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
@@ -127,8 +131,8 @@ impl Share {
         user: Option<(String, Option<Secret>)>,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         Ok(Self {
-            http: web::client()?,
-            uploads: web::builder()?.build()?,
+            http: web::client(Certificates::Checked)?,
+            uploads: web::builder(Certificates::Checked)?.build()?,
             server: server.to_owned(),
             root: root.to_owned(),
             user,

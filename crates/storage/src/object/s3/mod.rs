@@ -1,12 +1,13 @@
 //! S3 and what speaks like it.
 
 mod credentials;
+mod customer_key;
 mod provider;
 mod signing;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
 
 use opendal::{ErrorKind, HttpTransporter, Operator, services};
 use reqsign_core::{Env, OsEnv, hash::base64_decode};
@@ -17,7 +18,7 @@ use self::{
     signing::{Payload, Region, Signing},
 };
 use super::{Dialect, ObjectClient, VersionBy, connection};
-use crate::{Error, Secret, url};
+use crate::{Disk, Error, Secret, tls::Certificates, url};
 
 /// Where the region matters to nobody, as with most servers that only speak like S3.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -72,8 +73,13 @@ pub struct S3Options {
     pub concurrency: Option<usize>,
     /// A key of 256 bits, in Base64, that the server encrypts with and forgets.
     pub sse_customer_key: Option<Secret>,
+    /// A file with such a key, read when the replica is opened.
+    pub sse_customer_key_path: Option<PathBuf>,
     /// The key of Amazon's key management that the server encrypts with: its identity, ARN or alias.
     pub sse_kms_key_id: Option<String>,
+    /// Whether whoever answers is taken for the server, whatever its certificate. Dangerous: whoever is on the way
+    /// can read, replace and delete what is stored. Not with Amazon. Without a choice: no.
+    pub skip_verify: Option<bool>,
 }
 
 impl S3Options {
@@ -95,7 +101,9 @@ impl S3Options {
             part_size: None,
             concurrency: None,
             sse_customer_key: None,
+            sse_customer_key_path: None,
             sse_kms_key_id: None,
+            skip_verify: None,
         }
     }
 
@@ -138,6 +146,10 @@ impl S3Options {
                 "partSize" | "part-size" => options.part_size = Some(number(key, &value)?),
                 "concurrency" => options.concurrency = Some(number(key, &value)?),
                 "sseKmsKeyId" | "sse-kms-key-id" => options.sse_kms_key_id = Some(value),
+                "sseCustomerKeyPath" | "sse-customer-key-path" => {
+                    options.sse_customer_key_path = Some(value.into());
+                }
+                "skipVerify" | "skip-verify" => options.skip_verify = Some(url::flag(key, &value)?),
                 _ => return Err(url::unknown(key, EXPECTED)),
             }
         }
@@ -204,26 +216,20 @@ impl S3Options {
         ) {
             return Err("nothing in this storage class can be read at once: use GLACIER_IR");
         }
-        let Some(key) = &self.sse_customer_key else {
-            return Ok(());
-        };
-        if self.sse_kms_key_id.is_some() {
-            return Err("a key of your own and one of the key management exclude each other");
+        customer_key::check(self, endpoint)?;
+        match (self.skip_verify, endpoint) {
+            (Some(true), None) => Err("skip_verify is for servers of your own: set an endpoint"),
+            _ => Ok(()),
         }
-        if !base64_decode(key.expose()).is_ok_and(|key| key.len() == 32) {
-            return Err("the key to encrypt with is not 32 bytes in Base64");
-        }
-        if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://") && !is_near(endpoint)) {
-            return Err("a key to encrypt with is sent with requests: the endpoint must be https");
-        }
-        Ok(())
     }
 
-    /// The store, with what `environment` says, through `plain`, which signs nothing.
+    /// The store, with what `environment` says, through `store`, which signs nothing. Credentials are asked for through
+    /// `plain`.
     fn operator(
         &self,
         environment: impl Env,
         plain: HttpTransporter,
+        store: HttpTransporter,
     ) -> Result<Operator, opendal::Error> {
         let (endpoint, provider) = self.server(&environment);
         let endpoint = endpoint.as_deref();
@@ -254,9 +260,9 @@ impl S3Options {
         if let Some(key) = key.and_then(|key| base64_decode(key.expose()).ok()) {
             builder = builder.server_side_encryption_with_customer_key("AES256", &key);
         }
-        let credentials = Credentials::new(self, environment, plain.clone(), &first);
+        let credentials = Credentials::new(self, environment, plain, &first);
         let signing = Signing {
-            transport: plain,
+            transport: store,
             credentials,
             region,
             payload: match self.sign_payload {
@@ -269,11 +275,27 @@ impl S3Options {
         connection::operator(builder, HttpTransporter::new(signing))
     }
 
-    pub(crate) fn connect(&self) -> Result<Arc<ObjectClient>, Error> {
-        let (_, provider) = self.server(&OsEnv);
-        let operator = connection::transport().and_then(|plain| self.operator(OsEnv, plain));
-        let mut client = ObjectClient::connect(self.to_string(), self.dialect(provider), operator)?;
-        client.secrets.extend(self.sse_customer_key.clone());
+    pub(crate) fn connect(&self, disk: &dyn Disk) -> Result<Arc<ObjectClient>, Error> {
+        let options = customer_key::read(self, disk)?;
+        let location = self.to_string();
+        let certificates = match options.skip_verify {
+            Some(true) => {
+                tracing::warn!(
+                    location,
+                    "certificates are not checked (`skip_verify`): whoever is on the way to this server can read, \
+                     replace and delete what is stored; use SSL_CERT_FILE instead"
+                );
+                Certificates::Believed
+            }
+            _ => Certificates::Checked,
+        };
+        let (_, provider) = options.server(&OsEnv);
+        let operator = connection::transport().and_then(|plain| {
+            let store = connection::transport_to(certificates)?;
+            options.operator(OsEnv, plain, store)
+        });
+        let mut client = ObjectClient::connect(location, options.dialect(provider), operator)?;
+        client.secrets.extend(options.sse_customer_key);
         Ok(Arc::new(client))
     }
 
@@ -323,16 +345,6 @@ fn number<T: FromStr>(key: &str, value: &str) -> Result<T, String> {
     parsed.map_err(|_| format!("`{key}` is no whole number that can be meant"))
 }
 
-/// Whether an endpoint is on this machine or in a private network.
-fn is_near(endpoint: &str) -> bool {
-    let host = provider::host(endpoint).0;
-    match host.trim_matches(['[', ']']).parse() {
-        Ok(IpAddr::V4(address)) => address.is_loopback() || address.is_private(),
-        Ok(IpAddr::V6(address)) => address.is_loopback() || address.is_unique_local(),
-        Err(_) => host == "localhost",
-    }
-}
-
 impl fmt::Display for S3Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "s3://{}", self.bucket)?;
@@ -346,6 +358,9 @@ impl fmt::Display for S3Options {
         let (sign, md5) = (flag(self.sign_payload), flag(self.content_md5));
         let part_size = self.part_size.map(|size| size.to_string());
         let concurrency = self.concurrency.map(|parts| parts.to_string());
+        let key_path = self.sse_customer_key_path.as_ref();
+        let key_path = key_path.map(|path| path.display().to_string());
+        let skip_verify = flag(self.skip_verify);
         let parameters = [
             ("endpoint", self.endpoint.as_deref()),
             ("region", self.region.as_deref()),
@@ -358,6 +373,8 @@ impl fmt::Display for S3Options {
             ("partSize", part_size.as_deref()),
             ("concurrency", concurrency.as_deref()),
             ("sseKmsKeyId", self.sse_kms_key_id.as_deref()),
+            ("sseCustomerKeyPath", key_path.as_deref()),
+            ("skipVerify", skip_verify.as_deref()),
         ];
         url::write_parameters(f, &parameters)
     }

@@ -72,7 +72,7 @@ impl Server {
     fn client(&self, options: &S3Options, environment: StaticEnv) -> ObjectClient {
         let (_, provider) = options.server(&environment);
         let transport = HttpTransporter::new(self.clone());
-        let operator = options.operator(environment, transport);
+        let operator = options.operator(environment, transport.clone(), transport);
         ObjectClient::connect(options.to_string(), options.dialect(provider), operator).unwrap()
     }
 

@@ -3,7 +3,7 @@
 use evertide_ltx::{Level, LtxName, Txid};
 
 use super::*;
-use crate::ReplicaClient;
+use crate::{OsDisk, ReplicaClient};
 
 const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 
@@ -288,6 +288,25 @@ async fn storage_class_and_keys_to_encrypt_with_are_sent_where_they_belong() {
         assert_eq!(header("key"), Some(KEY));
         assert_eq!(header("key-md5"), Some("hRasmdxgYDKV3nvbahU1MA=="));
     }
+    // The same key in a file.
+    let dir = evertide_testkit::memory_dir();
+    let path = dir.path().join("key");
+    std::fs::write(&path, format!("{KEY}\n")).unwrap();
+    ours.sse_customer_key = None;
+    ours.sse_customer_key_path = Some(path.clone());
+    let server = Server::default();
+    let read = customer_key::read(&ours, &OsDisk).unwrap();
+    let client = server.client(&read, nowhere(&[]));
+    put(&client, "x.ltx", b"content").await;
+    let header = "x-amz-server-side-encryption-customer-key";
+    assert_eq!(server.seen()[0].header(header), Some(KEY));
+    std::fs::write(&path, "c2hvcnQ=").unwrap();
+    let error = ours.connect(&OsDisk).unwrap_err();
+    let text = format!("{error} {error:?}");
+    assert!(
+        text.contains("32 bytes") && !text.contains("c2hvcnQ="),
+        "{text}"
+    );
     let mut managed = options(None);
     managed.sse_kms_key_id = Some("alias/backup".into());
     let server = Server::default();
@@ -320,7 +339,7 @@ async fn parts_have_the_size_that_is_set() {
 #[test]
 fn options_that_cannot_work_are_refused_with_the_reason() {
     type Change = fn(&mut S3Options);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 12] = [
         (
             |o| o.bucket = "b--use1-az4--x-s3".into(),
             "directory buckets",
@@ -350,11 +369,31 @@ fn options_that_cannot_work_are_refused_with_the_reason() {
             },
             "exclude each other",
         ),
+        (
+            |o| {
+                o.sse_customer_key = Some(Secret::new(KEY));
+                o.sse_customer_key_path = Some("/a/key".into());
+            },
+            "exclude each other",
+        ),
+        (
+            |o| o.sse_customer_key_path = Some("/not/there".into()),
+            "/not/there",
+        ),
+        (|o| o.skip_verify = Some(true), "set an endpoint"),
+        (
+            |o| {
+                o.sse_customer_key = Some(Secret::new(KEY));
+                o.endpoint = Some("https://minio.example.com:9000".into());
+                o.skip_verify = Some(true);
+            },
+            "leave skip_verify out",
+        ),
     ];
     for (change, expected) in cases {
         let mut options = options(None);
         change(&mut options);
-        let error = options.connect().unwrap_err();
+        let error = options.connect(&OsDisk).unwrap_err();
         let text = format!("{error} {error:?}");
         assert!(text.contains(expected), "{text}");
         assert!(!text.contains(KEY) && !text.contains("c2hvcnQ="), "{text}");
@@ -367,6 +406,7 @@ fn options_that_cannot_work_are_refused_with_the_reason() {
     ] {
         let mut options = options(Some(near));
         options.sse_customer_key = Some(Secret::new(KEY));
+        options.skip_verify = Some(true);
         assert_eq!(options.check(Some(near)), Ok(()), "{near}");
     }
 }
