@@ -100,6 +100,9 @@ mod tests {
         bucket.part_size = Some(7 << 20);
         bucket.concurrency = Some(1);
         bucket.skip_verify = Some(false);
+        let mut alibaba = OssOptions::new("backup", "").unwrap();
+        alibaba.part_size = Some(7 << 20);
+        alibaba.concurrency = Some(1);
         expected.replicas = vec![
             expected_replica(1, "local"),
             expected_replica(2, "second"),
@@ -121,10 +124,7 @@ mod tests {
                 "nats",
                 Destination::Nats(NatsOptions::new("backup", "backup", "").unwrap()),
             ),
-            ReplicaOptions::new(
-                "alibaba",
-                Destination::Oss(OssOptions::new("backup", "").unwrap()),
-            ),
+            ReplicaOptions::new("alibaba", Destination::Oss(alibaba)),
         ];
         assert_eq!(options, expected);
         // All of them were there to compare.

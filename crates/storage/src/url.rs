@@ -30,6 +30,13 @@ pub(crate) fn parameters(query: &str) -> impl Iterator<Item = Result<(&str, Stri
         .map(|(key, value)| Ok((key, decoded(value)?)))
 }
 
+/// A number of a parameter.
+#[cfg(any(feature = "s3", feature = "oss"))]
+pub(crate) fn number<T: std::str::FromStr>(key: &str, value: &str) -> Result<T, String> {
+    let parsed = value.parse();
+    parsed.map_err(|_| format!("`{key}` is no whole number that can be meant"))
+}
+
 /// A parameter that is `true` or `false`.
 pub(crate) fn flag(key: &str, value: &str) -> Result<bool, String> {
     let parsed = value.parse();

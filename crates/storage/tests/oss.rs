@@ -65,6 +65,78 @@ async fn the_time_of_a_long_file_is_stored_with_it() {
     );
 }
 
+#[tokio::test]
+async fn parts_have_the_size_that_is_set_and_several_are_sent_at_a_time() {
+    let server = OssServer::start();
+    let mut options = options(&server, "app");
+    (options.part_size, options.concurrency) = (Some(5 << 20), Some(3));
+    let client = connect(options);
+    let content: bytes::Bytes = (0..21 << 20).map(|n: u32| (n >> 8) as u8).collect();
+    let body = bytes_stream(content.clone());
+    let put = client.put(Level::L0, name(1), SystemTime::UNIX_EPOCH, body);
+    put.await.unwrap();
+    let asked = server.take_answered().join("\n");
+    assert_eq!(asked.matches("PUT partNumber 200").count(), 5, "{asked}");
+    let stored = client.get(Level::L0, name(1), None).await.unwrap();
+    let stored = evertide_storage::collect(stored, usize::MAX).await;
+    assert!(stored.unwrap() == content, "the parts are in another order");
+}
+
+#[tokio::test]
+async fn a_key_of_sts_is_taken_with_its_token_only_and_none_of_them_is_shown() {
+    const SECRET: &str = "planted-hunter2";
+    let server = OssServer::start();
+    let mut right = options(&server, "app");
+    right.access_key_id = Some(Secret::new(OssServer::TEMPORARY_ID));
+    right.access_key_secret = Some(Secret::new(OssServer::TEMPORARY_SECRET));
+    right.security_token = Some(Secret::new(OssServer::SECURITY_TOKEN));
+    let client = connect(right.clone());
+    let put = client.put(
+        Level::L0,
+        name(1),
+        SystemTime::UNIX_EPOCH,
+        bytes_stream("x".into()),
+    );
+    put.await.unwrap();
+    assert_eq!(client.list(Level::L0, None).await.unwrap().len(), 1);
+    client.delete(Level::L0, &[name(1)]).await.unwrap();
+    let mut without = right.clone();
+    without.security_token = None;
+    let mut wrong = right.clone();
+    wrong.security_token = Some(Secret::new(SECRET));
+    for (options, said) in [
+        (without, "InvalidAccessKeyId"),
+        (wrong, "InvalidSecurityToken"),
+    ] {
+        let client = connect(options.clone());
+        let error = client.list(Level::L0, None).await.unwrap_err();
+        let text = format!("{error} {error:?} {client:?} {options:?}");
+        assert!(text.contains(said), "{text}");
+        assert!(text.contains("check the access key"), "{text}");
+        assert!(
+            !text.contains(SECRET) && !text.contains(OssServer::TEMPORARY_SECRET),
+            "{text}"
+        );
+    }
+    for (change, said) in [
+        (
+            (|options: &mut OssOptions| options.access_key_id = None) as fn(&mut OssOptions),
+            "without its access key",
+        ),
+        (|options| options.part_size = Some(1 << 20), "5 MiB"),
+        (|options| options.concurrency = Some(0), "1 to 64"),
+    ] {
+        let mut options = right.clone();
+        change(&mut options);
+        let error = Destination::Oss(options)
+            .connect(Arc::new(OsDisk))
+            .unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(text.contains(said), "{text}");
+        assert!(!text.contains(OssServer::SECURITY_TOKEN), "{text}");
+    }
+}
+
 /// OSS gives 100 where nobody says how many.
 #[tokio::test]
 async fn a_listing_takes_a_request_for_a_thousand_files() {

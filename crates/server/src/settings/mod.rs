@@ -18,6 +18,7 @@ mod error;
 mod levels;
 mod litestream_keys;
 mod litestream_yaml;
+mod parts;
 mod replica;
 mod s3;
 mod section;

@@ -6,6 +6,7 @@ use evertide_storage::{Destination, Secret};
 
 use super::{
     error::{Mistake, Place},
+    parts,
     replica::{self, Seen},
     section::{Field, Report, Section},
     store::Language,
@@ -100,10 +101,6 @@ pub(super) const TOML_KEYS: [&str; 18] = [
     "s3_sse_kms_key_id",
     "s3_skip_verify",
 ];
-
-/// What S3 allows.
-const LEAST_PART: u64 = 5 << 20;
-const MOST_AT_A_TIME: u64 = 64;
 
 /// Whether a key of `litestream.yml` means something here.
 pub(super) fn reads(key: &str) -> bool {
@@ -205,12 +202,8 @@ impl Settings {
             Setting::SignPayload => self.sign_payload = field.boolean(report),
             Setting::SkipVerify => self.skip_verify = field.boolean(report),
             Setting::ContentMd5 => self.content_md5 = field.boolean(report),
-            // Litestream takes bytes as well.
-            Setting::PartSize => {
-                let bytes = field.whole().filter(|bytes| *bytes >= LEAST_PART);
-                self.part_size = bytes.or_else(|| section.size(report, key, LEAST_PART));
-            }
-            Setting::Concurrency => self.concurrency = parts_at_a_time(report, field),
+            Setting::PartSize => self.part_size = parts::size(report, section, key, field),
+            Setting::Concurrency => self.concurrency = parts::at_a_time(report, field),
         }
     }
 
@@ -243,17 +236,6 @@ impl Settings {
     fn added_to(self, _url: Destination) -> Option<Destination> {
         None
     }
-}
-
-fn parts_at_a_time(report: &mut Report, field: &Field<'_>) -> Option<usize> {
-    let parts = field
-        .whole()
-        .filter(|parts| (1..=MOST_AT_A_TIME).contains(parts));
-    if parts.is_none() {
-        let mistake = format!("is no whole number from 1 to {MOST_AT_A_TIME}");
-        report.add(&field.place, Mistake::BadDestination(mistake));
-    }
-    parts.and_then(|parts| parts.try_into().ok())
 }
 
 /// The bucket of a replica, where this build has a client for it.

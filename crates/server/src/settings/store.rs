@@ -4,6 +4,7 @@ use evertide_storage::{Destination, Error, Secret};
 
 use super::{
     error::{Mistake, Place},
+    parts,
     replica::{self, ReplicaType},
     section::{Report, Section, Text},
 };
@@ -45,6 +46,8 @@ pub(super) struct Store {
     others: &'static [(Setting, Key)],
     /// What is true or false there.
     flag: Key,
+    /// The size of parts of an upload, and how many are under way at a time.
+    parts: Option<[Key; 2]>,
     /// Those that are needed together: identity and key.
     pair: Option<[Key; 2]>,
     /// All keys of the TOML.
@@ -77,6 +80,11 @@ const OSS_KEY: [Key; 2] = [
     key("oss_access_key_secret", "secret-access-key"),
 ];
 
+const OSS_PARTS: [Key; 2] = [
+    key("oss_part_size", "part-size"),
+    key("oss_concurrency", "concurrency"),
+];
+
 /// Every store that is set in this way.
 pub(super) const STORES: [Store; 6] = [
     Store {
@@ -89,6 +97,7 @@ pub(super) const STORES: [Store; 6] = [
             (Setting::Endpoint, key("gs_endpoint", "")),
         ],
         flag: key("", ""),
+        parts: None,
         pair: None,
         toml_keys: &["gs_bucket", "gs_path", "gs_credentials", "gs_endpoint"],
     },
@@ -104,6 +113,7 @@ pub(super) const STORES: [Store; 6] = [
             (Setting::Endpoint, key("abs_endpoint", "endpoint")),
         ],
         flag: key("", ""),
+        parts: None,
         pair: None,
         toml_keys: &[
             "abs_container",
@@ -124,6 +134,7 @@ pub(super) const STORES: [Store; 6] = [
             (Setting::Password, key("webdav_password", "webdav-password")),
         ],
         flag: key("", ""),
+        parts: None,
         pair: None,
         toml_keys: &[
             "webdav_url",
@@ -147,6 +158,7 @@ pub(super) const STORES: [Store; 6] = [
             (Setting::KnownHosts, key("sftp_known_hosts", "")),
         ],
         flag: key("sftp_conditional_writes", "conditional-writes"),
+        parts: None,
         pair: None,
         toml_keys: &[
             "sftp_host",
@@ -180,6 +192,7 @@ pub(super) const STORES: [Store; 6] = [
             (Setting::Seed, key("nats_seed", "seed")),
         ],
         flag: key("nats_tls", "tls"),
+        parts: None,
         pair: None,
         toml_keys: &[
             "nats_host",
@@ -204,8 +217,10 @@ pub(super) const STORES: [Store; 6] = [
             (Setting::Endpoint, key("oss_endpoint", "endpoint")),
             (Setting::KeyId, OSS_KEY[0]),
             (Setting::Key, OSS_KEY[1]),
+            (Setting::Token, key("oss_security_token", "")),
         ],
         flag: key("oss_conditional_writes", ""),
+        parts: Some(OSS_PARTS),
         pair: Some(OSS_KEY),
         toml_keys: &[
             "oss_bucket",
@@ -214,6 +229,9 @@ pub(super) const STORES: [Store; 6] = [
             "oss_endpoint",
             "oss_access_key_id",
             "oss_access_key_secret",
+            "oss_security_token",
+            "oss_part_size",
+            "oss_concurrency",
             "oss_conditional_writes",
         ],
     },
@@ -232,6 +250,7 @@ impl Store {
         [&self.name, &self.path, &self.flag]
             .into_iter()
             .chain(others)
+            .chain(self.parts.iter().flatten())
             .any(|known| known.litestream == key)
     }
 
@@ -252,13 +271,32 @@ impl Store {
         }
         let flag = section.get(self.flag.of(language));
         let flag = flag.and_then(|field| field.boolean(report));
+        let parts = self.parts(report, section, language);
         self.check_pair(report, section, language);
         let host = given
             .iter()
             .find(|(setting, _)| *setting == Setting::Endpoint);
         let host = host.map(|(_, text)| text.value);
         let (destination, place) = self.place(report, section, language, host)?;
-        Some((completed(destination, &given, flag), place))
+        Some((completed(destination, &given, flag, parts), place))
+    }
+
+    /// How uploads are made in parts: of which size, and how many at a time.
+    fn parts(
+        &self,
+        report: &mut Report,
+        section: &Section<'_>,
+        language: Language,
+    ) -> (Option<u64>, Option<usize>) {
+        let Some(keys) = self.parts else {
+            return (None, None);
+        };
+        let [size, at_a_time] = keys.map(|key| key.of(language));
+        let field = |key| section.get(key).filter(|field| !field.is_empty());
+        (
+            field(size).and_then(|field| parts::size(report, section, size, &field)),
+            field(at_a_time).and_then(|field| parts::at_a_time(report, &field)),
+        )
     }
 
     /// Reports an identity without its key, and the other way round.
@@ -376,6 +414,7 @@ fn completed(
     mut destination: Destination,
     given: &[(Setting, Text<'_>)],
     flag: Option<bool>,
+    (part_size, concurrency): (Option<u64>, Option<usize>),
 ) -> Destination {
     let text = |wanted: Setting| {
         let mut given = given.iter();
@@ -430,6 +469,9 @@ fn completed(
             options.endpoint = text(Setting::Endpoint).or(options.endpoint.take());
             options.access_key_id = secret(Setting::KeyId);
             options.access_key_secret = secret(Setting::Key);
+            options.security_token = secret(Setting::Token);
+            options.part_size = part_size.or(options.part_size);
+            options.concurrency = concurrency.or(options.concurrency);
             options.conditional_writes &= flag.unwrap_or(true);
         }
         _ => {}

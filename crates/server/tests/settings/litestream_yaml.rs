@@ -276,7 +276,7 @@ dbs:
   - path: /a
     replicas:
       - {type: oss, bucket: here, path: app/db, region: eu-central-1, endpoint: host,
-         access-key-id: own, secret-access-key: key}
+         access-key-id: own, secret-access-key: key, part-size: 6MiB, concurrency: 2}
       - {url: 'oss://there.oss-eu-west-1.aliyuncs.com/app'}
       - {url: 'oss://near.oss-eu-west-1-internal.aliyuncs.com/app', region: eu-west-2}
 ";
@@ -289,6 +289,8 @@ dbs:
     };
     let mut here = bucket("here", "app/db", "eu-central-1", ["own", "key"]);
     here.endpoint = Some("host".into());
+    here.part_size = Some(6 << 20);
+    here.concurrency = Some(2);
     let there = bucket("there", "app", "eu-west-1", ["id", "secret"]);
     let mut near = bucket("near", "app", "eu-west-2", ["id", "secret"]);
     near.endpoint = Some("oss-eu-west-1-internal.aliyuncs.com".into());
@@ -298,7 +300,11 @@ dbs:
     }
     for (wrong, said) in [
         ("url: 'oss://one', bucket: other", "url"),
-        ("bucket: b, part-size: 5MB", "a setting of Litestream"),
+        ("bucket: b, part-size: 5MB", "is no size of 5242880 bytes"),
+        (
+            "bucket: b, concurrency: 0",
+            "is no whole number from 1 to 64",
+        ),
         ("bucket: b, access-key-id: id", "both keys are needed"),
     ] {
         let text = format!("dbs: [{{path: /a, replica: {{type: oss, {wrong}}}}}]");

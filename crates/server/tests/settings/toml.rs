@@ -249,7 +249,8 @@ fn a_replica_on_a_server_with_ssh_is_read_with_all_its_settings() {
 fn a_replica_in_alibabas_oss_is_read_with_all_its_settings() {
     let text = "[[replicas]]\nname = 'it'\ntype = 'oss'\noss_bucket = 'backup'\noss_path = '/app/db/'\n\
                 oss_region = 'eu-central-1'\noss_endpoint = 'host:8080'\noss_access_key_id = 'id'\n\
-                oss_access_key_secret = 'secret'\noss_conditional_writes = false\n";
+                oss_access_key_secret = 'secret'\noss_conditional_writes = false\n\
+                oss_security_token = 'token'\noss_part_size = '16MiB'\noss_concurrency = 3\n";
     let options = parse_toml(text).unwrap();
     let mut bucket = OssOptions::new("backup", "app/db").unwrap();
     bucket.region = Some("eu-central-1".into());
@@ -257,6 +258,9 @@ fn a_replica_in_alibabas_oss_is_read_with_all_its_settings() {
     bucket.access_key_id = Some(Secret::new("id"));
     bucket.access_key_secret = Some(Secret::new("secret"));
     bucket.conditional_writes = false;
+    bucket.security_token = Some(Secret::new("token"));
+    bucket.part_size = Some(16 << 20);
+    bucket.concurrency = Some(3);
     assert_eq!(options.replicas[0].destination, Destination::Oss(bucket));
     for (wrong, said) in [
         (
@@ -271,6 +275,11 @@ fn a_replica_in_alibabas_oss_is_read_with_all_its_settings() {
         (
             text.replace("'secret'", "''"),
             "oss_access_key_secret: is missing: both",
+        ),
+        (text.replace("16MiB", "1MiB"), "oss_part_size"),
+        (
+            text.replace("oss_concurrency = 3", "oss_concurrency = 65"),
+            "oss_concurrency: is no whole number from 1 to 64",
         ),
     ] {
         let mistakes = mistakes(parse_toml(&wrong));

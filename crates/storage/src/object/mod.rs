@@ -8,6 +8,8 @@ mod gcs;
 mod once;
 #[cfg(feature = "oss")]
 mod oss;
+#[cfg(any(feature = "s3", feature = "oss"))]
+mod parts;
 mod put;
 #[cfg(feature = "s3")]
 mod s3;

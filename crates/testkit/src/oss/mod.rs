@@ -59,6 +59,12 @@ impl OssServer {
     pub const KEY_ID: &'static str = "LTAIEXAMPLE12345";
     /// And the key.
     pub const KEY_SECRET: &'static str = "SECRETSECRETSECRET";
+    /// The identity of an access key that is taken with a security token only.
+    pub const TEMPORARY_ID: &'static str = "STS.EXAMPLE12345";
+    /// And the key.
+    pub const TEMPORARY_SECRET: &'static str = "TEMPORARYTEMPORARY";
+    /// And the token.
+    pub const SECURITY_TOKEN: &'static str = "TOKENTOKENTOKENTOKEN";
 
     /// Starts a server on a free port.
     ///

@@ -19,11 +19,20 @@ pub(super) fn check(asked: &Asked) -> Result<(), (&'static str, &'static str)> {
         return Err(("AccessDenied", "Anonymous access is forbidden."));
     };
     let said = said(authorization).ok_or(("InvalidArgument", "Invalid Authorization."))?;
-    if said.key_id != OssServer::KEY_ID {
-        let message = "The OSS Access Key Id you provided does not exist in our records.";
-        return Err(("InvalidAccessKeyId", message));
-    }
-    match signature(asked, &said).as_deref() == Some(said.signature) {
+    let token = asked.header("x-oss-security-token");
+    let secret = match (said.key_id, token) {
+        (OssServer::KEY_ID, None) => OssServer::KEY_SECRET,
+        (OssServer::TEMPORARY_ID, Some(OssServer::SECURITY_TOKEN)) => OssServer::TEMPORARY_SECRET,
+        (OssServer::TEMPORARY_ID, Some(_)) => {
+            let message = "The security token you provided is invalid.";
+            return Err(("InvalidSecurityToken", message));
+        }
+        _ => {
+            let message = "The OSS Access Key Id you provided does not exist in our records.";
+            return Err(("InvalidAccessKeyId", message));
+        }
+    };
+    match signature(asked, &said, secret).as_deref() == Some(said.signature) {
         true => Ok(()),
         false => Err((
             "SignatureDoesNotMatch",
@@ -59,7 +68,7 @@ fn said(authorization: &str) -> Option<Said<'_>> {
     })
 }
 
-fn signature(asked: &Asked, said: &Said<'_>) -> Option<String> {
+fn signature(asked: &Asked, said: &Said<'_>, secret: &str) -> Option<String> {
     let time = asked.header("x-oss-date")?;
     let day = time.split('T').next()?;
     let end = format!("{day}/{}/oss/aliyun_v4_request", OssServer::REGION);
@@ -75,7 +84,7 @@ fn signature(asked: &Asked, said: &Said<'_>) -> Option<String> {
         said.scope,
         hex(request.as_ref())
     );
-    let mut key = format!("aliyun_v4{}", OssServer::KEY_SECRET).into_bytes();
+    let mut key = format!("aliyun_v4{secret}").into_bytes();
     for part in said.scope.split('/') {
         key = signed(&key, part);
     }

@@ -4,10 +4,10 @@ mod signed;
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use opendal::{HttpTransporter, OperationContext, Operator, services};
+use opendal::{ErrorKind, HttpTransporter, OperationContext, Operator, services};
 
 use self::signed::Signed;
-use super::{Deletion, Dialect, ObjectClient, VersionBy, connection};
+use super::{Deletion, Dialect, ObjectClient, VersionBy, connection, parts};
 use crate::{Error, Secret, url};
 
 /// Litestream's, where the settings have none.
@@ -17,9 +17,6 @@ const DOMAIN: &str = ".aliyuncs.com";
 const INTERNAL: &str = "-internal";
 /// Objects in a page of a listing, and deleted at once: the most that OSS takes. It lists 100 where nobody says.
 const PAGE: usize = 1_000;
-/// Bytes in a part of an upload; what is smaller goes in one request. With the largest number of parts that
-/// OSS allows, 10,000, an object has 68 GiB.
-const PART: usize = 7 << 20;
 const TIMESTAMP: &str = "litestream-timestamp";
 const EXPECTED: &str = "`oss://bucket/path?region=name`";
 
@@ -44,6 +41,13 @@ pub struct OssOptions {
     pub access_key_id: Option<Secret>,
     /// The access key.
     pub access_key_secret: Option<Secret>,
+    /// What an access key that is good for a while only, of Alibaba's STS, has to be sent with. Nothing renews it: what is
+    /// found without a key is renewed.
+    pub security_token: Option<Secret>,
+    /// Bytes in a part of an upload, from 5 MiB to 5 GiB; what is smaller goes in one request. Without a choice: 7 MiB.
+    pub part_size: Option<u64>,
+    /// Parts of one upload under way at a time, each in memory. Without a choice: one.
+    pub concurrency: Option<usize>,
     /// Whether objects are created on condition that they do not exist (`x-oss-forbid-overwrite`), which keeps
     /// a second writer from destroying the history of the first. Yes, unless the bucket has versions, where
     /// OSS ignores that.
@@ -78,6 +82,9 @@ impl OssOptions {
             endpoint: None,
             access_key_id: None,
             access_key_secret: None,
+            security_token: None,
+            part_size: None,
+            concurrency: None,
             conditional_writes: true,
         })
     }
@@ -110,6 +117,8 @@ impl OssOptions {
                 "region" => options.region = value_of(value).or(options.region),
                 "endpoint" => options.endpoint = value_of(value).or(options.endpoint),
                 "conditionalWrites" => options.conditional_writes = url::flag(key, &value)?,
+                "partSize" | "part-size" => options.part_size = Some(url::number(key, &value)?),
+                "concurrency" => options.concurrency = Some(url::number(key, &value)?),
                 _ => return Err(url::unknown(key, EXPECTED)),
             }
         }
@@ -149,6 +158,14 @@ impl OssOptions {
         connection::operator(builder, HttpTransporter::new(signed.clone()))
     }
 
+    /// What of these options cannot work.
+    fn check(&self) -> Result<(), &'static str> {
+        if self.security_token.is_some() && self.access_key_id.is_none() {
+            return Err("a security token is of no use without its access key");
+        }
+        parts::check(self.part_size, self.concurrency)
+    }
+
     pub(crate) fn connect(&self) -> Result<Arc<ObjectClient>, Error> {
         let dialect = Dialect {
             level: |level| format!("{:04x}/", level.get()),
@@ -160,15 +177,14 @@ impl OssOptions {
             missing_bucket: "NoSuchBucket",
             deletion: Deletion::InBatches(PAGE),
             page: Some(PAGE),
-            part: Some(PART),
-            parts_at_a_time: 1,
+            part: Some(self.part_size.unwrap_or(parts::SIZE) as usize),
+            parts_at_a_time: self.concurrency.unwrap_or(1),
         };
-        let key = self
-            .access_key_id
-            .as_ref()
-            .zip(self.access_key_secret.as_ref());
-        let signed = connection::transport()
-            .map(|transport| Signed::new(transport, &self.bucket, self.region(), key));
+        let signed = self
+            .check()
+            .map_err(|wrong| opendal::Error::new(ErrorKind::ConfigInvalid, wrong))
+            .and_then(|()| connection::transport())
+            .map(|transport| Signed::new(transport, self));
         let connected = signed.and_then(|signed| Ok((self.operator(&signed)?, signed)));
         let (operator, signed) = match connected {
             Ok((operator, signed)) => (Ok(operator), Some(signed)),
@@ -183,11 +199,12 @@ impl OssOptions {
                 operator.clone().with_context(context)
             }) as _
         });
-        client.secrets = [&self.access_key_id, &self.access_key_secret]
-            .into_iter()
-            .flatten()
-            .cloned()
-            .collect();
+        let secrets = [
+            &self.access_key_id,
+            &self.access_key_secret,
+            &self.security_token,
+        ];
+        client.secrets = secrets.into_iter().flatten().cloned().collect();
         Ok(Arc::new(client))
     }
 }
@@ -221,10 +238,14 @@ impl fmt::Display for OssOptions {
             url::write_path(f, &self.path)?;
         }
         let conditional = (!self.conditional_writes).then_some("false");
+        let part_size = self.part_size.map(|size| size.to_string());
+        let concurrency = self.concurrency.map(|parts| parts.to_string());
         let parameters = [
             ("region", self.region.as_deref()),
             ("endpoint", self.endpoint.as_deref()),
             ("conditionalWrites", conditional),
+            ("partSize", part_size.as_deref()),
+            ("concurrency", concurrency.as_deref()),
         ];
         url::write_parameters(f, &parameters)
     }

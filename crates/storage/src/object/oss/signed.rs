@@ -8,7 +8,7 @@ use reqsign_aliyun_oss::{
 use reqsign_core::{Context, OsEnv, ProvideCredentialChain, Signer};
 use reqsign_file_read_tokio::TokioFileRead;
 
-use crate::Secret;
+use super::OssOptions;
 
 /// What OSS knows as user metadata.
 const METADATA: &str = "x-oss-meta-";
@@ -24,31 +24,30 @@ pub(super) struct Signed {
 }
 
 impl Signed {
-    /// With this access key, or what is found.
-    pub(super) fn new(
-        transport: HttpTransporter,
-        bucket: &str,
-        region: &str,
-        key: Option<(&Secret, &Secret)>,
-    ) -> Self {
+    /// With the access key of these options, or what is found.
+    pub(super) fn new(transport: HttpTransporter, options: &OssOptions) -> Self {
         let context = Context::new()
             .with_file_read(TokioFileRead)
             .with_env(OsEnv)
             .with_http_send(transport.clone());
         let chain = ProvideCredentialChain::new();
-        let provider = match key {
-            Some((id, secret)) => {
-                chain.push(StaticCredentialProvider::new(id.expose(), secret.expose()))
+        let provider = match (&options.access_key_id, &options.access_key_secret) {
+            (Some(id), Some(secret)) => {
+                let key = StaticCredentialProvider::new(id.expose(), secret.expose());
+                match &options.security_token {
+                    Some(token) => chain.push(key.with_security_token(token.expose())),
+                    None => chain.push(key),
+                }
             }
-            None => chain.push(DefaultCredentialProvider::new()),
+            _ => chain.push(DefaultCredentialProvider::new()),
         };
-        let signer = RequestSigner::new(bucket)
-            .with_region(region)
+        let signer = RequestSigner::new(&options.bucket)
+            .with_region(options.region())
             .with_signing_version(SigningVersion::V4);
         Self {
             transport,
             signer: Signer::new(context, provider, signer),
-            bucket: bucket.to_owned(),
+            bucket: options.bucket.clone(),
             timestamp: None,
         }
     }

@@ -7,7 +7,7 @@ mod signing;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, path::PathBuf, str::FromStr, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use opendal::{ErrorKind, HttpTransporter, Operator, services};
 use reqsign_core::{Env, OsEnv, hash::base64_decode};
@@ -17,18 +17,11 @@ use self::{
     provider::Provider,
     signing::{Payload, Region, Signing},
 };
-use super::{Dialect, ObjectClient, VersionBy, connection};
+use super::{Dialect, ObjectClient, VersionBy, connection, parts};
 use crate::{Disk, Error, Secret, tls::Certificates, url};
 
 /// Where the region matters to nobody, as with most servers that only speak like S3.
 const DEFAULT_REGION: &str = "us-east-1";
-
-/// Bytes in a part of an upload; what is smaller goes in one request. With the largest number of
-/// parts that S3 allows, 10,000, an object has 68 GiB.
-const PART: u64 = 7 << 20;
-/// What S3 allows.
-const PART_SIZES: std::ops::RangeInclusive<u64> = (5 << 20)..=(5 << 30);
-const MOST_AT_A_TIME: usize = 64;
 
 /// A replica in a bucket.
 ///
@@ -143,8 +136,8 @@ impl S3Options {
                     options.content_md5 = Some(url::flag(key, &value)?);
                 }
                 "storageClass" | "storage-class" => options.storage_class = Some(value),
-                "partSize" | "part-size" => options.part_size = Some(number(key, &value)?),
-                "concurrency" => options.concurrency = Some(number(key, &value)?),
+                "partSize" | "part-size" => options.part_size = Some(url::number(key, &value)?),
+                "concurrency" => options.concurrency = Some(url::number(key, &value)?),
                 "sseKmsKeyId" | "sse-kms-key-id" => options.sse_kms_key_id = Some(value),
                 "sseCustomerKeyPath" | "sse-customer-key-path" => {
                     options.sse_customer_key_path = Some(value.into());
@@ -198,18 +191,7 @@ impl S3Options {
         if self.bucket.ends_with("--x-s3") {
             return Err("directory buckets are listed in no order: use one for general purposes");
         }
-        if self
-            .part_size
-            .is_some_and(|size| !PART_SIZES.contains(&size))
-        {
-            return Err("the size of parts is not from 5 MiB to 5 GiB");
-        }
-        if self
-            .concurrency
-            .is_some_and(|parts| !(1..=MOST_AT_A_TIME).contains(&parts))
-        {
-            return Err("the parts at a time are not from 1 to 64");
-        }
+        parts::check(self.part_size, self.concurrency)?;
         if matches!(
             self.storage_class.as_deref(),
             Some("GLACIER" | "DEEP_ARCHIVE")
@@ -312,7 +294,7 @@ impl S3Options {
             missing_bucket: "NoSuchBucket",
             deletion: provider.deletion,
             page: None,
-            part: Some(self.part_size.unwrap_or(PART) as usize),
+            part: Some(self.part_size.unwrap_or(parts::SIZE) as usize),
             parts_at_a_time: self.concurrency.unwrap_or(1),
         }
     }
@@ -337,12 +319,6 @@ impl S3Options {
         let region = region.first();
         format!("{name}: region {region}{unless}, bucket in the {place}")
     }
-}
-
-/// A number of a parameter.
-fn number<T: FromStr>(key: &str, value: &str) -> Result<T, String> {
-    let parsed = value.parse();
-    parsed.map_err(|_| format!("`{key}` is no whole number that can be meant"))
 }
 
 impl fmt::Display for S3Options {
