@@ -11,10 +11,11 @@ use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
     AzureOptions, Destination, Error, GcsOptions, OsDisk, OssOptions, Precondition, ReplicaClient,
-    S3Options, Secret, SmallKey, bytes_stream, collect,
+    S3Options, Secret, SmallKey, WebdavOptions, bytes_stream, collect,
 };
 use evertide_testkit::{
-    AzureServer, Fault, FaultProxy, GcsServer, OssServer, S3Kind, S3Server, Weather,
+    AzureServer, Fault, FaultProxy, GcsServer, OssServer, S3Kind, S3Server, Weather, WebdavKind,
+    WebdavServer,
 };
 use futures_util::future::join_all;
 
@@ -27,8 +28,19 @@ const DEADLINE: Duration = Duration::from_secs(120);
 struct Scene {
     client: Arc<dyn ReplicaClient>,
     proxy: FaultProxy,
+    /// How it stores an object.
+    storing: Storing,
     /// Stops the server when dropped, after the proxy.
     _server: Arc<dyn std::any::Any>,
+}
+
+/// In how many steps a store has an object.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Storing {
+    /// With the first request.
+    AtOnce,
+    /// There is a folder to be made before, and a name to be given at the end.
+    InSteps,
 }
 
 fn address(endpoint: &str) -> SocketAddr {
@@ -54,6 +66,7 @@ fn scene(destination: Destination, proxy: FaultProxy, server: Arc<dyn std::any::
     Scene {
         client: destination.connect(Arc::new(OsDisk)).unwrap(),
         proxy,
+        storing: Storing::AtOnce,
         _server: server,
     }
 }
@@ -97,6 +110,19 @@ fn oss() -> Scene {
     options.access_key_secret = Some(Secret::new(OssServer::KEY_SECRET));
     options.endpoint = Some(endpoint);
     scene(Destination::Oss(options), proxy, Arc::new(server))
+}
+
+fn webdav(kind: WebdavKind) -> Scene {
+    let server = WebdavServer::shared(kind);
+    let (proxy, url) = between(&server.url());
+    let mut options = WebdavOptions::new(&url, &folder()).unwrap();
+    options.username = Some(WebdavServer::USER.to_owned());
+    options.password = Some(Secret::new(WebdavServer::PASSWORD));
+    let scene = scene(Destination::Webdav(options), proxy, server);
+    Scene {
+        storing: Storing::InSteps,
+        ..scene
+    }
 }
 
 fn content(fault: Fault) -> Bytes {
@@ -176,7 +202,8 @@ impl Scene {
     /// What fails for good ends with an error, and leaves a whole object or none.
     async fn gives_up(self, fault: Fault) {
         let expected = content(fault);
-        let may_be_done = matches!(fault, Fault::AnswerLost | Fault::AnswerCut);
+        let is_heard = matches!(fault, Fault::AnswerLost | Fault::AnswerCut);
+        let may_be_done = is_heard && self.storing == Storing::AtOnce;
         self.proxy.set_weather(Weather::Only(fault));
         let put = self.put(&expected).await;
         self.client.list(L0, None).await.expect_err("a listing");
@@ -230,4 +257,58 @@ each_store! {
     google = gcs();
     azurite = azure();
     alibaba = oss();
+    rclone_share = webdav(WebdavKind::Rclone);
+    wsgidav = webdav(WebdavKind::Wsgidav);
+}
+
+/// Folders are made, a file is sent under another name and gets its own: each of these requests may be the one that
+/// fails.
+async fn an_upload_comes_about_whichever_request_fails(kind: WebdavKind, fault: Fault) {
+    for before in 0.. {
+        let scene = webdav(kind);
+        let expected = content(fault);
+        scene.proxy.set_weather(Weather::After(before, fault));
+        let put = scene.put(&expected).await;
+        let struck = scene.proxy.faults().contains_key(&fault);
+        scene.proxy.set_weather(Weather::Fair);
+        put.unwrap_or_else(|error| panic!("{kind:?}, {fault:?} after {before}: {error}"));
+        assert!(
+            scene.get().await.unwrap() == expected,
+            "{fault:?} after {before}"
+        );
+        let listed = scene.client.list(L0, None).await.unwrap();
+        assert_eq!(listed.len(), 1, "{fault:?} after {before}");
+        if !struck {
+            assert!(before > 3, "{kind:?}: {before} requests only");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_to_a_share_comes_about_whichever_of_its_requests_fails() {
+    for kind in [WebdavKind::Rclone, WebdavKind::Wsgidav] {
+        for_each(those_that_end_requests(), |fault| {
+            an_upload_comes_about_whichever_request_fails(kind, fault)
+        })
+        .await;
+    }
+}
+
+/// A replica that cannot be reached is not an empty one.
+#[tokio::test]
+async fn a_share_whose_server_is_gone_is_an_error() {
+    let mut scene = webdav(WebdavKind::Rclone);
+    scene.put(&content(Fault::Slow)).await.unwrap();
+    let (nobody, _) = between("http://127.0.0.1:1");
+    // The port of the proxy closes with it.
+    drop(std::mem::replace(&mut scene.proxy, nobody));
+    let listed = scene.client.list(L0, None).await;
+    let read = scene.get().await.map(|_| Vec::new());
+    let stored = scene.put(&content(Fault::Slow)).await.map(|()| Vec::new());
+    let deleted = scene.client.delete(L0, &[NAME]).await.map(|()| Vec::new());
+    for done in [listed, read, stored, deleted] {
+        let error = done.unwrap_err();
+        assert!(matches!(error, Error::Store { .. }), "{error:?}");
+    }
 }

@@ -35,7 +35,7 @@ pub use self::options::WebdavOptions;
 use self::share::{Failure, Share};
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Version, bytes_stream, collect,
+    Version, bytes_stream,
     layout::{Token, is_leftover, ltx_key, small_key},
     stream::{exactly, head},
     times,
@@ -209,22 +209,16 @@ impl WebdavClient {
     /// The content of a small object, and what the server tells it from others by.
     async fn read_small(&self, key: &str) -> Result<Option<(Bytes, Option<String>)>, Error> {
         let failed = self.failed("read", key);
-        let answer = match self.share.get(key, None).await {
-            Ok(answer) => answer,
+        let read = self.share.get_whole(key, LONGEST_SMALL_OBJECT).await;
+        let (headers, content) = match read {
+            Ok(read) => read,
             Err(Failure::Answer(StatusCode::NOT_FOUND)) => return Ok(None),
             Err(failure) => return Err(failed(failure)),
         };
-        let etag = answer.headers().get(header::ETAG);
+        let etag = headers.get(header::ETAG);
         let etag = etag.and_then(|etag| etag.to_str().ok());
         // A weak one is not heeded in a condition.
         let etag = etag.filter(|etag| etag.starts_with('"')).map(str::to_owned);
-        let size = share::number(answer.headers(), header::CONTENT_LENGTH);
-        let body = match size {
-            Some(size) => exactly(size, share::content(answer)),
-            None => share::content(answer),
-        };
-        let content = collect(body, LONGEST_SMALL_OBJECT).await;
-        let content = content.map_err(|error| failed(Failure::Connection(error.to_string())))?;
         Ok(Some((content, etag)))
     }
 

@@ -23,6 +23,7 @@ use tokio::time::{sleep, timeout};
 use super::listing::{self, Entry};
 use crate::{
     ByteStream, Secret, collect,
+    stream::exactly,
     tls::{self, Certificates},
     web,
 };
@@ -182,6 +183,28 @@ impl Share {
         succeeded(self.send(request).await?)
     }
 
+    /// As [`Share::succeed`], with the content of the answer, for which it is sent again where that breaks off.
+    async fn whole(
+        &self,
+        request: impl Fn() -> RequestBuilder,
+        longest: usize,
+    ) -> Result<(HeaderMap, Bytes), Failure> {
+        let mut pause = FIRST_PAUSE;
+        for _ in 1..TRIES {
+            let (headers, body) = sized(self.succeed(&request).await?);
+            match collect(body, longest).await {
+                Ok(content) => return Ok((headers, content)),
+                Err(_) => sleep(pause.mul_f64(0.5 + fastrand::f64())).await,
+            }
+            pause *= 2;
+        }
+        let (headers, body) = sized(self.succeed(&request).await?);
+        match collect(body, longest).await {
+            Ok(content) => Ok((headers, content)),
+            Err(error) => Err(Failure::Connection(error.to_string())),
+        }
+    }
+
     /// What is in a folder, `None` where there is none.
     pub(super) async fn list(&self, folder: &str) -> Result<Option<Vec<Entry>>, Failure> {
         let request = || {
@@ -190,14 +213,12 @@ impl Share {
                 .header(header::CONTENT_TYPE, "application/xml; charset=utf-8")
                 .body(listing::REQUEST)
         };
-        let answer = match self.succeed(request).await {
-            Ok(answer) => answer,
+        let xml = match self.whole(request, LONGEST_LISTING).await {
+            Ok((_, xml)) => xml,
             Err(Failure::Answer(StatusCode::NOT_FOUND)) => return Ok(None),
             Err(failure) => return Err(failure),
         };
         let nonsense = |error: &dyn std::fmt::Display| Failure::Nonsense(error.to_string());
-        let xml = collect(content(answer), LONGEST_LISTING).await;
-        let xml = xml.map_err(|error| nonsense(&error))?;
         let xml = std::str::from_utf8(&xml).map_err(|error| nonsense(&error))?;
         Ok(Some(listing::read(xml).map_err(|error| nonsense(&error))?))
     }
@@ -231,6 +252,16 @@ impl Share {
             }
         })
         .await
+    }
+
+    /// Headers and content of a file that is not longer than that.
+    pub(super) async fn get_whole(
+        &self,
+        path: &str,
+        longest: usize,
+    ) -> Result<(HeaderMap, Bytes), Failure> {
+        self.whole(|| self.request(&self.http, "GET", path), longest)
+            .await
     }
 
     /// Stores a file, in place of what is there. With a version in `only_over`, only of that.
@@ -341,6 +372,16 @@ impl Share {
 fn parent(folder: &str) -> Option<&str> {
     let end = folder.trim_end_matches('/').rfind('/')?;
     folder.get(..=end)
+}
+
+/// The headers of an answer, and its content, which ends with an error where it is shorter than they say.
+fn sized(answer: Response) -> (HeaderMap, ByteStream) {
+    let headers = answer.headers().clone();
+    let body = content(answer);
+    match number(&headers, header::CONTENT_LENGTH) {
+        Some(size) => (headers, exactly(size, body)),
+        None => (headers, body),
+    }
 }
 
 /// The content of an answer.

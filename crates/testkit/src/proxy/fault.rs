@@ -49,6 +49,8 @@ pub enum Weather {
     Only(Fault),
     /// This fault, to so many requests, and then nothing.
     Next(Fault, u32),
+    /// Nothing to so many requests, then this fault to one, and then nothing.
+    After(u32, Fault),
 }
 
 impl Weather {
@@ -60,6 +62,15 @@ impl Weather {
             Self::Next(fault, left) => {
                 *left -= 1;
                 Some(*fault)
+            }
+            Self::After(0, fault) => {
+                let fault = *fault;
+                *self = Self::Fair;
+                Some(fault)
+            }
+            Self::After(left, _) => {
+                *left -= 1;
+                None
             }
             Self::Mixed(percent) if random.u8(0..100) < *percent => random.choice(Fault::ALL),
             Self::Mixed(_) => None,
