@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use evertide_testkit::{
-    cache_dir, install_age, install_azurite, install_fake_gcs, install_litestream,
-    install_litestream_v3, install_ministack, install_nats, install_openssh, install_rclone,
-    install_wsgidav,
+    cache_dir, install_age, install_azurite, install_fake_gcs, install_faketime,
+    install_litestream, install_litestream_v3, install_ministack, install_nats, install_openssh,
+    install_rclone, install_wsgidav,
 };
 
 use crate::cargo::command;
@@ -28,6 +28,7 @@ pub(crate) fn install() -> Result<Tally> {
         install_azurite().map_err(Into::into),
         install_wsgidav().map_err(Into::into),
         install_openssh().map_err(Into::into),
+        install_faketime().map_err(Into::into),
         install_nats().map_err(Into::into),
         cargo_deny(),
     ];

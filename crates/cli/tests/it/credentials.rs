@@ -2,7 +2,9 @@
 
 use std::{fs, process::Command};
 
-use evertide_testkit::{Authority, ChildProcess, S3Kind, S3Server, wait_until};
+use evertide_testkit::{
+    Authority, ChildProcess, S3Kind, S3Server, StsServer, wait_until, with_clock,
+};
 
 use super::support::{PATIENCE, Workplace, insert};
 
@@ -27,10 +29,26 @@ enum Kept {
     PrintedForEver,
     /// The same, good for half a minute.
     PrintedForAWhile,
+    /// With a service that gives it for the token in a file, good for half a minute.
+    GivenForToken,
+}
+
+/// The service that gives keys for tokens, and the authority that vouches for it.
+fn service() -> (Authority, StsServer) {
+    let authority = Authority::new();
+    let service = StsServer::start(&authority);
+    (authority, service)
 }
 
 impl Kept {
-    fn write(self, place: &Workplace, id: &str, secret: &str) {
+    fn write(self, place: &Workplace, service: Option<&StsServer>, [id, secret]: [&str; 2]) {
+        if let Some(service) = service {
+            // Those who give tokens replace them, too.
+            place.write("token", &format!("token-for-{id}"));
+            place.write("config", "");
+            place.write("credentials", "");
+            return service.give([id, secret]);
+        }
         let expiration = match self {
             Self::InFile => {
                 let keys = format!("aws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
@@ -38,7 +56,9 @@ impl Kept {
                 return place.write("credentials", &format!("[default]\n{keys}"));
             }
             Self::PrintedForEver => "'2100-01-01T00:00:00Z'",
-            Self::PrintedForAWhile => "$(date -u -d '+30 seconds' +%Y-%m-%dT%H:%M:%SZ)",
+            Self::PrintedForAWhile | Self::GivenForToken => {
+                "$(date -u -d '+30 seconds' +%Y-%m-%dT%H:%M:%SZ)"
+            }
         };
         let script = format!(
             "echo run >> '{}'\ncat <<END\n{{\"Version\": 1, \"AccessKeyId\": \"{id}\", \
@@ -64,9 +84,19 @@ fn replication_goes_on_with_another_key(kept: Kept) {
         format!("dbs: [{{path: app.db, replica: {{url: '{url}', sync-interval: 100ms}}}}]\n");
     place.write("litestream.yml", &settings);
     let old = [S3Server::ACCESS_KEY_ID, S3Server::SECRET_ACCESS_KEY];
-    kept.write(&place, old[0], old[1]);
+    let new = [NEW_ID, NEW_SECRET];
+    let given = (kept == Kept::GivenForToken).then(service);
+    let service = given.as_ref().map(|(_, service)| service);
+    kept.write(&place, service, old);
     let command = place.command(&["replicate", "--config", "litestream.yml"]);
     let mut command = with_files(&place, command);
+    if let Some((authority, service)) = &given {
+        command
+            .env("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/backup")
+            .env("AWS_WEB_IDENTITY_TOKEN_FILE", place.path("token"))
+            .env("SSL_CERT_FILE", authority.certificate())
+            .env("HTTPS_PROXY", service.proxy());
+    }
     let mut backup = ChildProcess::spawn_logged(&mut command, &place.path("log")).unwrap();
     let files = server.files().join("backup/app/0000");
     let stored = || fs::read_dir(&files).map_or(0, Iterator::count);
@@ -80,20 +110,30 @@ fn replication_goes_on_with_another_key(kept: Kept) {
     if kept == Kept::PrintedForEver {
         assert_eq!(place.read("runs").lines().count(), 1);
     }
-    server.change_key([NEW_ID, NEW_SECRET]);
+    server.change_key(new);
     wait_until(PATIENCE, "the old key is refused", || {
         insert(&database, 1);
         rows += 1;
         place.read("log").contains("check the access key")
     });
     let before = stored();
-    kept.write(&place, NEW_ID, NEW_SECRET);
+    kept.write(&place, service, new);
     wait_until(PATIENCE, "files with the second key", || {
         insert(&database, 1);
         rows += 1;
         stored() >= before + 2
     });
     backup.terminate(PATIENCE).unwrap();
+    if let Some(service) = service {
+        let asked = service.asked();
+        for id in [old[0], new[0]] {
+            assert!(
+                asked.contains(&format!("WebIdentityToken=token-for-{id}")),
+                "{asked}"
+            );
+        }
+        assert!(!place.read("log").contains("token-for-"));
+    }
 
     let restore = |output: &str, key: [&str; 2]| {
         let mut command = place.command(&["restore", &url, "-o", output]);
@@ -125,6 +165,51 @@ fn a_key_that_a_process_prints_is_printed_again_when_it_is_refused() {
 #[test]
 fn a_key_that_expires_is_renewed_under_a_running_process() {
     replication_goes_on_with_another_key(Kept::PrintedForAWhile);
+}
+
+#[test]
+fn a_key_that_is_given_for_the_token_of_a_web_identity_is_renewed_under_a_running_process() {
+    replication_goes_on_with_another_key(Kept::GivenForToken);
+}
+
+#[test]
+fn a_request_signed_by_a_wrong_clock_is_refused_and_the_clock_is_named() {
+    let server = S3Server::start(S3Kind::Rclone);
+    let place = Workplace::new();
+    place.database("app.db", 3);
+    let url = server.replica_url("backup/app") + "&conditionalWrites=false";
+    let run = |offset: &str, arguments: &[&str]| {
+        let mut command = place.command(arguments);
+        command.envs(S3Server::environment());
+        let output = with_clock(&command, offset).output().unwrap();
+        let shown = [&*output.stdout, &output.stderr].concat();
+        (output.status.success(), String::from_utf8(shown).unwrap())
+    };
+    let replicate = ["replicate", "--once", "app.db", &url];
+    for offset in ["+1h", "-1h"] {
+        for arguments in [
+            &replicate[..],
+            &["doctor", &url],
+            &["restore", &url, "-o", "no.db"],
+        ] {
+            let (done, said) = run(offset, arguments);
+            assert!(!done, "{offset} {arguments:?}: {said}");
+            assert!(
+                said.contains("set the clock of this machine"),
+                "{offset} {arguments:?}: {said}"
+            );
+            assert!(!said.contains(S3Server::SECRET_ACCESS_KEY), "{said}");
+        }
+    }
+    assert!(!server.files().join("backup").exists(), "it got something");
+    // What is less than a quarter of an hour is not noticed by the server.
+    for offset in ["+5m", "-5m"] {
+        let (done, said) = run(offset, &replicate);
+        assert!(done, "{offset}: {said}");
+    }
+    let (done, said) = run("+0", &["restore", &url, "-o", "restored.db"]);
+    assert!(done, "{said}");
+    assert_eq!(place.rows("restored.db"), 3);
 }
 
 #[test]

@@ -451,10 +451,17 @@ impl ReplicaClient for ObjectClient {
 
 const MISSING_BUCKET: &str = "; create the bucket, or check its name, region and endpoint";
 
+/// What a server says to a request that was signed at another time than it has: some have no code for that.
+const TOO_SKEWED: [&str; 2] = [
+    "RequestTimeTooSkewed",
+    "difference between the request time and the server",
+];
+
 /// What the user can do about an error.
 fn hint(error: &opendal::Error) -> &'static str {
+    let text = error.to_string();
     match error.kind() {
-        _ if error.to_string().contains("RequestTimeTooSkewed") => {
+        _ if TOO_SKEWED.iter().any(|said| text.contains(said)) => {
             "; set the clock of this machine: it differs from the store's by more than that accepts"
         }
         ErrorKind::PermissionDenied => {
@@ -462,7 +469,7 @@ fn hint(error: &opendal::Error) -> &'static str {
         }
         ErrorKind::ConfigInvalid => "; check the settings of the replica",
         _ if tls::is_untrusted(error) => tls::UNTRUSTED,
-        _ if error.to_string().contains("NotImplemented") => {
+        _ if text.contains("NotImplemented") => {
             "; if the server has no conditional writes, set `conditional_writes` to false"
         }
         _ => "",

@@ -41,16 +41,22 @@ impl Authority {
     ///
     /// As [`Authority::new`].
     pub fn issue(&self, folder: &Path) -> [PathBuf; 2] {
+        self.issue_for("IP:127.0.0.1", folder)
+    }
+
+    /// The same for a server with this name, as `subjectAltName` has it.
+    pub(super) fn issue_for(&self, name: &str, folder: &Path) -> [PathBuf; 2] {
         let [certificate, key] = ["server.pem", "server.key"].map(|name| folder.join(name));
         let (by, signed) = (self.certificate(), self.key());
         let (by, signed) = (by.display().to_string(), signed.display().to_string());
+        let name = format!("subjectAltName={name}");
         let arguments = [
             "-CA",
             &by,
             "-CAkey",
             &signed,
             "-addext",
-            "subjectAltName=IP:127.0.0.1",
+            &name,
             "-addext",
             "basicConstraints=critical,CA:FALSE",
         ];

@@ -3,6 +3,7 @@
 mod age;
 mod authority;
 mod azure;
+mod clock;
 mod gcs;
 mod install;
 mod litestream;
@@ -11,11 +12,13 @@ mod packages;
 mod s3;
 mod server;
 mod sftp;
+mod sts;
 mod webdav;
 
 pub use age::{age, age_keygen, install_age};
 pub use authority::Authority;
 pub use azure::AzureServer;
+pub use clock::{install_faketime, with_clock};
 pub use gcs::GcsServer;
 pub use install::{
     InstallError, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,
@@ -29,4 +32,5 @@ pub use nats::NatsServer;
 pub use packages::install_openssh;
 pub use s3::{S3Kind, S3Server};
 pub use sftp::{SftpKind, SftpServer};
+pub use sts::StsServer;
 pub use webdav::{WebdavKind, WebdavServer};
