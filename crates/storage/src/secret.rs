@@ -1,5 +1,7 @@
 //! Credentials, which are never shown.
 
+#[cfg(any(feature = "_object", feature = "nats"))]
+use std::error::Error;
 use std::{
     fmt,
     hash::{Hash, Hasher},
@@ -33,4 +35,19 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// The same error, without these secrets where it shows them: some servers quote what they were asked.
+#[cfg(any(feature = "_object", feature = "nats"))]
+pub(crate) fn without<'a>(
+    source: impl Error + Send + Sync + 'static,
+    secrets: impl Iterator<Item = &'a str> + Clone,
+) -> Box<dyn Error + Send + Sync> {
+    let shown = format!("{source} {source:?}");
+    let secrets = secrets.filter(|secret| !secret.is_empty());
+    if !secrets.clone().any(|secret| shown.contains(secret)) {
+        return Box::new(source);
+    }
+    let clean = secrets.fold(source.to_string(), |text, secret| text.replace(secret, "…"));
+    clean.into()
 }

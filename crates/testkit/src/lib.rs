@@ -28,6 +28,7 @@ mod compare;
 mod fuzz;
 #[cfg(feature = "oss")]
 mod oss;
+mod planted;
 mod process;
 mod programs;
 mod proxy;
@@ -41,6 +42,7 @@ pub use compare::{CompareError, Comparison, Difference, assert_same_database, co
 pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
 #[cfg(feature = "oss")]
 pub use oss::OssServer;
+pub use planted::{QuotingServer, planted_secret};
 pub use process::{
     ChildProcess, another_process_can_truncate, another_process_can_write,
     another_process_finds_locked,

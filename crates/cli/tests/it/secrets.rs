@@ -3,9 +3,9 @@
 
 use std::{fs, path::Path};
 
-use evertide_testkit::{S3Kind, S3Server};
+use evertide_testkit::{ChildProcess, QuotingServer, S3Kind, S3Server, planted_secret, wait_until};
 
-use super::support::{Run, Workplace, insert};
+use super::support::{PATIENCE, Run, Workplace, insert};
 
 /// Planted: neither of them is anywhere else.
 const SECRETS: [&str; 2] = ["planted-hunter2-identity", "planted-hunter2-secret"];
@@ -277,4 +277,61 @@ fn nothing_of_a_running_backup_shows_its_credentials() {
     let dumped = place.run(&[&["config", "dump"][..], &from].concat());
     assert!(dumped.out.contains(secrets[0]) && !dumped.err.contains(secrets[0]));
     assert_no_file_holds_a_secret(&place.path(""), &secrets, &["settings.toml"]);
+}
+
+/// What a process of this name shows to everybody on the machine: its command line, and the names of its threads.
+fn shown_to_everybody(process: u32) -> String {
+    let process = Path::new("/proc").join(process.to_string());
+    let mut shown = fs::read_to_string(process.join("cmdline")).unwrap();
+    for thread in fs::read_dir(process.join("task")).unwrap() {
+        // It may have ended by now.
+        shown += &fs::read_to_string(thread.unwrap().path().join("comm")).unwrap_or_default();
+    }
+    shown
+}
+
+/// Each request is answered with an error that quotes it, with all its headers.
+#[test]
+fn a_running_process_gives_no_secret_away_whatever_servers_quote() {
+    let server = QuotingServer::start();
+    let place = Workplace::new();
+    let database = place.database("app.db", 1);
+    let replicas = server.replicas("databases.replicas");
+    let settings = format!("[[databases]]\npath = \"app.db\"\n{replicas}");
+    place.write("evertide.toml", &settings);
+    let from = ["--config", "evertide.toml"];
+    let trace = ["--log-level", "trace", "--log-format", "json"];
+    let mut command = place.command(&[&["replicate"][..], &from, &trace].concat());
+    command.envs(server.environment());
+    command.env("AWS_EC2_METADATA_DISABLED", "true");
+    let mut backup = ChildProcess::spawn_logged(&mut command, &place.path("log")).unwrap();
+    wait_until(PATIENCE, "every replica has failed", || {
+        insert(&database, 1);
+        let log = place.read("log");
+        let failed = |name: &str| {
+            let replica = format!("\"replica\":\"{name}\"");
+            let lines = log.lines().filter(|line| line.contains(&replica));
+            let told = |line: &&str| line.contains("\"WARN\"") || line.contains("\"ERROR\"");
+            lines.filter(told).count() > 0
+        };
+        QuotingServer::names().into_iter().all(failed)
+    });
+    let shown = shown_to_everybody(backup.id());
+    assert!(shown.contains("evertide.toml"), "{shown}");
+    backup.terminate(PATIENCE).unwrap_or_default();
+    for text in [shown, place.read("log")] {
+        assert_eq!(planted_secret(&text), None);
+    }
+    for command in [
+        [&["ltx"][..], &from, &["app.db", "--json"]].concat(),
+        [&["verify"][..], &from, &["--json"]].concat(),
+        [&["doctor"][..], &from].concat(),
+    ] {
+        let mut command = place.command(&command);
+        let output = command.envs(server.environment()).output().unwrap();
+        let shown = [&*output.stdout, &output.stderr].concat();
+        let shown = String::from_utf8_lossy(&shown);
+        assert_eq!(planted_secret(&shown), None, "{command:?}");
+    }
+    assert_no_file_holds_a_secret(&place.path(""), &["hunter2"], &["evertide.toml"]);
 }

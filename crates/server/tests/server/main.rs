@@ -9,5 +9,6 @@
 mod backup;
 mod lifecycle;
 mod reload;
+mod secrets;
 mod signals;
 mod support;

@@ -27,6 +27,7 @@ use crate::{
     Version, bytes_stream, collect,
     connected::Connected,
     layout::{ltx_key, small_key},
+    secret,
 };
 
 /// Requests at a time where many files are deleted.
@@ -101,7 +102,7 @@ impl NatsClient {
                     action,
                     object,
                     hint: failure.hint(),
-                    source: Box::new(failure),
+                    source: secret::without(failure, self.options.secrets()),
                 },
             }
         }

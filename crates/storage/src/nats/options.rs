@@ -109,6 +109,12 @@ impl NatsOptions {
         Ok(options)
     }
 
+    /// What no error may show.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = &str> + Clone {
+        let secrets = [&self.password, &self.token, &self.jwt, &self.seed];
+        secrets.into_iter().flatten().map(Secret::expose)
+    }
+
     pub(crate) fn connect(&self) -> Arc<NatsClient> {
         let mut options = self.clone();
         let of_environment = || std::env::var(PASSWORD).ok().map(Secret::new);

@@ -2,6 +2,10 @@
 
 use std::{io, time::Duration};
 
+#[cfg(any(feature = "s3", feature = "oss"))]
+use http::{HeaderValue, Response, header};
+#[cfg(any(feature = "s3", feature = "oss"))]
+use opendal::{Buffer, HttpBody};
 use opendal::{Builder, Error, ErrorKind, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use opendal_layer_retry::{RetryEvent, RetryLayer};
@@ -52,6 +56,28 @@ pub(super) fn transport_to(certificates: Certificates) -> Result<HttpTransporter
             .set_source(io::Error::other(error))
     })?;
     Ok(HttpTransporter::new(ReqwestTransport::new(client)))
+}
+
+/// An error of a server without this secret of the request: some quote what they were asked, to say that a signature
+/// is not right.
+#[cfg(any(feature = "s3", feature = "oss"))]
+pub(super) async fn unquoted(
+    response: Response<HttpBody>,
+    secret: Option<HeaderValue>,
+) -> Result<Response<HttpBody>, Error> {
+    let status = response.status();
+    let secret = secret.as_ref().and_then(|secret| secret.to_str().ok());
+    let secret = secret.filter(|_| status.is_client_error() || status.is_server_error());
+    let Some(secret) = secret.filter(|secret| !secret.is_empty()) else {
+        return Ok(response);
+    };
+    let (mut parts, mut body) = response.into_parts();
+    let said = body.to_buffer().await?.to_bytes();
+    let said = String::from_utf8_lossy(&said).replace(secret, "…");
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let size = said.len() as u64;
+    let said = futures_util::stream::iter([Ok(Buffer::from(said))]);
+    Ok(Response::from_parts(parts, HttpBody::new(said, Some(size))))
 }
 
 /// A variable of the environment that is set, and not to nothing.

@@ -17,6 +17,7 @@ use super::{
     Deletion, Dialect, ObjectClient, VersionBy,
     connection::{self, environment},
     once::PutOnce,
+    quiet::Quiet,
 };
 use crate::{Error, Precondition, Secret, url};
 
@@ -166,7 +167,7 @@ impl GcsOptions {
         Ok(match (self.checked_credentials()?, emulator) {
             (Some(key), _) => {
                 let key = StaticCredentialProvider::new(key.expose());
-                Some(chain.push(key.with_scope(SCOPE)))
+                Some(chain.push(Quiet(key.with_scope(SCOPE))))
             }
             (None, None) => Some(chain.push(DefaultCredentialProvider::new())),
             (None, Some(_)) => None,

@@ -11,6 +11,8 @@ mod oss;
 #[cfg(any(feature = "s3", feature = "oss"))]
 mod parts;
 mod put;
+#[cfg(any(feature = "gcs", feature = "oss"))]
+mod quiet;
 #[cfg(feature = "s3")]
 mod s3;
 mod small;
@@ -36,6 +38,7 @@ use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
     SmallObject, Version, bytes_stream,
     client::{ASKED_ONE_BY_ONE, find_in_listing},
+    secret,
     stream::exactly,
     tls,
 };
@@ -168,15 +171,9 @@ impl ObjectClient {
     }
 
     fn without_secrets(&self, source: opendal::Error) -> Box<dyn std::error::Error + Send + Sync> {
-        let shown = format!("{source} {source:?}");
         let secrets = self.secrets.iter().map(Secret::expose);
         // As they are, and as they are in a URL.
-        let bare = secrets.map(|secret| secret.trim_start_matches('?'));
-        if !bare.clone().any(|secret| shown.contains(secret)) {
-            return Box::new(source);
-        }
-        bare.fold(source.to_string(), |text, secret| text.replace(secret, "…"))
-            .into()
+        secret::without(source, secrets.map(|secret| secret.trim_start_matches('?')))
     }
 
     /// An error of a listing, as ours: what has no objects is listed all the same.

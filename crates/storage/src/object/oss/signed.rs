@@ -8,8 +8,12 @@ use reqsign_aliyun_oss::{
 use reqsign_core::{Context, OsEnv, ProvideCredentialChain, Signer};
 use reqsign_file_read_tokio::TokioFileRead;
 
-use super::OssOptions;
+use super::{
+    super::{connection, quiet::Quiet},
+    OssOptions,
+};
 
+const SECURITY_TOKEN: &str = "x-oss-security-token";
 /// What OSS knows as user metadata.
 const METADATA: &str = "x-oss-meta-";
 
@@ -35,8 +39,8 @@ impl Signed {
             (Some(id), Some(secret)) => {
                 let key = StaticCredentialProvider::new(id.expose(), secret.expose());
                 match &options.security_token {
-                    Some(token) => chain.push(key.with_security_token(token.expose())),
-                    None => chain.push(key),
+                    Some(token) => chain.push(Quiet(key.with_security_token(token.expose()))),
+                    None => chain.push(Quiet(key)),
                 }
             }
             _ => chain.push(DefaultCredentialProvider::new()),
@@ -101,7 +105,9 @@ impl HttpTransport for Signed {
             parts.headers.insert(name, value);
         }
         self.sign(&mut parts).await?;
-        self.transport.fetch(Request::from_parts(parts, body)).await
+        let token = parts.headers.get(SECURITY_TOKEN).cloned();
+        let request = Request::from_parts(parts, body);
+        connection::unquoted(self.transport.fetch(request).await?, token).await
     }
 }
 

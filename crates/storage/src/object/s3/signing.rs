@@ -16,11 +16,12 @@ use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter
 use reqsign_aws_v4::{Credential, RequestSigner};
 use reqsign_core::Signer;
 
-use super::credentials::Credentials;
+use super::{super::connection, credentials::Credentials};
 
 const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256");
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
+const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
 const BUCKET_REGION: &str = "x-amz-bucket-region";
 /// What a server says to a request that is signed with what it does not know, or knows no longer.
 const REFUSED: [StatusCode; 3] = [
@@ -160,7 +161,9 @@ impl Signing {
         signer.sign(&mut parts, None).await.map_err(unsigned)?;
         // The connection knows better how to say it.
         parts.headers.remove(header::HOST);
-        self.transport.fetch(Request::from_parts(parts, body)).await
+        let token = parts.headers.get(SECURITY_TOKEN).cloned();
+        let request = Request::from_parts(parts, body);
+        connection::unquoted(self.transport.fetch(request).await?, token).await
     }
 
     fn prepare(&self, region: &str, parts: &mut Parts, body: &Buffer) -> Result<(), Error> {
