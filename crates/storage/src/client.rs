@@ -139,9 +139,23 @@ impl fmt::Display for SmallKey {
     }
 }
 
-/// How many LTX files a service is asked for one by one. In the time that level 0 is kept a database has no more of
-/// them that is synced once a second.
+/// How many LTX files a service is asked for one by one. More of them are listed.
 pub(crate) const ASKED_ONE_BY_ONE: usize = 500;
+
+/// How many of the files that a service deleted together it is asked for afterwards.
+pub(crate) const LOOKED_FOR: usize = 16;
+
+/// So many of these files, from the first to the last, or all of fewer.
+pub(crate) fn looked_for(deleted: &[LtxName]) -> Vec<LtxName> {
+    if deleted.len() <= LOOKED_FOR {
+        return deleted.to_vec();
+    }
+    let last = deleted.len() - 1;
+    let places = (0..LOOKED_FOR).map(|n| n * last / (LOOKED_FOR - 1));
+    places
+        .filter_map(|place| deleted.get(place).copied())
+        .collect()
+}
 
 /// Those of these LTX files that a listing has.
 pub(crate) async fn find_in_listing<C: ReplicaClient + ?Sized>(
@@ -190,8 +204,7 @@ pub trait ReplicaClient: Debug + Send + Sync {
     }
 
     /// Those of these LTX files that are there, sorted by name, as the store has them now. A service is asked for
-    /// each of up to 500, since no service wants more for that than a twelfth of what it wants for a listing;
-    /// beyond that it takes less time to list them.
+    /// each of up to 500, and lists more.
     ///
     /// Without an implementation a store is listed; one that passes calls on to another store has to pass this
     /// on too.

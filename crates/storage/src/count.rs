@@ -16,7 +16,8 @@ use evertide_ltx::{Level, LtxName, Txid};
 
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Stray, V3Key, V3Object, Version, client::ASKED_ONE_BY_ONE,
+    Stray, V3Key, V3Object, Version,
+    client::{ASKED_ONE_BY_ONE, LOOKED_FOR},
 };
 
 /// Objects in one answer to a listing, and in one request for deletion, of the services that have such.
@@ -26,11 +27,10 @@ const BATCH: usize = 1_000;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[non_exhaustive]
 pub enum RequestKind {
-    /// Which objects there are: of a service one for each thousand of them. A deletion of many ends with one, as
-    /// proof.
+    /// Which objects there are: of a service one for each thousand of them.
     List,
-    /// An object, a range of it, or what is known about it. A deletion of a few ends with one for each, as
-    /// proof.
+    /// An object, a range of it, or what is known about it. A deletion ends with one for each of a few of
+    /// them, as proof.
     Get,
     /// To store an object. A large one takes a service more than one request.
     Put,
@@ -228,7 +228,7 @@ impl ReplicaClient for CountingClient {
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
         self.count(RequestKind::Delete, names.len().div_ceil(BATCH) as u64);
         if self.is_service() {
-            self.count_asked(names.len());
+            self.count_asked(names.len().min(LOOKED_FOR));
         }
         self.inner.delete(level, names).await
     }
@@ -309,8 +309,8 @@ mod tests {
         assert_eq!(client.find(Level::L0, few).await.unwrap(), []);
         assert_eq!(client.find(Level::L0, many).await.unwrap(), []);
         let expected = Requests {
-            list: 3 + 1 + 3 + 1 + 1,
-            get: 2_001 + 500 + 500,
+            list: 3 + 1 + 3 + 1,
+            get: 2_001 + 16 + 16 + 500,
             put: 2_001,
             delete: 1 + 2,
             bytes_put: 2_001 * 7,

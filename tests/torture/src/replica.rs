@@ -16,7 +16,8 @@ pub(crate) struct LtxFile {
 }
 
 /// Every LTX file, by level, then by TXID. Anything else below `ltx` is an error: a reader of
-/// Litestream's layout would trip over it.
+/// Litestream's layout would trip over it. It does not trip over what a killed process was writing, which stays
+/// until something is written to that level again.
 pub(crate) fn ltx_files(replica: &Path) -> Result<Vec<LtxFile>> {
     let root = replica.join("ltx");
     let mut files = Vec::new();
@@ -25,6 +26,11 @@ pub(crate) fn ltx_files(replica: &Path) -> Result<Vec<LtxFile>> {
         for entry in fs::read_dir(&level)? {
             let entry = entry?;
             let path = entry.path();
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with('.') && name.ends_with(".evertide-tmp") {
+                continue;
+            }
             let file = parse(&level, &path, entry.metadata()?.len());
             files.push(file.with_context(|| format!("{} is no LTX file", path.display()))?);
         }

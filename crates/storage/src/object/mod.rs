@@ -37,7 +37,7 @@ pub use self::s3::S3Options;
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
     SmallObject, Version, bytes_stream,
-    client::{ASKED_ONE_BY_ONE, find_in_listing},
+    client::{ASKED_ONE_BY_ONE, find_in_listing, looked_for},
     secret,
     stream::exactly,
     tls,
@@ -393,8 +393,8 @@ impl ReplicaClient for ObjectClient {
         self.delete_keys(keys)
             .await
             .map_err(self.failed("delete", &prefix))?;
-        // Stores were seen that say so and do not.
-        match self.find(level, names).await?.first() {
+        // Stores were seen that say so and do not. Errors with single objects are in their answer.
+        match self.find(level, &looked_for(names)).await?.first() {
             Some(left) => Err(Error::NotDeleted {
                 location: self.location.clone(),
                 object: self.key(level, left.name),

@@ -77,7 +77,7 @@ impl Load {
         let snapshot = 1.0 / 24.0;
         Rates {
             put: uploads + half_minutes + five_minutes + hours + snapshot + lease + checksums,
-            get: 2.0 * half_minutes + five_minutes + hours * snapshot + uploads,
+            get: 2.0 * half_minutes + five_minutes + hours * snapshot + uploads.min(192.0),
             list: 0.0,
             delete: five_minutes,
         }

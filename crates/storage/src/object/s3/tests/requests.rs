@@ -1,5 +1,7 @@
 //! How requests are made, for each provider and with each setting.
 
+use std::iter;
+
 use evertide_ltx::{Level, LtxName, Txid};
 
 use super::*;
@@ -161,34 +163,28 @@ async fn a_batch_is_no_larger_than_the_provider_takes() {
     );
 }
 
+fn names(count: u64) -> Vec<LtxName> {
+    let txids = (1..=count).map(Txid::new);
+    txids.map(|txid| LtxName::new(txid, txid)).collect()
+}
+
 #[tokio::test]
 async fn a_store_that_says_it_deleted_and_did_not_is_found_out() {
-    let names = |count: u64| -> Vec<LtxName> {
-        let txids = (1..=count).map(Txid::new);
-        txids.map(|txid| LtxName::new(txid, txid)).collect()
-    };
     let deleted = || ok("<DeleteResult></DeleteResult>");
-    let gone = || (404, Vec::new(), String::new());
-    let listing = |content: &str| {
-        let end = "<IsTruncated>false</IsTruncated></ListBucketResult>";
-        ok(format!("<ListBucketResult>{content}{end}"))
-    };
-    let last = "0000/00000000000001f5-00000000000001f5.ltx";
-    let object = format!(
-        "<Contents><Key>app/{last}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>7</Size></Contents>"
-    );
     let refused = "<DeleteResult><Error><Key>app/0000/0000000000000001-0000000000000001.ltx</Key>\
                    <Code>AccessDenied</Code><Message>no</Message></Error></DeleteResult>";
-    // What is answered, how many are to be deleted, what is asked for, and whether it is found out.
+    // What is answered, how many are to be deleted, how many looked for, how many gone, and what is said.
     let cases = [
-        (vec![deleted(), gone(), gone()], 2, "HEAD", Ok(())),
-        (vec![deleted(), gone()], 2, "HEAD", Err("0000000000000002")),
-        (vec![deleted(), listing("")], 501, "GET", Ok(())),
-        (vec![deleted(), listing(&object)], 501, "GET", Err(last)),
-        (vec![ok(refused)], 2, "", Err("AccessDenied")),
+        (deleted(), 2, 2, 2, Ok(())),
+        (deleted(), 2, 2, 1, Err("0000000000000002")),
+        (deleted(), 501, 16, 16, Ok(())),
+        (deleted(), 501, 16, 0, Err("0000000000000001")),
+        (deleted(), 501, 16, 15, Err("00000000000001f5")),
+        (ok(refused), 2, 0, 0, Err("AccessDenied")),
     ];
-    for (answers, count, proof, expected) in cases {
-        let server = Server::answering(answers);
+    for (answer, count, looks, gone, expected) in cases {
+        let gone = iter::repeat_with(|| (404, Vec::new(), String::new())).take(gone);
+        let server = Server::answering(iter::once(answer).chain(gone));
         let client = server.client(&options(None), nowhere(&[]));
         let result = client.delete(Level::L0, &names(count)).await;
         match expected {
@@ -196,15 +192,31 @@ async fn a_store_that_says_it_deleted_and_did_not_is_found_out() {
             Err(expected) => {
                 let error = result.unwrap_err();
                 let is_lie = matches!(error, crate::Error::NotDeleted { .. });
-                assert_eq!(is_lie, !proof.is_empty(), "{error}");
+                assert_eq!(is_lie, looks > 0, "{error}");
                 let text = format!("{error} {error:?}");
                 assert!(text.contains(expected), "{text}");
             }
         }
         let seen = server.seen();
         assert_eq!(seen[0].method, Method::POST);
-        assert!(seen[1..].iter().all(|seen| seen.method == proof), "{count}");
+        assert_eq!(seen.len(), 1 + looks, "{count}");
+        assert!(seen[1..].iter().all(|seen| seen.method == Method::HEAD));
     }
+}
+
+#[tokio::test]
+async fn many_files_are_looked_for_in_a_listing() {
+    let last = "app/0000/00000000000001f5-00000000000001f5.ltx";
+    let server = Server::answering([ok(format!(
+        "<ListBucketResult><Contents><Key>{last}</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
+         <Size>7</Size></Contents><IsTruncated>false</IsTruncated></ListBucketResult>"
+    ))]);
+    let client = server.client(&options(None), nowhere(&[]));
+    let found = client.find(Level::L0, &names(501)).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].name, found[0].size), (names(501)[500], 7));
+    let seen = server.seen();
+    assert!(seen.len() == 1 && seen[0].method == Method::GET);
 }
 
 #[tokio::test]
