@@ -15,9 +15,15 @@ const SILENCE: Duration = Duration::from_millis(300);
 const INFO: &str = "INFO {\"server_id\":\"it\",\"version\":\"2.10.0\",\"proto\":1,\"host\":\"127.0.0.1\",\
                     \"port\":4222,\"max_payload\":1048576,\"headers\":true,\"auth_required\":true}\r\n";
 
-/// What is in every planted secret, and nowhere else.
-const MARK: &str = "hunter2";
-/// The same at any place of what is in Base64.
+/// What is in every planted secret, and in those of the test servers, and nowhere else.
+const MARKS: [&str; 5] = [
+    "hunter2",
+    "SECRETSECRET",
+    "TEMPORARYTEMPORARY",
+    "TOKENTOKEN",
+    "Eby8vdM02xNOcqFlqUwJ",
+];
+/// The first of them at any place of what is in Base64.
 const MARKS_IN_BASE64: [&str; 3] = ["aHVudGVyM", "odW50ZXIy", "h1bnRlcj"];
 
 /// A server that refuses whatever it is asked, and quotes it in its answer: HTTP, with the errors of S3, and
@@ -95,7 +101,7 @@ impl Drop for QuotingServer {
 
 /// The first place of a text where a planted secret is, as it is or in Base64, with what is around it.
 pub fn planted_secret(text: &str) -> Option<String> {
-    let marks = [MARK].into_iter().chain(MARKS_IN_BASE64);
+    let marks = MARKS.into_iter().chain(MARKS_IN_BASE64);
     let found = marks.filter_map(|mark| text.find(mark)).min()?;
     let (before, after) = text.split_at_checked(found)?;
     let before: Vec<char> = before.chars().rev().take(300).collect();

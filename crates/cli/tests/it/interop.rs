@@ -33,12 +33,7 @@ impl Store {
     }
 
     pub(crate) fn evertide(&self, arguments: &[&str]) -> Run {
-        let output = self.command(arguments).output().unwrap();
-        Run {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        Run::of(&mut self.command(arguments))
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {

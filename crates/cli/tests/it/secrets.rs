@@ -274,8 +274,10 @@ fn nothing_of_a_running_backup_shows_its_credentials() {
         assert!(!shown.contains(secrets[0]), "{run:?}");
     }
     // The one command that is there to show settings does so on standard output alone.
-    let dumped = place.run(&[&["config", "dump"][..], &from].concat());
-    assert!(dumped.out.contains(secrets[0]) && !dumped.err.contains(secrets[0]));
+    let mut dump = place.command(&[&["config", "dump"][..], &from].concat());
+    let dumped = dump.output().unwrap();
+    let [out, err] = [dumped.stdout, dumped.stderr].map(|said| String::from_utf8(said).unwrap());
+    assert!(out.contains(secrets[0]) && !err.contains(secrets[0]));
     assert_no_file_holds_a_secret(&place.path(""), &secrets, &["settings.toml"]);
 }
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use evertide_testkit::{ChildProcess, TempDir, temp_dir, wait_until};
+use evertide_testkit::{ChildProcess, TempDir, planted_secret, temp_dir, wait_until};
 use rusqlite::Connection;
 use serde_json::Value;
 
@@ -18,6 +18,21 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// A directory to run the binary in.
 pub(crate) struct Workplace {
     dir: TempDir,
+}
+
+/// Whatever a test is about, no log in its directory has a planted secret.
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        let logs = self
+            .names()
+            .into_iter()
+            .filter(|name| name.ends_with("log"));
+        for log in logs.filter(|_| !std::thread::panicking()) {
+            let text = fs::read(self.path(&log)).unwrap();
+            let secret = planted_secret(&String::from_utf8_lossy(&text));
+            assert_eq!(secret, None, "a secret is in {log}");
+        }
+    }
 }
 
 /// What a run came to.
@@ -69,12 +84,7 @@ impl Workplace {
 
     /// Runs to the end.
     pub(crate) fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Run {
-        let output = self.command(arguments).output().unwrap();
-        Run {
-            code: output.status.code(),
-            out: String::from_utf8(output.stdout).unwrap(),
-            err: String::from_utf8(output.stderr).unwrap(),
-        }
+        Run::of(&mut self.command(arguments))
     }
 
     /// Runs to the end, which must be success. Gives what it printed.
@@ -187,6 +197,20 @@ impl Workplace {
 }
 
 impl Run {
+    /// Runs the binary to the end. Whatever a test is about, nothing that is printed has a planted secret.
+    #[track_caller]
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        let run = Self {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        };
+        assert_eq!(planted_secret(&run.out), None, "a secret was printed");
+        assert_eq!(planted_secret(&run.err), None, "a secret was printed");
+        run
+    }
+
     /// It failed, printed nothing on standard output, and said each of these on standard error.
     #[track_caller]
     pub(crate) fn failed(&self, code: i32, said: &[&str]) {
