@@ -249,7 +249,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "deletion-believed",
         harm: "what a store did not delete stays for ever, and costs money",
         file: "crates/storage/src/object/mod.rs",
-        right: "match self.find(level, names).await?.first() {",
+        right: "match self.find(level, &looked_for(names)).await?.first() {",
         wrong: "match self.find(level, &[]).await?.first() {",
         tests: &[storage(
             "object::s3::tests::requests::a_store_that_says_it_deleted_and_did_not_is_found_out",
