@@ -145,18 +145,6 @@ pub(crate) const ASKED_ONE_BY_ONE: usize = 500;
 /// How many of the files that a service deleted together it is asked for afterwards.
 pub(crate) const LOOKED_FOR: usize = 16;
 
-/// So many of these files, from the first to the last, or all of fewer.
-pub(crate) fn looked_for(deleted: &[LtxName]) -> Vec<LtxName> {
-    if deleted.len() <= LOOKED_FOR {
-        return deleted.to_vec();
-    }
-    let last = deleted.len() - 1;
-    let places = (0..LOOKED_FOR).map(|n| n * last / (LOOKED_FOR - 1));
-    places
-        .filter_map(|place| deleted.get(place).copied())
-        .collect()
-}
-
 /// Those of these LTX files that a listing has.
 pub(crate) async fn find_in_listing<C: ReplicaClient + ?Sized>(
     client: &C,

@@ -81,7 +81,7 @@ pub(super) async fn unquoted(
 }
 
 /// A variable of the environment that is set, and not to nothing.
-#[cfg(feature = "gcs")]
+#[cfg(any(feature = "azure", feature = "gcs"))]
 pub(super) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -37,7 +37,7 @@ pub use self::s3::S3Options;
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
     SmallObject, Version, bytes_stream,
-    client::{ASKED_ONE_BY_ONE, find_in_listing, looked_for},
+    client::{ASKED_ONE_BY_ONE, LOOKED_FOR, find_in_listing},
     secret,
     stream::exactly,
     tls,
@@ -255,6 +255,18 @@ impl ObjectClient {
             .try_collect()
             .await
     }
+}
+
+/// 16 of these files, from the first to the last, or all of fewer.
+fn looked_for(deleted: &[LtxName]) -> Vec<LtxName> {
+    if deleted.len() <= LOOKED_FOR {
+        return deleted.to_vec();
+    }
+    let last = deleted.len() - 1;
+    let places = (0..LOOKED_FOR).map(|n| n * last / (LOOKED_FOR - 1));
+    places
+        .filter_map(|place| deleted.get(place).copied())
+        .collect()
 }
 
 #[async_trait]
