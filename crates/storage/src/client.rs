@@ -231,7 +231,8 @@ pub trait ReplicaClient: Debug + Send + Sync {
         body: ByteStream,
     ) -> Result<LtxObject, Error>;
 
-    /// Deletes LTX files, and makes sure that they are gone. Those that are not there are no error.
+    /// Deletes LTX files, and makes sure that they are gone: a service that says so of many is asked for 16 of them
+    /// once more, from the first to the last. Those that are not there are no error.
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error>;
 
     /// A small object of Evertide's own, `None` where there is none.

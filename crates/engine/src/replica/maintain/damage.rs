@@ -95,7 +95,18 @@ impl Maintenance {
 
     /// Reads a file to its end. One that is damaged is set aside.
     pub(super) async fn is_whole(&mut self, object: &LtxObject) -> Result<bool, Error> {
-        match self.merger.verify(object).await {
+        let read = self.merger.verify(object).await;
+        self.judge(object, read)
+    }
+
+    /// What follows from how a file was read: it is as it should be, or damaged and set aside, or it could not be
+    /// read, and may be either.
+    pub(super) fn judge(
+        &mut self,
+        object: &LtxObject,
+        read: Result<(), LtxError>,
+    ) -> Result<bool, Error> {
+        match read {
             Ok(()) => Ok(true),
             Err(failure @ LtxError::Io(_)) => Err(self.merger.flawed(object, failure)),
             Err(flaw) => {
@@ -106,7 +117,7 @@ impl Maintenance {
     }
 
     /// Has plans made without a file from now on.
-    pub(super) fn set_aside(&mut self, object: LtxObject, flaw: &LtxError) {
+    fn set_aside(&mut self, object: LtxObject, flaw: &LtxError) {
         tracing::error!(
             replica = self.merger.replica, level = %object.level, file = %object.name, error = %flaw,
             "a file of the replica is damaged"

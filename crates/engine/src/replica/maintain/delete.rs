@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
 
-use evertide_ltx::{Error as LtxError, Level, LtxName};
+use evertide_ltx::{Level, LtxName};
 use evertide_storage::LtxObject;
 
 use super::{
@@ -62,21 +62,16 @@ impl Maintenance {
 
     /// Makes sure that a snapshot is as long as it was stored, or ends as it should. To read more of it would be to
     /// download the database. `false` where it is damaged.
-    async fn ends_well(&mut self, snapshot: LtxObject) -> Result<bool, Error> {
+    async fn ends_well(&mut self, snapshot: &LtxObject) -> Result<bool, Error> {
         if self.snapshots.get(&snapshot.name) == Some(&snapshot.size) {
             return Ok(true);
         }
-        match self.merger.glance(&snapshot).await {
-            Ok(()) => {
-                self.snapshots.insert(snapshot.name, snapshot.size);
-                Ok(true)
-            }
-            Err(flaw @ LtxError::Io(_)) => Err(self.merger.flawed(&snapshot, flaw)),
-            Err(flaw) => {
-                self.set_aside(snapshot, &flaw);
-                Ok(false)
-            }
+        let read = self.merger.glance(snapshot).await;
+        let whole = self.judge(snapshot, read)?;
+        if whole {
+            self.snapshots.insert(snapshot.name, snapshot.size);
         }
+        Ok(whole)
     }
 
     pub(super) async fn enforce_retention(&mut self) -> Result<(), Error> {
@@ -91,7 +86,7 @@ impl Maintenance {
         }
         let plan = plan_retention(&files, &keep, now);
         for snapshot in take_over(&files, &plan.delete) {
-            if !self.ends_well(snapshot).await? {
+            if !self.ends_well(&snapshot).await? {
                 return Ok(()); // without it, others are needed: planned again
             }
         }
@@ -126,7 +121,7 @@ impl Maintenance {
         Ok(())
     }
 
-    /// Deletes files. Whether they are gone then is for the client to see, which promises it.
+    /// Deletes files. Whether they are gone then is for the client to look.
     pub(super) async fn delete(&mut self, level: Level, old: &[LtxObject]) -> Result<(), Error> {
         let client = Arc::clone(&self.merger.client);
         for some in old.chunks(DELETED_AT_ONCE) {
