@@ -50,9 +50,11 @@ impl Scene {
         }
     }
 
-    /// One replica with drills that follow each other closely.
+    /// One replica with drills that follow each other closely. Nothing is compacted: it could stand in for what a
+    /// test damages.
     pub(crate) fn options(&self) -> ReplicaOptions {
         let mut options = ReplicaOptions::new("local", Destination::file(&self.replica).unwrap());
+        options.levels = Vec::new();
         options.sync_interval = Duration::from_millis(1);
         options.drill_interval = Some(Duration::from_millis(20));
         options.drill_directory = Some(self.drills.clone());
