@@ -10,6 +10,7 @@ mod locks;
 mod outages;
 mod restarts;
 mod review;
+mod snapshots;
 mod writers;
 
 use std::{
