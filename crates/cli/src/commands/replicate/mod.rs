@@ -15,6 +15,7 @@ use evertide_server::{
     settings::{DatabaseSettings, FleetSettings},
 };
 use evertide_storage::OsDisk;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use self::child::{Ended, Program};
@@ -33,7 +34,20 @@ pub(crate) fn replicate(args: &ReplicateArgs) -> anyhow::Result<()> {
     let origin = Origin::new(args.resolve()?);
     logs::start(args.log);
     let settings = origin.settings()?;
+    if args.exec.is_none() {
+        allow_all_descriptors();
+    }
     super::block_on(run(args, origin, settings))
+}
+
+/// Raises the soft limit of open files to the hard one: hundreds of databases take more than most systems give without
+/// being asked. A command of `--exec` would inherit it, and some programs cannot live with descriptors beyond 1024.
+fn allow_all_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// What to replicate, in a form that can be read again.

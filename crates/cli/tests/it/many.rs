@@ -1,0 +1,118 @@
+//! Many databases in one process: what they take of it.
+
+use std::{fs, path::Path, time::Duration};
+
+use evertide_testkit::{ChildProcess, wait_until};
+
+use super::support::{PATIENCE, Workplace, bytes, insert};
+
+/// What a process may open if nobody says otherwise, on most machines.
+const DESCRIPTORS: &str = "--nofile=1024:";
+
+/// How many directories the databases are in.
+const FOLDERS: usize = 10;
+
+/// At rest, whatever the number of databases.
+const MOST_THREADS: u64 = 16;
+
+/// For each database: it, its WAL and its index, of SQLite's connection and of ours, and three files of local state.
+const MOST_DESCRIPTORS: u64 = 9;
+
+/// In KiB, for each database, in a build without optimisation.
+const MOST_MEMORY: u64 = 400;
+
+/// In KiB, whatever the number of databases.
+const BASE_MEMORY: u64 = 64 << 10;
+
+/// A number in a file that the kernel keeps about a process.
+fn number(process: &ChildProcess, file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{}/{file}", process.id())).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let digits = line
+        .unwrap()
+        .trim_start_matches(':')
+        .trim()
+        .trim_end_matches(" kB");
+    digits.parse().unwrap()
+}
+
+/// Databases by the hundred, each with a row.
+fn create(place: &Workplace, count: usize) {
+    drop(place.database("template.db", 1));
+    let template = bytes(&place.path("template.db"));
+    for index in 0..count {
+        let path = place.path(&path(index));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, &template).unwrap();
+    }
+}
+
+fn path(index: usize) -> String {
+    format!("data/{}/{index}.db", index % FOLDERS)
+}
+
+/// How many databases have a snapshot on their replica.
+fn backed_up(backup: &Path) -> usize {
+    let folders = fs::read_dir(backup).into_iter().flatten().flatten();
+    let replicas = folders.flat_map(|folder| fs::read_dir(folder.path()).unwrap().flatten());
+    let whole = |replica: &fs::DirEntry| {
+        let names = fs::read_dir(replica.path().join("ltx/9"));
+        let names = names.into_iter().flatten().flatten();
+        names
+            .filter(|entry| entry.file_name().to_string_lossy().ends_with(".ltx"))
+            .count()
+            > 0
+    };
+    replicas.filter(whole).count()
+}
+
+#[test]
+fn databases_by_the_hundred_take_few_threads_descriptors_and_memory_and_rest_when_idle() {
+    let count = std::env::var("EVERTIDE_DATABASES").map_or(300, |count| count.parse().unwrap());
+    let patience = PATIENCE * (1 + count as u32 / 500);
+    let place = Workplace::new();
+    create(&place, count);
+    place.write(
+        "litestream.yml",
+        "dbs: [{dir: data, pattern: '*.db', recursive: true, watch: true,\n\
+         replica: {path: backup, sync-interval: 50ms}}]\n",
+    );
+    let replicate = place.command(&["replicate", "--config", "litestream.yml"]);
+    let mut limited = std::process::Command::new("prlimit");
+    limited.arg(DESCRIPTORS).arg(replicate.get_program());
+    limited
+        .args(replicate.get_args())
+        .current_dir(place.path(""));
+    let mut process = ChildProcess::spawn_logged(&mut limited, &place.path("log")).unwrap();
+    let backup = place.path("backup");
+    wait_until(patience, "a snapshot of each", || {
+        backed_up(&backup) == count
+    });
+
+    let memory = number(&process, "status", "VmHWM");
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", process.id())).unwrap();
+    let descriptors = descriptors.count() as u64;
+    eprintln!("{count} databases: {descriptors} descriptors, {memory} KiB");
+    let many = count as u64;
+    assert!(descriptors <= many * MOST_DESCRIPTORS + 64, "{descriptors}");
+    assert!(memory <= many * MOST_MEMORY + BASE_MEMORY, "{memory} KiB");
+
+    // Whoever has nothing to do neither reads nor writes.
+    let calls = || ["syscr", "syscw"].map(|kind| number(&process, "io", kind));
+    let mut before = [0, 0];
+    wait_until(patience, "rest", || {
+        let last = std::mem::replace(&mut before, calls());
+        std::thread::sleep(Duration::from_secs(2));
+        last == before && number(&process, "status", "Threads") <= MOST_THREADS
+    });
+
+    // Each is still looked after.
+    for index in [0, count / 2, count - 1] {
+        let database = rusqlite::Connection::open(place.path(&path(index))).unwrap();
+        insert(&database, 3);
+        let replica = format!("backup/{}/{index}.db", index % FOLDERS);
+        place.wait_for_rows(&replica, 4);
+    }
+    let ended = process.terminate(patience).unwrap();
+    assert!(ended.success(), "{}", process.log());
+}
