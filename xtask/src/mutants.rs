@@ -39,8 +39,8 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         std::fs::create_dir_all(&output)?;
         let mut mutants = command("prlimit");
         mutants.args([MEMORY, "--"]).arg(&program);
-        mutants.args(["mutants", "--package", package, "--output"]);
-        mutants.arg(output);
+        mutants.args(["mutants", "--profile", "mutants", "--package", package]);
+        mutants.arg("--output").arg(output);
         mutants.args(arguments).arg("--").args(tests);
         tally.add(run(&mut mutants)?);
     }
