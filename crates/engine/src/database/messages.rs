@@ -6,6 +6,7 @@ use evertide_ltx::{LtxName, Txid};
 use evertide_storage::ByteStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::stop::StopTime;
 use crate::{
     Error, ReplicationOptions,
     capture::{Capture, Tail},
@@ -80,7 +81,7 @@ pub(crate) enum Command {
     },
     /// Capture, upload, and end.
     Stop {
-        deadline: Duration,
+        time: StopTime,
         reply: oneshot::Sender<Result<(), Error>>,
     },
 }

@@ -25,12 +25,15 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-pub(crate) use self::messages::{
-    Captured, Command, Content, ImageRequest, Snapshot, request_snapshot, tail_matches,
-};
 use self::{
     images::{FinishedImage, ImageJob, PendingImages},
     schedule::Schedule,
+};
+pub(crate) use self::{
+    messages::{
+        Captured, Command, Content, ImageRequest, Snapshot, request_snapshot, tail_matches,
+    },
+    stop::StopTime,
 };
 use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicationOptions,
@@ -76,7 +79,7 @@ impl DatabaseHandle {
     pub(crate) fn abandon(&self) {
         let (reply, _) = oneshot::channel();
         let _ = self.commands.send(Command::Stop {
-            deadline: Duration::ZERO,
+            time: StopTime::ABANDONED,
             reply,
         });
     }
@@ -129,6 +132,7 @@ pub(crate) async fn start(
         replicas: Vec::new(),
         tasks: TaskTracker::new(),
         stopping: CancellationToken::new(),
+        time_is_up: CancellationToken::new(),
         schedule: Schedule::new(),
         pending: PendingImages::default(),
         images: Vec::new(),
@@ -140,7 +144,7 @@ pub(crate) async fn start(
     // Replicas that are added later are not meant.
     database.config.succession = Succession::Proven;
     if let Err(error) = database.attach().await {
-        database.cancel_replicas().await;
+        database.end_replicas(Instant::now()).await;
         return Err(error);
     }
     database.hear_first_looks().await;
@@ -192,6 +196,8 @@ struct Database {
     tasks: TaskTracker,
     /// Ends what need not be done before the end.
     stopping: CancellationToken,
+    /// Ends what is not done at the end.
+    time_is_up: CancellationToken,
     schedule: Schedule,
     pending: PendingImages,
     images: Vec<ImageJob>,
@@ -233,8 +239,8 @@ impl Database {
                 Wake::Tick => self.tick().await,
                 Wake::ImageDone(result) => self.finish_image(*result).await,
                 Wake::Pending(permit) => self.start_image(permit).await,
-                Wake::Command(Some(Command::Stop { deadline, reply })) => {
-                    let stopped = self.stop(deadline).await;
+                Wake::Command(Some(Command::Stop { time, reply })) => {
+                    let stopped = self.stop(time).await;
                     let Self {
                         capture, _claim, ..
                     } = self;

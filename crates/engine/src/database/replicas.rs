@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use evertide_ltx::Txid;
 use evertide_storage::{CountingClient, Lease, LeasedClient, ReplicaClient, RequestKind};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Database, RunningReplica, slow_look};
@@ -164,6 +165,7 @@ impl Database {
             status: self.status.clone(),
             commands: self.commands.clone(),
             stopping: self.stopping.clone(),
+            time_is_up: self.time_is_up.clone(),
             continuable: Arc::clone(&continuable),
         };
         let task = replica::run(context, cancel.clone());
@@ -199,9 +201,13 @@ impl Database {
         Arc::new(CountingClient::observed(client, observer))
     }
 
-    pub(super) async fn cancel_replicas(&mut self) {
+    /// Ends the replicas' tasks, all at a time. What they have not done at `end` they do no more.
+    pub(super) async fn end_replicas(&mut self, end: Instant) {
         self.replicas.clear();
         self.tasks.close();
-        self.tasks.wait().await;
+        if timeout_at(end, self.tasks.wait()).await.is_err() {
+            self.time_is_up.cancel();
+            self.tasks.wait().await;
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use evertide_ltx::Txid;
+use humantime::format_rfc3339_seconds;
 use tokio::time::Instant;
 
 use super::{Database, Looked, RunningReplica, Wake, images::ImageJob};
@@ -14,11 +15,40 @@ use crate::{
 
 /// How long a stop waits for the page table of an image that replicas have already.
 const TABLE_PATIENCE: Duration = Duration::from_secs(2);
+/// How much of the time is kept for the end of the replicas' tasks at most, and how long they have where
+/// nobody waits for them.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long a stop may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct StopTime {
+    /// For what is captured to be uploaded.
+    uploads: Duration,
+    /// For what follows on each replica, beside whatever the uploads did not take.
+    farewell: Duration,
+}
+
+impl StopTime {
+    /// Where nobody waits: nothing more is uploaded.
+    pub(crate) const ABANDONED: Self = Self {
+        uploads: Duration::ZERO,
+        farewell: FAREWELL,
+    };
+
+    /// All of it by this deadline.
+    pub(crate) fn within(deadline: Duration) -> Self {
+        let farewell = FAREWELL.min(deadline / 5);
+        Self {
+            uploads: deadline - farewell,
+            farewell,
+        }
+    }
+}
 
 impl Database {
     /// Captures what is committed, uploads it, and ends the replicas' tasks.
-    pub(super) async fn stop(&mut self, deadline: Duration) -> Result<(), Error> {
-        let end = Instant::now() + deadline;
+    pub(super) async fn stop(&mut self, time: StopTime) -> Result<(), Error> {
+        let end = Instant::now() + time.uploads;
         self.stopping.cancel();
         let goal = self.capture_all().await;
         let goal = self.deliver(goal, end).await;
@@ -26,14 +56,14 @@ impl Database {
             self.leave_continuable(end).await;
         }
         self.await_table(end).await;
-        self.cancel_replicas().await;
+        self.end_replicas(end + time.farewell).await;
         self.give_up_images();
         self.status.send_modify(|status| {
             status.state = DatabaseState::Stopped;
             let replicas = status.replicas.iter_mut();
             replicas.for_each(|replica| replica.drill.running = false);
         });
-        self.stopped(deadline, goal)
+        self.stopped(time.uploads + time.farewell, goal)
     }
 
     /// Waits until every replica that may be written to has this transaction or it is time to end. Where
@@ -163,8 +193,31 @@ fn is_everywhere(status: &DatabaseStatus, txid: Txid) -> bool {
 /// What a replica has, and why it has no more.
 fn shortfall(replica: &ReplicaStatus, deadline: Duration) -> String {
     let ReplicaStatus { name, txid, .. } = replica;
-    match replica.error.as_ref().filter(|_| replica.refused) {
-        Some(refusal) => format!("it was refused to write to replica `{name}` ({refusal})"),
-        None => format!("replica `{name}` has {txid} after {deadline:?}"),
+    match (&replica.error, replica.failing_since) {
+        (Some(refusal), _) if replica.refused => {
+            format!("it was refused to write to replica `{name}` ({refusal})")
+        }
+        (Some(error), Some(since)) => {
+            let since = format_rfc3339_seconds(since);
+            format!(
+                "replica `{name}` has {txid} after {deadline:?}, failing since {since} ({error})"
+            )
+        }
+        _ => format!("replica `{name}` has {txid} after {deadline:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_has_most_of_its_time_for_uploads_and_never_takes_more() {
+        for (deadline, farewell) in [(0, 0), (1, 0), (300, 60), (5_000, 1_000), (22_500, 2_000)] {
+            let [deadline, farewell] = [deadline, farewell].map(Duration::from_millis);
+            let time = StopTime::within(deadline);
+            assert_eq!(time.farewell.as_millis(), farewell.as_millis());
+            assert_eq!(time.uploads + time.farewell, deadline);
+        }
     }
 }

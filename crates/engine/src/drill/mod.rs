@@ -442,6 +442,7 @@ mod tests {
             status: watch::channel(DatabaseStatus::new("app.db".into())).0,
             commands,
             stopping: CancellationToken::new(),
+            time_is_up: CancellationToken::new(),
             continuable: Arc::default(),
         };
         Drill::new(&context, Heard::default())

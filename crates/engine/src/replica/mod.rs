@@ -84,6 +84,8 @@ pub(crate) struct ReplicaContext {
     pub(crate) commands: mpsc::UnboundedSender<Command>,
     /// Cancelled when the database stops: what is not needed to bring the replica up to date ends.
     pub(crate) stopping: CancellationToken,
+    /// Cancelled when the task has to end, whatever it has not done.
+    pub(crate) time_is_up: CancellationToken,
     /// Whether Litestream could go on where the replica ends.
     pub(crate) continuable: Arc<AtomicBool>,
 }
@@ -114,8 +116,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = upkeep.run() => {}
         () = drill.run() => {}
     }
-    replica.record_the_end().await;
-    replica.release().await;
+    replica.end().await;
 }
 
 struct Replica {
@@ -394,6 +395,29 @@ impl Replica {
         }
     }
 
+    /// What is left to do, while there is time.
+    async fn end(&mut self) {
+        let time_is_up = self.context.time_is_up.clone();
+        let held = self.context.lease.check().is_ok();
+        let farewell = async {
+            self.record_the_end().await;
+            self.release().await
+        };
+        let error = match time_is_up.run_until_cancelled(farewell).await {
+            Some(Ok(())) => return,
+            Some(Err(error)) => error,
+            None => "there was no time left".to_owned(),
+        };
+        if held {
+            tracing::warn!(
+                database = %self.database().display(),
+                replica = self.context.options.name,
+                error,
+                "cannot let go of the lease; others wait until it ends"
+            );
+        }
+    }
+
     /// Publishes the checksum of what the replica was left with.
     async fn record_the_end(&mut self) {
         let captured = self.context.captured.borrow().record;
@@ -402,19 +426,11 @@ impl Replica {
     }
 
     /// Lets others write at once: nothing of ours will arrive any more.
-    async fn release(&self) {
-        let released = tokio::time::timeout(RELEASE_PATIENCE, self.context.lease.release()).await;
-        let error = match released {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it takes too long".to_owned(),
-        };
-        let replica = self.context.client.location();
-        tracing::debug!(
-            replica,
-            error,
-            "cannot let go of the lease; it ends by itself"
-        );
+    async fn release(&self) -> Result<(), String> {
+        match tokio::time::timeout(RELEASE_PATIENCE, self.context.lease.release()).await {
+            Ok(released) => released.map_err(|error| describe(&error)),
+            Err(_) => Err("it takes too long".to_owned()),
+        }
     }
 
     fn set_continuable(&self, objects: &[LtxObject]) {

@@ -247,6 +247,7 @@ impl Node {
             status: status.clone(),
             commands,
             stopping: stopping.clone(),
+            time_is_up: CancellationToken::new(),
             continuable: Arc::default(),
         };
         let task = Task {

@@ -97,7 +97,12 @@ async fn a_replica_that_cannot_be_written_is_named_when_stopping() {
     let backup = scene.start().await;
     until(&backup, |status| status.replicas[0].error.is_some()).await;
     let error = backup.stop(Duration::from_millis(300)).await.unwrap_err();
-    assert!(matches!(&error, Error::StoppedBehind { behind, .. } if behind[0].contains("local")));
+    let Error::StoppedBehind { behind, .. } = &error else {
+        panic!("{error:?}")
+    };
+    for said in ["replica `local` has", "failing since", "replica `local`: "] {
+        assert!(behind[0].contains(said), "{said}: {error}");
+    }
 }
 
 #[tokio::test]
@@ -212,7 +217,7 @@ async fn every_mistake_in_the_settings_is_reported_at_once() {
 }
 
 #[tokio::test]
-async fn dropping_the_last_handle_lets_go_of_the_database() {
+async fn dropping_the_last_handle_lets_go_of_the_replica_and_of_the_database() {
     let (scene, _conn) = Scene::with_rows(3);
     let backup = scene.start().await;
     durable(&backup).await;
@@ -220,6 +225,8 @@ async fn dropping_the_last_handle_lets_go_of_the_database() {
     for _ in 0..200 {
         let again = scene.replication();
         if again.start().await.is_ok() {
+            let lease = std::fs::read_to_string(scene.replica.join("evertide/lease")).unwrap();
+            assert!(lease.contains("state released\n"), "{lease}");
             return again.stop(DEADLINE).await.unwrap();
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

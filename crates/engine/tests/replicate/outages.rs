@@ -380,6 +380,45 @@ async fn a_slow_replica_delays_neither_another_nor_the_application() {
     evertide_testkit::assert_same_database(&scene.db, restored(&scene, &slow));
 }
 
+/// As when a network goes silent: what is asked of the replica is neither done nor refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_ends_in_its_time_though_a_replica_does_not_answer_and_says_what_that_lacks() {
+    let (scene, conn) = filled();
+    let (backup, gate, slow) = with_a_slow_replica(&scene);
+    backup.start().await.unwrap();
+    durable(&backup).await;
+    // Of this one the checksum is to be published at the end.
+    insert(&conn, 1);
+    durable(&backup).await;
+    gate.close();
+    insert(&conn, 1);
+    let txid = backup.sync().await.unwrap();
+    on_any(&backup).await;
+    let time = Duration::from_secs(1);
+    // Publishing and letting go of the lease would each be waited for as long again, and twice.
+    let stopped = tokio::time::timeout(4 * time, backup.stop(time)).await;
+    let lease = |replica: &Path| std::fs::read_to_string(replica.join("evertide/lease")).unwrap();
+    let leases = [&scene.replica, &slow].map(|replica| lease(replica));
+    gate.open();
+    let error = stopped.expect("it ends in its time").unwrap_err();
+    let evertide::Error::StoppedBehind {
+        txid: newest,
+        behind,
+        ..
+    } = &error
+    else {
+        panic!("{error:?}")
+    };
+    assert_eq!(*newest, txid);
+    let [slow] = behind.as_slice() else {
+        panic!("{behind:?}")
+    };
+    assert!(slow.starts_with("replica `slow` has"), "{slow}");
+    assert!(leases[0].contains("state released\n"), "{}", leases[0]);
+    assert!(leases[1].contains("state held\n"), "{}", leases[1]);
+    scene.assert_restores();
+}
+
 /// More than fits into what is on its way to a store.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_takes_its_snapshot_slowly_delays_that_of_no_other() {

@@ -27,6 +27,8 @@ use crate::{
 
 /// How long a database that is no longer wanted may take to finish its uploads.
 const REMOVAL: Duration = Duration::from_secs(10);
+/// How long databases may take to let go of their replicas where nobody wants to wait for uploads.
+const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// Reads the settings again.
 type Source = dyn Fn() -> Result<FleetSettings, DaemonError> + Send + Sync;
@@ -141,7 +143,7 @@ impl FleetDaemon {
         self
     }
 
-    /// Stopping does not wait for replicas from now on.
+    /// Stopping waits for replicas no longer than it takes to let go of them, from now on.
     pub fn give_up(&self) {
         self.shared.given_up.store(true, Ordering::Relaxed);
     }
@@ -329,6 +331,22 @@ fn builder(database: &DatabaseSettings) -> ReplicationBuilder {
     Replication::builder(&database.path).options(database.replication.clone())
 }
 
+/// Stops databases, all at a time; why those failed that did.
+async fn stop_all(
+    members: Vec<Replication>,
+    mut stopping: JoinSet<Result<(), String>>,
+    deadline: Duration,
+) -> Result<Vec<String>, DaemonError> {
+    for member in members {
+        stopping.spawn(async move { stop(&member, deadline).await });
+    }
+    let mut failed = Vec::new();
+    while let Some(stopped) = stopping.join_next().await {
+        failed.extend(stopped?.err());
+    }
+    Ok(failed)
+}
+
 async fn stop(member: &Replication, deadline: Duration) -> Result<(), String> {
     match member.stop(deadline).await {
         Ok(()) | Err(evertide::Error::NotRunning(_)) => Ok(()),
@@ -365,9 +383,7 @@ impl Daemon for FleetDaemon {
             }
             return self.watch().await;
         };
-        for member in members {
-            let _ = stop(&member, Duration::ZERO).await;
-        }
+        let _ = stop_all(members, JoinSet::new(), LETTING_GO).await;
         Err(first.into())
     }
 
@@ -375,23 +391,16 @@ impl Daemon for FleetDaemon {
         self.unwatch().await;
         // Some of the time is ours, so that each database is named rather than all cut off.
         let given_up = self.shared.given_up.load(Ordering::Relaxed);
-        let deadline = if given_up {
-            Duration::ZERO
-        } else {
-            deadline.mul_f32(0.95)
+        let deadline = match given_up {
+            true => LETTING_GO.min(deadline),
+            false => deadline.mul_f32(0.95),
         };
-        let (members, mut stopping) = {
+        let (members, stopping) = {
             let mut fleet = self.shared.fleet.lock().await;
             let members: Vec<Replication> = fleet.members.values().cloned().collect();
             (members, std::mem::take(&mut fleet.leaving))
         };
-        for member in members {
-            stopping.spawn(async move { stop(&member, deadline).await });
-        }
-        let mut failed = Vec::new();
-        while let Some(stopped) = stopping.join_next().await {
-            failed.extend(stopped?.err());
-        }
+        let failed = stop_all(members, stopping, deadline).await?;
         if failed.is_empty() {
             Ok(())
         } else {

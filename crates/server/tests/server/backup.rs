@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::routing::get as on_get;
-use evertide::{CONFIG_SCOPE, Durability};
-use evertide_server::{BackupDaemon, BackupError, Reloaded, Server};
-use evertide_testkit::{TempDir, restore_with_litestream, temp_dir};
+use evertide::{CONFIG_SCOPE, Durability, Replication, ReplicationOptions};
+use evertide_server::{
+    BackupDaemon, BackupError, Daemon, FleetDaemon, Reloaded, Server,
+    settings::{DatabaseSettings, parse_toml},
+};
+use evertide_testkit::{OssServer, Road, TempDir, WireProxy, restore_with_litestream, temp_dir};
 use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -259,4 +262,70 @@ async fn what_is_not_replicated_at_the_deadline_is_named() {
     handle.shut_down();
     let error = running.await.unwrap().unwrap_err().to_string();
     assert!(error.contains("blocked"), "{error}");
+}
+
+/// What the end of a server is told when the replica of its daemon does not answer any more, as in an outage of the
+/// network: connections stay, and nothing comes back on them.
+async fn end_in_an_outage<D: Daemon>(
+    daemon: impl AsyncFnOnce(PathBuf, ReplicationOptions) -> (D, Replication),
+) -> String {
+    let (site, server) = (Site::new(), OssServer::start());
+    let proxy = WireProxy::start(server.address()).unwrap();
+    let toml = format!(
+        "[[replicas]]\nname = \"remote\"\ntype = \"oss\"\noss_bucket = \"{}\"\noss_path = \"app\"\n\
+         oss_region = \"{}\"\noss_endpoint = \"http://{}\"\noss_access_key_id = \"{}\"\n\
+         oss_access_key_secret = \"{}\"\n",
+        OssServer::BUCKET,
+        OssServer::REGION,
+        proxy.address(),
+        OssServer::KEY_ID,
+        OssServer::KEY_SECRET,
+    );
+    let insert = || {
+        let inserted = site.connect().execute("INSERT INTO t VALUES (1)", ());
+        assert_eq!(inserted.unwrap(), 1);
+    };
+    let (daemon, replication) = daemon(site.database(), parse_toml(&toml).unwrap()).await;
+    let (handle, running) = spawn(
+        Server::new(Router::new())
+            .add_daemon(daemon)
+            .shutdown_deadline(Duration::from_secs(10)),
+    );
+    address(&handle).await;
+    // By then it has a lease to let go of, and a checksum to publish.
+    for _ in 0..2 {
+        insert();
+        replication.wait_durable(Durability::All).await.unwrap();
+    }
+    proxy.set_road(Road::Silent);
+    insert();
+    let txid = replication.sync().await.unwrap();
+    handle.shut_down();
+    let error = running.await.unwrap().unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("not replicated up to {txid}")),
+        "{error}"
+    );
+    error
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_answer_is_named_when_stopping_and_the_stop_is_not_cut_off() {
+    let backup = end_in_an_outage(async |database, options| {
+        let replication = Replication::builder(database).options(options);
+        let backup = BackupDaemon::new(replication.build().unwrap());
+        let replication = backup.replication();
+        (backup, replication)
+    });
+    let fleet = end_in_an_outage(async |database, options| {
+        let settings = vec![DatabaseSettings::new(database, options)];
+        let fleet = FleetDaemon::new(settings.into()).unwrap();
+        let replication = fleet.members().await.remove(0);
+        (fleet, replication)
+    });
+    let (backup, fleet) = tokio::join!(backup, fleet);
+    for error in [backup, fleet] {
+        assert!(!error.contains("cut off"), "{error}");
+        assert!(error.contains("replica `remote` has"), "{error}");
+    }
 }

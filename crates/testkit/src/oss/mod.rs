@@ -99,6 +99,11 @@ impl OssServer {
         }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
     /// Its URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)

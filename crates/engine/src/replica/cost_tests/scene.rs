@@ -209,6 +209,7 @@ impl Scene {
             status,
             commands,
             stopping: CancellationToken::new(),
+            time_is_up: CancellationToken::new(),
             continuable: Arc::default(),
         };
         let cancel = CancellationToken::new();
