@@ -4,7 +4,7 @@
 //! is put back, in place so that it stays the same file, to what it was when the writer last paused
 //! before the cut, as if its commits had been lost, or when it first paused after it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::Range, path::PathBuf, sync::Arc, time::Duration};
 
 use evertide::{Durability, Replication};
 use evertide_storage::{CrashPoint, Disk, RecordingDisk, Unsynced};
@@ -77,6 +77,8 @@ struct Recording {
     scene: Scene,
     upkeep: Upkeep,
     disk: Arc<RecordingDisk>,
+    /// The operations of the start that compared all pages.
+    comparison: Range<usize>,
     pauses: Vec<Pause>,
     /// Rows that were reported durable, and how many operations had happened by then.
     durable: Vec<(usize, i64)>,
@@ -104,6 +106,7 @@ impl Recording {
             scene,
             upkeep,
             disk: recording,
+            comparison: 0..0,
             pauses: Vec::new(),
             durable: Vec::new(),
         };
@@ -113,7 +116,9 @@ impl Recording {
                 Upkeep::None => this.scene.replication(Arc::clone(&disk)),
                 Upkeep::Quick => this.scene.maintained(Arc::clone(&disk)),
             };
+            let begun = this.disk.operations();
             backup.start().await.unwrap();
+            this.comparison = begun..this.disk.operations();
             assert_eq!(backup.status().rebases, life, "{:#?}", backup.status());
             for rows in [1, 3, 2, 7, 1, 1] {
                 this.wait_durable(&backup, count(&conn)).await;
@@ -150,17 +155,17 @@ impl Recording {
         Maintained::of(&self.disk.describe())
     }
 
-    /// So many points of all there are; half of them where maintenance is at work, if it is.
+    /// So many points of all there are; half of them where maintenance is at work, or all pages are compared.
     fn draw(&self, trials: usize, rng: &mut fastrand::Rng) -> Vec<CrashPoint> {
         let mut points: Vec<CrashPoint> = self.disk.crash_points(2).collect();
         rng.shuffle(&mut points);
         let operations = self.disk.describe();
-        let is_maintenance = |point: &CrashPoint| {
+        let is_rare = |point: &CrashPoint| {
             let around = &operations[point.operations.saturating_sub(1)..];
             let maintains = |op: &String| is_compaction(op) || is_snapshot(op) || is_deletion(op);
-            around.iter().take(2).any(maintains)
+            self.comparison.contains(&point.operations) || around.iter().take(2).any(maintains)
         };
-        let (mut drawn, others): (Vec<_>, Vec<_>) = points.into_iter().partition(is_maintenance);
+        let (mut drawn, others): (Vec<_>, Vec<_>) = points.into_iter().partition(is_rare);
         let rest = drawn.split_off(drawn.len().min(trials / 2));
         drawn.extend(others.into_iter().chain(rest));
         drawn.truncate(trials);
