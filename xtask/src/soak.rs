@@ -17,7 +17,6 @@ const FUZZ: u64 = 60;
 const STORM: u64 = 360;
 const KILLS: u32 = 250;
 const POINTS: u32 = 500;
-const CRASHES: u32 = 4_000;
 const YEARS: u32 = 20;
 const SIMULATIONS: u32 = 5_000;
 const RACES: u32 = 200;
@@ -25,9 +24,10 @@ const RACES: u32 = 200;
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("torture", torture),
     ("kill loop", kills),
+    ("failing disks", faults),
     ("power cuts", crashes),
     ("two writers", races),
     ("lives of replicas", lives),
@@ -97,12 +97,28 @@ fn kills(seed: u64) -> Result<Tally> {
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 
+fn faults(seed: u64) -> Result<Tally> {
+    let mut test = tests(
+        "evertide",
+        &[
+            "--test",
+            "faults",
+            "--",
+            "fail::",
+            "local_state::",
+            "--nocapture",
+        ],
+    );
+    test.env("EVERTIDE_FAULTS", "all");
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
 fn crashes(seed: u64) -> Result<Tally> {
     let mut test = tests(
         "evertide",
         &["--test", "faults", "crashes::", "--", "--nocapture"],
     );
-    test.env("EVERTIDE_CRASHES", CRASHES.to_string());
+    test.env("EVERTIDE_CRASHES", "all");
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

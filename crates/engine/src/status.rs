@@ -34,9 +34,12 @@ pub struct DatabaseStatus {
     pub rebases: u64,
     /// Why the last time.
     pub last_rebase: Option<String>,
+    /// How often writers were held to let the WAL start over. Who does not wait for a lock can be told
+    /// "busy" once each time.
+    pub write_holds: u64,
     /// The longest time writers were held to let the WAL start over.
     pub longest_write_hold: Duration,
-    /// The most frames that were written while writers were held.
+    /// The most frames that were copied while writers were held, to the database or to be uploaded.
     pub most_frames_in_write_hold: u32,
     /// How often checkpoints of the application were held off for a moment, since it writes fast and
     /// would run one in each commit. With `wal_autocheckpoint = 0` it is never needed.
@@ -60,6 +63,7 @@ impl DatabaseStatus {
             rotations: 0,
             rebases: 0,
             last_rebase: None,
+            write_holds: 0,
             longest_write_hold: Duration::ZERO,
             most_frames_in_write_hold: 0,
             brakes: 0,

@@ -183,6 +183,18 @@ with open(sys.argv[1], 'r+b') as file:
     }
 }
 
+/// Whether another process finds that a database in WAL mode is open here: every connection of SQLite keeps a
+/// shared lock on the file itself, without which the next process that closes the database deletes the WAL.
+///
+/// # Panics
+///
+/// When the other process cannot be asked.
+pub fn another_process_finds_it_open(database: &std::path::Path) -> bool {
+    /// `SHARED_FIRST` of SQLite.
+    const SHARED_FIRST: u32 = 0x4000_0002;
+    another_process_finds_locked(database, SHARED_FIRST)
+}
+
 /// Whether a statement works in another process, and says of itself that it was not busy.
 fn asked_from_outside(database: &std::path::Path, sql: &str) -> bool {
     const SCRIPT: &str = "import sqlite3, sys

@@ -44,6 +44,10 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<Connection, Error> {
     let fail = |error| database_error(path, "open", error);
     let connection = Connection::open_with_flags(path, flags).map_err(fail)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(fail)?;
+    // What was reported as stored survives a power cut, however this SQLite was built.
+    connection
+        .pragma_update(None, "synchronous", "FULL")
+        .map_err(fail)?;
     // Checkpoints are the application's business, or the backup's. Found with content, the WAL
     // also stays as it is when this happens to be the last connection to close: a backup that
     // starts later resumes from it.
@@ -128,5 +132,21 @@ pub(crate) fn database_error(path: &Path, action: &'static str, error: rusqlite:
             action,
             source: error,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_synced_before_it_is_reported_in_every_way_to_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        for access in [Access::Create, Access::Write, Access::Read] {
+            let connection = open(&path, access).unwrap();
+            let found = connection.pragma_query_value(None, "synchronous", |row| row.get(0));
+            assert_eq!(found, Ok(2), "FULL, {access:?}");
+        }
     }
 }

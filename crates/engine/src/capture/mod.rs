@@ -135,6 +135,7 @@ pub(crate) struct CaptureStats {
     pub(crate) rotations: u64,
     pub(crate) rebases: u64,
     pub(crate) last_rebase: Option<String>,
+    pub(crate) write_holds: u64,
     pub(crate) longest_write_hold: Duration,
     pub(crate) most_frames_in_write_hold: u32,
     pub(crate) brakes: u64,
@@ -287,6 +288,10 @@ impl Capture {
                 tried,
             };
             let action = next(&facts);
+            if action != Action::Rest {
+                // Before it is done: whoever looks for what a process did last finds it here.
+                tracing::trace!(database = %self.path.display(), step = ?action, "capture");
+            }
             match action {
                 Action::Capture => {
                     self.capture_segment(&index)?;
@@ -395,6 +400,7 @@ impl Capture {
             return Ok(None);
         };
         let before = attached.read_index()?;
+        self.stats.write_holds += 1;
         // The application may be in the middle of a checkpoint of its own, which ends by itself.
         for _ in 0..CHECKPOINTS_IN_HOLD {
             let index = self.checkpoint()?;
@@ -403,7 +409,9 @@ impl Capture {
             }
             std::thread::sleep(Duration::from_micros(500));
         }
-        let frames = before.committed.saturating_sub(before.backfilled);
+        // What is not captured yet will be before they go on.
+        let frames = before.committed.saturating_sub(before.backfilled)
+            + before.committed.saturating_sub(self.captured_frames());
         self.stats.most_frames_in_write_hold = self.stats.most_frames_in_write_hold.max(frames);
         Ok(Some(hold))
     }

@@ -536,6 +536,7 @@ impl Database {
             status.rotations = stats.rotations;
             status.rebases = stats.rebases;
             status.last_rebase = stats.last_rebase;
+            status.write_holds = stats.write_holds;
             status.longest_write_hold = stats.longest_write_hold;
             status.most_frames_in_write_hold = stats.most_frames_in_write_hold;
             status.brakes = stats.brakes;

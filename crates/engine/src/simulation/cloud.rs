@@ -39,6 +39,47 @@ pub(super) enum Weather {
     Rough,
     /// None reaches the store.
     Out,
+    /// One of them badly, counted from when the weather changed, and perhaps all after it.
+    Nth(Nth),
+}
+
+/// Which request fares badly, and how.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Nth {
+    /// From 1. What reads LTX files is not counted.
+    pub(super) n: u64,
+    pub(super) trouble: Trouble,
+    pub(super) lasts: Lasts,
+}
+
+/// What is wrong with a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Trouble {
+    /// It does not reach the store.
+    Unreached,
+    /// It is done, and nobody hears of it.
+    Unanswered,
+}
+
+/// How long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Lasts {
+    Once,
+    ForEver,
+}
+
+impl Nth {
+    fn fate(self, request: u64) -> Fate {
+        let hit = match self.lasts {
+            Lasts::Once => request == self.n,
+            Lasts::ForEver => request >= self.n,
+        };
+        match self.trouble {
+            _ if !hit => Fate::Well,
+            Trouble::Unreached => Fate::Lost,
+            Trouble::Unanswered => Fate::Unanswered,
+        }
+    }
 }
 
 /// What becomes of a request.
@@ -70,6 +111,8 @@ struct End {
 struct State {
     random: Rng,
     weather: Weather,
+    /// Since the weather changed.
+    requests: u64,
     troubles: u64,
     /// When something was asked for that is not there any more.
     vanished: Option<Instant>,
@@ -104,6 +147,7 @@ impl Line {
         let state = State {
             random,
             weather: Weather::Fair,
+            requests: 0,
             troubles: 0,
             vanished: None,
         };
@@ -117,7 +161,8 @@ impl Line {
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
-        self.0.state().weather = weather;
+        let mut state = self.0.state();
+        (state.weather, state.requests) = (weather, 0);
     }
 
     /// Requests that did not fare well so far.
@@ -129,10 +174,12 @@ impl Line {
         let mut state = self.0.state();
         let luck = state.random.u8(..100);
         let late = Duration::from_millis(state.random.u64(20_000..900_000));
+        state.requests += 1;
         let fate = match (state.weather, luck) {
             (Weather::Out, _) | (Weather::Rough, 0..15) => Fate::Lost,
             (Weather::Rough, 15..30) => Fate::Unanswered,
             (Weather::Rough, 30..45) => Fate::Late(late),
+            (Weather::Nth(nth), _) => nth.fate(state.requests),
             _ => Fate::Well,
         };
         state.troubles += u64::from(!matches!(fate, Fate::Well));

@@ -46,6 +46,10 @@ pub(super) struct Judge {
     /// The end of that, to be read.
     last: VecDeque<String>,
     pub(super) stored: u64,
+    /// Levels that anything was ever stored on, and how often.
+    pub(super) levels: BTreeMap<Level, u64>,
+    /// How often the lease was taken or renewed.
+    pub(super) leases: u64,
     pub(super) deleted: u64,
     pub(super) successions: u64,
     pub(super) proofs: u64,
@@ -65,6 +69,8 @@ impl Judge {
             trace: DefaultHasher::new(),
             last: VecDeque::new(),
             stored: 0,
+            levels: BTreeMap::new(),
+            leases: 0,
             deleted: 0,
             successions: 0,
             proofs: 0,
@@ -155,6 +161,7 @@ impl Judge {
             object.level, object.name
         ));
         let changes = Changes::of(content);
+        *self.levels.entry(object.level).or_default() += 1;
         let before = self
             .objects
             .insert((object.level, object.name), (object, changes));
@@ -175,6 +182,7 @@ impl Judge {
     /// A node took or renewed the lease.
     pub(super) fn leased(&mut self, node: NodeId, legitimate: impl FnOnce(&[Pages]) -> bool) {
         self.note(format_args!("{node} leased"));
+        self.leases += 1;
         if self.owner != Some(node) {
             let may = self.newest.is_empty() || legitimate(&self.newest);
             self.must(may, || format!("node {node} may not go on from there"));

@@ -11,6 +11,7 @@ mod cloud;
 mod history;
 mod judge;
 mod node;
+mod nth;
 
 use std::{
     path::Path,
@@ -273,8 +274,8 @@ fn options(random: &mut Rng, exact: bool) -> ReplicaOptions {
     options
 }
 
-/// Lives one run.
-fn run(seed: u64) -> Tally {
+/// Lives on a clock that stands still while anything works.
+fn simulated<T>(seed: u64, life: impl Future<Output = T>) -> T {
     fastrand::seed(seed);
     DOES_BLOCKING_WORK.set(true);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -282,7 +283,12 @@ fn run(seed: u64) -> Tally {
         .start_paused(true)
         .build()
         .unwrap();
-    runtime.block_on(async {
+    runtime.block_on(life)
+}
+
+/// Lives one run.
+fn run(seed: u64) -> Tally {
+    simulated(seed, async {
         let mut world = World::new(seed);
         world.start(0);
         world.live(LENGTH).await;

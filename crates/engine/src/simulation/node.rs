@@ -349,6 +349,14 @@ impl Node {
         self.database().txid
     }
 
+    /// What is wrong with compaction, snapshots or retention of its replica.
+    pub(super) fn maintenance_error(&self) -> Option<String> {
+        let process = self.process.as_ref()?;
+        process.status.borrow().replicas[0]
+            .maintenance_error
+            .clone()
+    }
+
     /// What is wrong with its replica.
     pub(super) fn error(&self) -> Option<String> {
         let process = self.process.as_ref()?;

@@ -3,7 +3,7 @@
 use std::{fs::File, path::Path, process::Command, sync::Arc, time::Duration};
 
 use evertide_storage::OsDisk;
-use evertide_testkit::another_process_can_write;
+use evertide_testkit::{another_process_can_write, another_process_finds_it_open};
 
 use crate::{DEADLINE, Restorer, Scene, fail::durable, insert};
 
@@ -43,6 +43,7 @@ async fn the_process_without_descriptors() {
             !another_process_can_write(&scene.db),
             "after {started:?}, {free} left"
         );
+        assert!(another_process_finds_it_open(&scene.db));
         conn.execute_batch("COMMIT").unwrap();
         if let Err(error) = &started {
             failures += 1;

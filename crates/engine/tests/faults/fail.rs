@@ -17,6 +17,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 /// Every operation up to here fails once; of those after it some do.
 const ALL_UP_TO: u64 = 60;
+/// How many of those; `EVERTIDE_FAULTS` says how many else, or `all`.
 const SAMPLES: usize = 12;
 /// Runs at a time: they wait more than they work.
 const PARALLEL: usize = 24;
@@ -31,6 +32,26 @@ enum History {
     None,
     /// The WAL was restarted while nobody watched: the run has to compare all pages.
     Outdated,
+    /// The run makes the first snapshot, and then compacts, makes others and deletes.
+    Maintained,
+}
+
+impl History {
+    fn replication(self, scene: &Scene, disk: Arc<dyn Disk>) -> Replication {
+        match self {
+            Self::None | Self::Outdated => scene.replication(disk),
+            Self::Maintained => scene.maintained(disk),
+        }
+    }
+
+    /// All operations up to here fail in turn, of a run that has so many.
+    fn all_up_to(self, total: u64) -> u64 {
+        match self {
+            Self::None | Self::Outdated => ALL_UP_TO.min(total),
+            // The beginning is that of the others.
+            Self::Maintained => 0,
+        }
+    }
 }
 
 /// A run whose disk fails at one operation.
@@ -51,9 +72,15 @@ struct Run {
     complete: bool,
 }
 
-/// From start to stop: the first snapshot, commits, rotations. Errors that end are retried; one
-/// that stays is waited for no longer than necessary.
-async fn scenario(backup: &Replication, conn: &Connection, fault: Fault) -> Result<bool, String> {
+/// From start to stop: the first snapshot, commits, rotations, and of a maintained replica all that keeps it small.
+/// Errors that end are retried; one that stays is waited for no longer than necessary, once the disk is `dead`.
+async fn scenario(
+    backup: &Replication,
+    conn: &Connection,
+    plan: &Plan,
+    dead: impl Fn() -> bool,
+) -> Result<bool, String> {
+    let fault = plan.fault;
     let mut started = backup.start().await;
     if started.is_err() && fault == Fault::Once {
         started = backup.start().await;
@@ -78,11 +105,35 @@ async fn scenario(backup: &Replication, conn: &Connection, fault: Fault) -> Resu
     if !alive && fault == Fault::Once {
         return Err(format!("never durable again: {:#?}", backup.status()));
     }
+    if plan.history == History::Maintained {
+        let kept = kept_small(backup, conn, dead).await;
+        if !kept && fault == Fault::Once {
+            return Err(format!("never maintained again: {:#?}", backup.status()));
+        }
+    }
     let stopped = backup.stop(patience).await;
     match stopped {
         Err(error) if fault == Fault::Once => Err(format!("stop: {error}")),
         stopped => Ok(stopped.is_ok()),
     }
+}
+
+/// Commits until the replica was compacted, has had another snapshot, and something was deleted; not on a dead disk.
+async fn kept_small(backup: &Replication, conn: &Connection, dead: impl Fn() -> bool) -> bool {
+    let done = async {
+        loop {
+            let done = backup.status().replicas[0].maintained;
+            if done.compactions > 0 && done.snapshots > 0 && done.deleted > 0 {
+                return true;
+            }
+            if dead() {
+                return false;
+            }
+            insert(conn, 1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, done).await.unwrap_or(false)
 }
 
 pub(crate) async fn durable(backup: &Replication, patience: Duration) -> bool {
@@ -110,8 +161,10 @@ async fn run(plan: Plan) -> Result<Run, String> {
         let operation = log.get(plan.n as usize - 1).copied().unwrap_or("nothing");
         format!("{plan:?} ({operation}): {what}")
     };
-    let backup = scene.replication(Arc::clone(&disk) as Arc<dyn Disk>);
-    let complete = scenario(&backup, &conn, plan.fault)
+    let history = plan.history;
+    let backup = history.replication(&scene, Arc::clone(&disk) as Arc<dyn Disk>);
+    let dead = || plan.fault == Fault::Forever && disk.tripped();
+    let complete = scenario(&backup, &conn, &plan, dead)
         .await
         .map_err(&failed)?;
     if complete {
@@ -120,6 +173,9 @@ async fn run(plan: Plan) -> Result<Run, String> {
         checked.map_err(|error| failed(format!("the stop succeeded, but: {error}")))?;
     }
     drop(backup);
+    if history == History::Maintained {
+        scene.clean_up(&conn).await.map_err(&failed)?;
+    }
     let restorer = Restorer::official_every(OFFICIAL_EVERY, plan.n);
     scene.recover(&conn, restorer).await.map_err(&failed)?;
     Ok(Run {
@@ -138,13 +194,20 @@ async fn operations_to_fail(history: History) -> Vec<u64> {
         errno: EIO,
     };
     let total = run(clean).await.unwrap().operations;
+    let given = std::env::var("EVERTIDE_FAULTS").ok();
+    let samples = match given.as_deref() {
+        Some("all") => usize::MAX,
+        given => given.map_or(SAMPLES, |samples| samples.parse().unwrap()),
+    };
+    let first = history.all_up_to(total);
     let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
-    let mut later: Vec<u64> = (ALL_UP_TO + 1..=total).collect();
+    let mut later: Vec<u64> = (first + 1..=total).collect();
     rng.shuffle(&mut later);
-    later.truncate(SAMPLES);
-    let mut all: Vec<u64> = (1..=ALL_UP_TO).chain(later).collect();
+    later.truncate(samples);
+    let mut all: Vec<u64> = (1..=first).chain(later).collect();
     all.sort_unstable();
-    all.push(total * 2);
+    println!("{} of {total} operations fail", all.len());
+    all.push(total * 10);
     all
 }
 
@@ -178,7 +241,8 @@ async fn every_operation_fails(history: History, fault: Fault) {
     let (last, before) = runs.split_last().unwrap();
     let tripped = before.iter().flatten().filter(|run| run.tripped).count();
     println!("{} runs, {tripped} with a fault", runs.len());
-    assert!(tripped >= ALL_UP_TO as usize * 2, "{tripped} faults");
+    // How many operations there are depends on how quick everything is.
+    assert!(tripped * 5 >= before.len() * 4, "{tripped} faults");
     let last = last.as_ref().unwrap();
     assert!(
         !last.tripped && last.complete,
@@ -204,6 +268,16 @@ async fn an_operation_that_fails_once_while_pages_are_compared_does_no_harm() {
 #[tokio::test]
 async fn a_disk_that_stays_dead_while_pages_are_compared_is_reported_and_does_no_harm() {
     every_operation_fails(History::Outdated, Fault::Forever).await;
+}
+
+#[tokio::test]
+async fn an_operation_that_fails_once_while_the_replica_is_maintained_does_no_harm() {
+    every_operation_fails(History::Maintained, Fault::Once).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_stays_dead_while_the_replica_is_maintained_does_no_harm() {
+    every_operation_fails(History::Maintained, Fault::Forever).await;
 }
 
 /// The disk is dead for a while, in which the WAL starts over without us; then the n-th operation of
@@ -245,11 +319,17 @@ async fn a_comparison_of_pages_that_fails_is_not_taken_for_done() {
 /// The canary: an object that is said to be stored, and is not.
 #[tokio::test]
 async fn an_object_that_was_never_stored_fails_these_tests() {
+    let clean = Plan {
+        history: History::None,
+        n: u64::MAX,
+        fault: Fault::Once,
+        errno: EIO,
+    };
     for number in [1, 2] {
         let (scene, conn) = Scene::with_rows(5);
         let disk = LyingDisk::new(Arc::new(OsDisk), Lie::Publish(number));
         let backup = scene.replication(Arc::new(disk));
-        let complete = scenario(&backup, &conn, Fault::Once).await;
+        let complete = scenario(&backup, &conn, &clean, || false).await;
         assert_eq!(complete, Ok(true));
         assert!(scene.check_restore(Restorer::Own).await.is_err());
         assert!(scene.check_restore(Restorer::Official).await.is_err());

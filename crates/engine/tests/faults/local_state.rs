@@ -35,6 +35,7 @@ const SITUATIONS: [Situation; 3] = [Situation::Complete, Situation::Behind, Situ
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum File {
     Lock,
+    Identity,
     Position,
     Pages,
     /// The oldest staged file.
@@ -214,6 +215,7 @@ fn path(state: &Path, file: File) -> PathBuf {
     staged.sort();
     match file {
         File::Lock => state.join("lock"),
+        File::Identity => state.join("identity"),
         File::Position => state.join("position"),
         File::Pages => state.join("pages"),
         File::Oldest => stage.join(&staged[0]),
@@ -222,18 +224,29 @@ fn path(state: &Path, file: File) -> PathBuf {
     }
 }
 
-/// Both position records, intact, with the magic number of a later version; of an LTX file, its
-/// first bytes.
-fn make_newer(content: &mut [u8], file: File) {
-    if file != File::Position {
-        content[3] += 1;
-        return;
+/// Both position records, intact, with the magic number of a later version; an identity, intact, with the number of
+/// one; of an LTX file, its first bytes; of a table, which has neither, an entry of another shape.
+fn make_newer(content: &mut Vec<u8>, file: File) {
+    match file {
+        File::Position => {}
+        File::Identity => return *content = newer_identity(content),
+        _ => return content[3] ^= 1,
     }
     for at in RECORDS {
         let record = content[at..].first_chunk_mut().unwrap();
         record[7] += 1;
         seal(record);
     }
+}
+
+/// The identity with the number of a later version, and the checksum that belongs to it.
+fn newer_identity(content: &[u8]) -> Vec<u8> {
+    let text = std::str::from_utf8(content).unwrap();
+    let (body, _) = text.split_once("crc ").unwrap();
+    let body = body.replacen("identity 1", "identity 2", 1);
+    assert_ne!(text.split_once("crc ").unwrap().0, body);
+    let checksum = Checksum::page(Pgno::FIRST, body.as_bytes());
+    format!("{body}crc {checksum}\n").into_bytes()
 }
 
 /// Where the two records of a position file are, and what is in each.
@@ -294,12 +307,20 @@ async fn no_damage_to_the_local_state_makes_a_wrong_backup() {
         (File::Folder, Damage::Foreign),
         (File::Folder, Damage::Old),
         (File::Folder, Damage::Deleted),
+        (File::Identity, Damage::Newer),
         (File::Position, Damage::Newer),
+        (File::Pages, Damage::Newer),
         (File::Newest, Damage::Newer),
         (File::Lock, Damage::Deleted),
         (File::Lock, Damage::Foreign),
     ];
-    for file in [File::Position, File::Pages, File::Oldest, File::Newest] {
+    for file in [
+        File::Identity,
+        File::Position,
+        File::Pages,
+        File::Oldest,
+        File::Newest,
+    ] {
         let all = [
             Damage::Deleted,
             Damage::Emptied,

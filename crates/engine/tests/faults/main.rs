@@ -107,6 +107,15 @@ impl Scene {
         (scene, conn)
     }
 
+    /// The same database with another replica.
+    fn second(&self) -> Self {
+        Self {
+            replica: self.dir.join("second"),
+            lease: self.lease,
+            ..Self::at(&self.dir)
+        }
+    }
+
     fn open(&self) -> Connection {
         let conn = Connection::open(&self.db).unwrap();
         conn.execute_batch(
@@ -141,11 +150,36 @@ impl Scene {
         }
     }
 
-    fn replication(&self, disk: Arc<dyn Disk>) -> Replication {
-        let destination = Destination::file(&self.replica).unwrap();
-        let mut options = ReplicaOptions::new("local", destination);
+    /// A replica in this folder, with the default intervals of maintenance.
+    fn replica_options(&self, folder: &Path) -> ReplicaOptions {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let mut options = ReplicaOptions::new(name, Destination::file(folder).unwrap());
         options.sync_interval = Duration::from_millis(1);
         options.lease_duration = self.lease;
+        options
+    }
+
+    /// With intervals so short that compaction, snapshots and retention all come within a moment.
+    fn maintained_options(&self, folder: &Path) -> ReplicaOptions {
+        let ms = Duration::from_millis;
+        let mut options = self.replica_options(folder);
+        options.levels = vec![ms(40), ms(120)];
+        options.level_0_retention = ms(30);
+        options.snapshot_interval = ms(200);
+        options.retention = Some(ms(100));
+        options.retention_check_interval = ms(20);
+        options
+    }
+
+    fn replication(&self, disk: Arc<dyn Disk>) -> Replication {
+        self.replicating(self.replica_options(&self.replica), disk)
+    }
+
+    fn maintained(&self, disk: Arc<dyn Disk>) -> Replication {
+        self.replicating(self.maintained_options(&self.replica), disk)
+    }
+
+    fn replicating(&self, options: ReplicaOptions, disk: Arc<dyn Disk>) -> Replication {
         Replication::builder(&self.db)
             .replica(options)
             .rotate_at_frames(ROTATE_AT)
@@ -204,6 +238,26 @@ impl Scene {
                 self.ranges(9)
             )),
         }
+    }
+
+    /// Goes on, with a maintained replica, until an object was stored in every folder that was left with
+    /// something superfluous, which cleans it.
+    async fn clean_up(&self, conn: &Connection) -> Result<(), String> {
+        let backup = self.maintained(Arc::new(OsDisk));
+        backup.start().await.map_err(|error| error.to_string())?;
+        let cleaning = async {
+            // A lease of before may have to end first.
+            let _ = backup.wait_durable(Durability::All).await;
+            while !self.strays().is_empty() {
+                insert(conn, 1);
+                tokio::time::sleep(Duration::from_millis(30)).await;
+            }
+        };
+        if tokio::time::timeout(DEADLINE, cleaning).await.is_err() {
+            return Err(format!("left behind: {:?}", self.strays()));
+        }
+        let stopped = backup.stop(DEADLINE).await;
+        stopped.map_err(|error| error.to_string())
     }
 
     async fn replicate_one_more_commit(&self, conn: &Connection) -> Result<(), String> {
@@ -309,6 +363,13 @@ fn insert(conn: &Connection, rows: u32) {
         ))
         .unwrap();
     }
+}
+
+/// Has the WAL start over while nobody watches, and commits once more: who comes next has to compare all pages.
+fn start_wal_over_unwatched(conn: &Connection) {
+    conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        .unwrap();
+    insert(conn, 1);
 }
 
 fn count(conn: &Connection) -> i64 {

@@ -1,80 +1,192 @@
-//! Processes that kill themselves before an operation on files: each step of capture, rotation, upload, lease,
-//! compaction, snapshots, retention, stop, restart and restore has one before it.
+//! Processes that kill themselves before an operation on files, or before a step of capture with its locks: each step
+//! of capture, rotation, upload, lease, compaction, snapshots, retention, reload, stop, restart, comparison of pages and
+//! restore has one before it.
 
 use std::{
+    collections::BTreeMap,
+    fmt,
     io::Write,
     path::Path,
     process::{Command, Stdio},
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
-use evertide::{Durability, ReplicaOptions, Replication, RestoreOptions};
+use evertide::{Durability, Replication, RestoreOptions};
 use evertide_storage::{Destination, Disk, FaultDisk, OsDisk};
 use futures_util::{StreamExt, stream};
 use nix::sys::signal::{Signal, raise};
 use rusqlite::Connection;
+use tracing::{Event, Subscriber, field::Field};
+use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::{DEADLINE, ROTATE_AT, Restorer, SHORT_LEASE, Scene, check_rows, count, insert};
+use crate::{
+    DEADLINE, Restorer, SHORT_LEASE, Scene, check_rows, count, insert, start_wal_over_unwatched,
+};
 
 /// The folder that the process works in.
 const DIR: &str = "EVERTIDE_POINTS_DIR";
-/// The operation that it dies before.
+/// What it dies before.
 const POINT: &str = "EVERTIDE_POINT";
 /// In each test run; `EVERTIDE_POINTS` says how many more.
 const POINTS: usize = 12;
 /// Processes at a time: they wait more than they work.
 const PARALLEL: usize = 4;
+/// Steps of capture in which a lock changes hands or the WAL is backfilled, all of which each run has.
+const STEPS: [&str; 7] = [
+    "Capture",
+    "TakePin",
+    "ReleasePin",
+    "TakeGuard",
+    "ReleaseGuard",
+    "Checkpoint",
+    "Insist",
+];
 
-fn replication(scene: &Scene, disk: Arc<dyn Disk>) -> Replication {
-    let ms = Duration::from_millis;
-    let destination = Destination::file(&scene.replica).unwrap();
-    let mut options = ReplicaOptions::new("local", destination);
-    options.sync_interval = ms(1);
-    options.lease_duration = SHORT_LEASE;
-    options.levels = vec![ms(40), ms(120)];
-    options.level_0_retention = ms(30);
-    options.snapshot_interval = ms(200);
-    options.retention = Some(ms(100));
-    options.retention_check_interval = ms(20);
-    Replication::builder(&scene.db)
-        .replica(options)
-        .rotate_at_frames(ROTATE_AT)
-        .disk(disk)
-        .build()
-        .unwrap()
+/// What a process dies before.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Point {
+    Nothing,
+    /// The n-th operation on files, from 1.
+    Operation(u64),
+    /// The n-th step of this name, from 1.
+    Step(String, u64),
 }
 
-fn say(what: std::fmt::Arguments<'_>) {
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => write!(f, "nothing 0"),
+            Self::Operation(n) => write!(f, "operation {n}"),
+            Self::Step(name, n) => write!(f, "{name} {n}"),
+        }
+    }
+}
+
+impl Point {
+    fn parse(text: &str) -> Self {
+        let (what, n) = text.split_once(' ').unwrap();
+        let n = n.parse().unwrap();
+        match what {
+            "nothing" => Self::Nothing,
+            "operation" => Self::Operation(n),
+            name => Self::Step(name.to_owned(), n),
+        }
+    }
+}
+
+fn say(what: fmt::Arguments<'_>) {
     let mut out = std::io::stdout();
     writeln!(out, "\n{what}")
         .and_then(|()| out.flush())
         .unwrap();
 }
 
+fn die(before: fmt::Arguments<'_>) {
+    say(format_args!("dies before {before}"));
+    raise(Signal::SIGKILL).unwrap();
+}
+
+/// Hears of the steps of capture before they are made, counts them, and ends the process before one.
+#[derive(Clone, Debug)]
+struct Steps {
+    point: Point,
+    seen: Arc<Mutex<BTreeMap<String, u64>>>,
+}
+
+impl<S: Subscriber> Layer<S> for Steps {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        event.record(&mut |field: &Field, value: &dyn fmt::Debug| {
+            if field.name() != "step" {
+                return;
+            }
+            let (name, mut seen) = (format!("{value:?}"), self.seen.lock().unwrap());
+            let n = seen.entry(name.clone()).or_default();
+            *n += 1;
+            if self.point == Point::Step(name.clone(), *n) {
+                die(format_args!("{name}"));
+            }
+        });
+    }
+}
+
+/// Commits beside everything else without a pause, until it is dropped.
+struct Beside {
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Beside {
+    fn start(scene: &Scene) -> Self {
+        let (conn, stop) = (scene.open(), Arc::new(AtomicBool::new(false)));
+        conn.execute_batch("CREATE TABLE IF NOT EXISTS beside (b BLOB)")
+            .unwrap();
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                conn.execute_batch("INSERT INTO beside VALUES (randomblob(100))")
+                    .unwrap();
+            }
+        });
+        let thread = Some(thread);
+        Self { stop, thread }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
 #[tokio::test]
 #[ignore = "the process that the test below starts, and that kills itself"]
 async fn the_process_that_dies() {
     let dir = std::env::var(DIR).expect("started by the test below");
-    let point: u64 = std::env::var(POINT).unwrap().parse().unwrap();
-    let scene = Scene::at(dir.as_ref());
-    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
-    disk.call_at(point, |operation| {
-        say(format_args!("dies before {operation}"));
-        raise(Signal::SIGKILL).unwrap();
-    });
-    let conn = scene.open();
-    for _ in 0..2 {
-        let backup = replication(&scene, Arc::clone(&disk) as Arc<dyn Disk>);
-        backup.start().await.unwrap();
-        for _ in 0..6 {
-            insert(&conn, 5);
-            backup.wait_durable(Durability::All).await.unwrap();
-            say(format_args!("durable {}", count(&conn)));
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        backup.stop(DEADLINE).await.unwrap();
+    let point = Point::parse(&std::env::var(POINT).unwrap());
+    let (scene, disk) = (Scene::at(dir.as_ref()), FaultDisk::new(Arc::new(OsDisk)));
+    if let Point::Operation(n) = point {
+        disk.call_at(n, |operation| die(format_args!("{operation}")));
     }
+    let steps = Steps {
+        point,
+        seen: Arc::default(),
+    };
+    tracing_subscriber::registry().with(steps.clone()).init();
+    let disk = Arc::new(disk);
+    let conn = scene.open();
+    say(format_args!("phase first life"));
+    let backup = scene.maintained(Arc::clone(&disk) as Arc<dyn Disk>);
+    backup.start().await.unwrap();
+    commit(&backup, &conn, 3).await;
+    say(format_args!("phase reload"));
+    let mut options = backup.options();
+    let second = scene.maintained_options(&scene.second().replica);
+    options.replicas.push(second);
+    backup.update(options.clone()).await.unwrap();
+    commit(&backup, &conn, 2).await;
+    options.replicas.truncate(1);
+    backup.update(options).await.unwrap();
+    commit(&backup, &conn, 3).await;
+    stop(&backup).await;
+    start_wal_over_unwatched(&conn);
+
+    say(format_args!("phase second life"));
+    let backup = scene.maintained(Arc::clone(&disk) as Arc<dyn Disk>);
+    backup.start().await.unwrap();
+    say(format_args!("rebases {}", backup.status().rebases));
+    let beside = Beside::start(&scene);
+    let held = backup.wait_for(|status| status.write_holds > 1);
+    tokio::time::timeout(DEADLINE, held).await.unwrap();
+    drop(beside);
+    commit(&backup, &conn, 3).await;
+    stop(&backup).await;
+
+    say(format_args!("phase restore"));
     let destination = Destination::file(&scene.replica).unwrap();
     let client = destination
         .connect(Arc::clone(&disk) as Arc<dyn Disk>)
@@ -83,19 +195,75 @@ async fn the_process_that_dies() {
     restore.disk = Arc::clone(&disk) as Arc<dyn Disk>;
     evertide::restore(restore).await.unwrap();
     say(format_args!("operations {}", disk.operations()));
+    for (name, times) in steps.seen.lock().unwrap().iter() {
+        say(format_args!("step {name} {times}"));
+    }
+}
+
+async fn commit(backup: &Replication, conn: &Connection, times: u32) {
+    for _ in 0..times {
+        insert(conn, 5);
+        backup.wait_durable(Durability::All).await.unwrap();
+        say(format_args!("durable {}", count(conn)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn stop(backup: &Replication) {
+    say(format_args!("phase stop"));
+    backup.stop(DEADLINE).await.unwrap();
+    let done = backup.status().replicas[0].maintained;
+    let (compactions, snapshots) = (done.compactions, done.snapshots);
+    let deleted = done.deleted;
+    say(format_args!(
+        "maintained {compactions} {snapshots} {deleted}"
+    ));
 }
 
 /// How a process ended.
 #[derive(Clone, Default, Debug)]
 struct Life {
-    /// Before which operation it died.
+    /// Before what it died, and in which phase.
     died: Option<String>,
     /// Rows that it was told are durable.
     durable: i64,
+    rebases: u64,
+    /// Compactions, snapshots and deleted files.
+    maintained: [u64; 3],
     operations: u64,
+    /// How often each step was made.
+    steps: BTreeMap<String, u64>,
 }
 
-fn live(dir: &Path, point: u64) -> Life {
+impl Life {
+    fn hear(&mut self, said: &str) {
+        let mut phase = "";
+        for line in said.lines() {
+            let (what, rest) = line.split_once(' ').unwrap_or_default();
+            let number = || rest.parse::<u64>().unwrap();
+            match what {
+                "phase" => phase = rest,
+                "dies" => self.died = Some(format!("{phase}: {rest}")),
+                "durable" => self.durable = number() as i64,
+                "rebases" => self.rebases = number(),
+                "operations" => self.operations = number(),
+                "maintained" => {
+                    let numbers = rest.split(' ').map(|number| number.parse::<u64>().unwrap());
+                    for (sum, number) in self.maintained.iter_mut().zip(numbers) {
+                        *sum += number;
+                    }
+                }
+                "step" => {
+                    let (name, times) = rest.split_once(' ').unwrap();
+                    self.steps.insert(name.to_owned(), times.parse().unwrap());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn live(dir: &Path, point: &Point) -> Life {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "points::the_process_that_dies"])
         .args(["--ignored", "--nocapture", "--quiet"])
@@ -104,20 +272,15 @@ fn live(dir: &Path, point: u64) -> Life {
         .stderr(Stdio::inherit())
         .output()
         .unwrap();
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let last = |name: &str| said.lines().rev().find_map(|line| line.strip_prefix(name));
-    let number = |name: &str| last(name).map_or(0, |number| number.parse().unwrap());
-    let life = Life {
-        died: last("dies before ").map(str::to_owned),
-        durable: number("durable "),
-        operations: number("operations ") as u64,
-    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut life = Life::default();
+    life.hear(&said);
     assert_eq!(output.status.success(), life.died.is_none(), "{said}");
     life
 }
 
 /// Whatever was durable is there, and the next start makes the backup whole again.
-async fn die_at(point: u64) -> Result<Life, String> {
+async fn die_at(point: Point) -> Result<Life, String> {
     let scene = Scene {
         lease: SHORT_LEASE,
         ..Scene::new()
@@ -125,13 +288,14 @@ async fn die_at(point: u64) -> Result<Life, String> {
     let conn = scene.open();
     conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)")
         .unwrap();
-    let dir = scene.dir.clone();
-    let lived = tokio::task::spawn_blocking(move || live(&dir, point));
+    let (dir, at) = (scene.dir.clone(), point.clone());
+    let lived = tokio::task::spawn_blocking(move || live(&dir, &at));
     let life = lived.await.unwrap();
-    let failed = |what: String| format!("point {point}, {life:?}: {what}");
+    let failed = |what: String| format!("{point}, {life:?}: {what}");
     if life.durable > 0 {
-        let restored = scene.restore(Restorer::official_every(8, point)).await;
-        let checked = restored.and_then(|restored| check_rows(&restored, life.durable));
+        let restored = scene.restore(Restorer::official_every(8, life.durable as u64));
+        let checked = restored.await;
+        let checked = checked.and_then(|restored| check_rows(&restored, life.durable));
         checked.map_err(failed)?;
     }
     let copy = scene.dir.join("copy.db");
@@ -140,39 +304,49 @@ async fn die_at(point: u64) -> Result<Life, String> {
         let restored = Connection::open(&copy).unwrap();
         assert_eq!(count(&restored), count(&conn), "{life:?}");
     }
-    clean_up(&scene, &conn).await.map_err(failed)?;
+    if matches!(point, Point::Step(..)) {
+        // Whichever locks there were, they went with the process.
+        start_wal_over_unwatched(&conn);
+    }
+    scene.clean_up(&conn).await.map_err(failed)?;
     scene.recover(&conn, Restorer::Own).await.map_err(failed)?;
+    let second = scene.second();
+    if second.replica.exists() {
+        // A reload brought it, or would have.
+        second.clean_up(&conn).await.map_err(failed)?;
+        second.recover(&conn, Restorer::Own).await.map_err(failed)?;
+    }
     Ok(life)
 }
 
-/// Goes on until an object was stored in every folder, which cleans it.
-async fn clean_up(scene: &Scene, conn: &Connection) -> Result<(), String> {
-    let backup = replication(scene, Arc::new(OsDisk));
-    backup.start().await.map_err(|error| error.to_string())?;
-    let cleaning = async {
-        while !scene.strays().is_empty() {
-            insert(conn, 1);
-            tokio::time::sleep(Duration::from_millis(30)).await;
-        }
-    };
-    if tokio::time::timeout(DEADLINE, cleaning).await.is_err() {
-        return Err(format!("left behind: {:?}", scene.strays()));
-    }
-    let stopped = backup.stop(DEADLINE).await;
-    stopped.map_err(|error| error.to_string())
+/// What to die before: some operations on files, and each step once.
+fn draw(whole: &Life, random: &mut fastrand::Rng) -> Vec<Point> {
+    let given = std::env::var("EVERTIDE_POINTS").ok();
+    let points = given.map_or(POINTS, |points| points.parse().unwrap());
+    let mut all: Vec<u64> = (1..=whole.operations).collect();
+    random.shuffle(&mut all);
+    all.truncate(points);
+    let mut points: Vec<Point> = all.into_iter().map(Point::Operation).collect();
+    // How often each is made depends on how quick everything is: not one of the last.
+    points.extend(STEPS.map(|name| {
+        let times = whole.steps[name].div_ceil(2);
+        Point::Step(name.to_owned(), random.u64(1..=times))
+    }));
+    points
 }
 
 #[tokio::test]
 async fn a_process_killed_before_any_operation_on_files_loses_nothing_that_was_durable() {
-    let whole = die_at(u64::MAX).await.unwrap();
-    assert_eq!(whole.died, None);
-    let given = std::env::var("EVERTIDE_POINTS").ok();
-    let points = given.map_or(POINTS, |points| points.parse().unwrap());
+    let whole = die_at(Point::Nothing).await.unwrap();
+    println!("{whole:?}");
+    assert_eq!((whole.died.as_ref(), whole.rebases), (None, 1));
+    // Compacted, a snapshot made beside the first one, and deleted something.
+    assert!(whole.maintained.iter().all(|times| *times > 0), "{whole:?}");
+    let made = |name: &&str| whole.steps.contains_key(*name);
+    assert!(STEPS.iter().all(made), "{:?}", whole.steps);
     let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
-    let mut all: Vec<u64> = (1..=whole.operations).collect();
-    random.shuffle(&mut all);
-    all.truncate(points);
-    let lives: Vec<_> = stream::iter(all)
+    let points = draw(&whole, &mut random);
+    let lives: Vec<_> = stream::iter(points)
         .map(die_at)
         .buffered(PARALLEL)
         .collect()
@@ -188,10 +362,11 @@ async fn a_process_killed_before_any_operation_on_files_loses_nothing_that_was_d
         .filter_map(|life| life.died.clone())
         .collect();
     println!(
-        "{} of {} operations, dead before {died:?}",
-        lives.len(),
-        whole.operations
+        "{} of {} operations and {} steps: {died:#?}",
+        lives.len() - STEPS.len(),
+        whole.operations,
+        STEPS.len()
     );
-    // How many operations there are depends on how quick everything is.
+    // How many there are depends on how quick everything is.
     assert!(died.len() * 2 > lives.len());
 }

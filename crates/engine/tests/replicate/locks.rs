@@ -1,13 +1,7 @@
 //! The application's locks survive whatever replication does in its process. Seen from another
 //! process, as only that one shows POSIX locks.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{fmt::Display, fs::File, sync::Arc, time::Duration};
 
 use evertide::{
     ExistingOutput, RestoreOptions, RestoreTarget, Txid, VerifyDepth, VerifyOptions, restore,
@@ -16,9 +10,8 @@ use evertide::{
 use evertide_storage::{Destination, Fault, FaultDisk, OsDisk, ReplicaClient};
 use evertide_testkit::{
     another_process_can_truncate, another_process_can_write as can_write,
-    another_process_finds_locked,
+    another_process_finds_it_open, another_process_finds_locked,
 };
-use rusqlite::{Connection, ErrorCode};
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options};
 
@@ -26,9 +19,35 @@ fn another_process_can_write(scene: &Scene) -> bool {
     can_write(&scene.db)
 }
 
-fn client(scene: &Scene) -> Arc<dyn ReplicaClient> {
+/// The application is in a write transaction: its locks are there, on the wal-index and on the database file.
+#[track_caller]
+pub(crate) fn assert_held(scene: &Scene, after: impl Display) {
+    assert!(
+        !another_process_can_write(scene),
+        "another process can write {after}"
+    );
+    assert!(
+        another_process_finds_it_open(&scene.db),
+        "the database file is not locked {after}: whoever closes it last deletes the WAL"
+    );
+}
+
+pub(crate) fn client(scene: &Scene) -> Arc<dyn ReplicaClient> {
     let destination = Destination::file(&scene.replica).unwrap();
     destination.connect(Arc::new(OsDisk)).unwrap()
+}
+
+/// The canary: a descriptor that is closed by hand drops the locks of its file, and each is noticed.
+#[test]
+fn a_file_opened_and_closed_by_hand_fails_these_tests() {
+    let (scene, conn) = Scene::with_rows(1);
+    conn.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert_held(&scene, "at first");
+    drop(File::open(scene.dir.path().join("app.db-shm")).unwrap());
+    assert!(another_process_can_write(&scene));
+    assert!(another_process_finds_it_open(&scene.db), "another file");
+    drop(File::open(&scene.db).unwrap());
+    assert!(!another_process_finds_it_open(&scene.db));
 }
 
 #[tokio::test]
@@ -37,13 +56,13 @@ async fn a_write_transaction_stays_exclusive_across_start_and_stop() {
     assert!(another_process_can_write(&scene), "the probe works");
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
     for _ in 0..2 {
-        assert!(!another_process_can_write(&scene));
+        assert_held(&scene, "before");
         let backup = scene.start().await;
-        assert!(!another_process_can_write(&scene), "after the start");
+        assert_held(&scene, "after the start");
         durable(&backup).await;
-        assert!(!another_process_can_write(&scene), "after a snapshot");
+        assert_held(&scene, "after a snapshot");
         backup.stop(DEADLINE).await.unwrap();
-        assert!(!another_process_can_write(&scene), "after the stop");
+        assert_held(&scene, "after the stop");
     }
     conn.execute_batch("COMMIT").unwrap();
     assert!(another_process_can_write(&scene));
@@ -82,7 +101,7 @@ async fn a_failed_start_drops_no_lock() {
     let backup = scene.start().await;
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
     assert!(scene.replication().start().await.is_err());
-    assert!(!another_process_can_write(&scene));
+    assert_held(&scene, "after the failure");
     conn.execute_batch("COMMIT").unwrap();
     backup.stop(DEADLINE).await.unwrap();
 }
@@ -116,7 +135,7 @@ async fn a_write_transaction_stays_exclusive_through_reload_restore_and_verify()
     let backup = scene.start().await;
     durable(&backup).await;
     conn.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let held = |after: &str| assert!(!another_process_can_write(&scene), "after {after}");
+    let held = |after: &str| assert_held(&scene, format_args!("after {after}"));
 
     let mut options = backup.options();
     let second = scene.dir.path().join("second");
@@ -165,16 +184,13 @@ async fn no_error_of_the_disk_drops_a_lock() {
         conn.execute_batch("BEGIN IMMEDIATE; INSERT INTO t (b) VALUES (1)")
             .unwrap();
         let started = backup.start().await;
-        assert!(!another_process_can_write(&scene), "{n}: after {started:?}");
+        assert_held(&scene, format_args!("after {started:?} at operation {n}"));
         if started.is_ok() {
             let wait = backup.wait_durable(evertide::Durability::All);
             let _ = tokio::time::timeout(Duration::from_millis(50), wait).await;
-            assert!(
-                !another_process_can_write(&scene),
-                "{n}: while the disk fails"
-            );
+            assert_held(&scene, format_args!("while the disk fails from {n} on"));
             let _ = backup.stop(Duration::from_millis(50)).await;
-            assert!(!another_process_can_write(&scene), "{n}: after the stop");
+            assert_held(&scene, format_args!("after the stop, failing from {n} on"));
         }
         tripped += u32::from(disk.tripped());
         conn.execute_batch("COMMIT").unwrap();
@@ -206,104 +222,4 @@ async fn a_reader_keeps_others_from_truncating_the_wal_whatever_came_and_went() 
         another_process_can_truncate(&scene.db),
         "nothing stays locked"
     );
-}
-
-/// A thread that does something to the database, again and again; how often it was told "busy".
-struct Repeated {
-    stop: Arc<AtomicBool>,
-    busy: Arc<AtomicU64>,
-    done: Arc<AtomicU64>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Repeated {
-    fn start(
-        conn: Connection,
-        work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
-    ) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (busy, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let (stopped, busy_count, done_count) = (stop.clone(), busy.clone(), done.clone());
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                match work(&conn) {
-                    Ok(()) => _ = done_count.fetch_add(1, Ordering::Relaxed),
-                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
-                        busy_count.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Err(error) => panic!("{error}"),
-                }
-            }
-        });
-        Self {
-            stop,
-            busy,
-            done,
-            thread: Some(thread),
-        }
-    }
-
-    /// Ends it: how often it worked, and how often it was told "busy".
-    fn end(mut self) -> (u64, u64) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.take().unwrap().join().unwrap();
-        (
-            self.done.load(Ordering::Relaxed),
-            self.busy.load(Ordering::Relaxed),
-        )
-    }
-}
-
-const WRITERS: u32 = 2;
-const ROTATE_AT: u32 = 50;
-/// What is in the database before: many times what the writers below write between two rotations.
-const LARGE: &str = "INSERT INTO t (b) VALUES (zeroblob(160000000))";
-
-#[tokio::test]
-async fn no_application_is_told_busy_that_waits_as_recommended_and_no_reader_ever() {
-    let (scene, conn) = Scene::with_rows(20);
-    conn.execute_batch(LARGE).unwrap();
-    let writers: Vec<_> = (0..WRITERS)
-        .map(|_| {
-            Repeated::start(scene.open(), |conn| {
-                std::thread::sleep(Duration::from_millis(2));
-                conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))")
-            })
-        })
-        .collect();
-    let reader = scene.open();
-    reader.busy_timeout(Duration::ZERO).unwrap();
-    let reader = Repeated::start(reader, |conn| {
-        conn.query_row("SELECT count(*) FROM t", [], |_| Ok(()))
-    });
-    let (mut rotations, mut most_frames) = (0, 0);
-    for _ in 0..4 {
-        let backup = scene.builder().rotate_at_frames(ROTATE_AT).build().unwrap();
-        backup.start().await.unwrap();
-        let wanted = rotations + 3;
-        let status = crate::until(&backup, |status| status.rotations >= 3).await;
-        rotations += status.rotations;
-        assert!(rotations >= wanted);
-        backup.stop(DEADLINE).await.unwrap();
-        most_frames = most_frames.max(backup.status().most_frames_in_write_hold);
-    }
-    for writer in writers {
-        let (commits, busy) = writer.end();
-        assert!(commits > 0 && busy == 0, "{busy} of {commits} commits");
-    }
-    let (reads, busy) = reader.end();
-    assert!(reads > 0 && busy == 0, "{busy} of {reads} reads");
-    // Writers wait for some of what was written meanwhile, never for the size of the database.
-    let pages: u32 = conn
-        .query_row("PRAGMA page_count", [], |row| row.get(0))
-        .unwrap();
-    assert!(
-        most_frames < pages / 2,
-        "{most_frames} of {pages} pages while writers were held"
-    );
-    let backup = scene.start().await;
-    durable(&backup).await;
-    backup.stop(DEADLINE).await.unwrap();
-    eprintln!("{rotations} rotations, at most {most_frames} frames while writers were held");
-    scene.assert_restores();
 }

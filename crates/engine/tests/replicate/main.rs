@@ -2,7 +2,9 @@
 #![allow(clippy::disallowed_methods, reason = "tests look at files as they are")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod busy;
 mod changes;
+mod failures;
 mod footprint;
 mod gate;
 mod lifecycle;

@@ -5,6 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use evertide_testkit::another_process_finds_it_open;
 use evertide_vault::Error;
 use rusqlite::{Connection, ErrorCode};
 
@@ -61,21 +62,27 @@ fn the_applications_write_lock_survives_every_call() {
     application
         .execute_batch("BEGIN IMMEDIATE; INSERT INTO notes VALUES ('open');")
         .unwrap();
-    assert!(!another_process_can_write(&database));
+    let assert_held = || {
+        assert!(!another_process_can_write(&database));
+        assert!(another_process_finds_it_open(&database));
+    };
+    assert_held();
     assert_eq!(read(&place.store(), 0), "two");
-    assert!(!another_process_can_write(&database));
+    assert_held();
     assert_eq!(store.scopes().unwrap(), ["litestream"]);
     assert_eq!(store.history("litestream").unwrap().len(), 2);
-    assert!(!another_process_can_write(&database));
+    assert_held();
     let error = store
         .save("litestream", b"three", &Default::default(), None)
         .unwrap_err();
     assert!(matches!(error, Error::Busy { .. }), "{error}");
-    assert!(!another_process_can_write(&database));
+    assert_held();
 
-    // That this test can fail: a descriptor closed by hand does drop the lock.
+    // That this test can fail: descriptors closed by hand do drop the locks.
     drop(std::fs::File::open(place.path("app.db-shm")).unwrap());
     assert!(another_process_can_write(&database));
+    drop(std::fs::File::open(&database).unwrap());
+    assert!(!another_process_finds_it_open(&database));
 }
 
 #[test]

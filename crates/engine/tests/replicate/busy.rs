@@ -1,0 +1,179 @@
+//! What applications are told, and what they wait for, while their WAL is made to start over.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rusqlite::{Connection, ErrorCode};
+
+use crate::{DEADLINE, Scene, durable, until};
+
+/// A thread that does something to the database, again and again; how often it was told "busy".
+struct Repeated {
+    stop: Arc<AtomicBool>,
+    busy: Arc<AtomicU64>,
+    done: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Repeated {
+    fn start(
+        conn: Connection,
+        work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (busy, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (stopped, busy_count, done_count) = (stop.clone(), busy.clone(), done.clone());
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                match work(&conn) {
+                    Ok(()) => _ = done_count.fetch_add(1, Ordering::Relaxed),
+                    Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                        busy_count.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        Self {
+            stop,
+            busy,
+            done,
+            thread: Some(thread),
+        }
+    }
+
+    /// Ends it: how often it worked, and how often it was told "busy".
+    fn end(mut self) -> (u64, u64) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        (
+            self.done.load(Ordering::Relaxed),
+            self.busy.load(Ordering::Relaxed),
+        )
+    }
+}
+
+const WRITERS: u32 = 2;
+const ROTATE_AT: u32 = 50;
+/// What is in the database before: many times what the writers below write between two rotations.
+const LARGE: &str = "INSERT INTO t (b) VALUES (zeroblob(160000000))";
+
+#[tokio::test]
+async fn no_application_is_told_busy_that_waits_as_recommended_and_no_reader_ever() {
+    let (scene, conn) = Scene::with_rows(20);
+    conn.execute_batch(LARGE).unwrap();
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|_| {
+            Repeated::start(scene.open(), |conn| {
+                std::thread::sleep(Duration::from_millis(2));
+                conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))")
+            })
+        })
+        .collect();
+    let reader = scene.open();
+    reader.busy_timeout(Duration::ZERO).unwrap();
+    let reader = Repeated::start(reader, |conn| {
+        conn.query_row("SELECT count(*) FROM t", [], |_| Ok(()))
+    });
+    let mut rotations = 0;
+    for _ in 0..4 {
+        let backup = scene.builder().rotate_at_frames(ROTATE_AT).build().unwrap();
+        backup.start().await.unwrap();
+        let wanted = rotations + 3;
+        let status = until(&backup, |status| status.rotations >= 3).await;
+        rotations += status.rotations;
+        assert!(rotations >= wanted);
+        backup.stop(DEADLINE).await.unwrap();
+    }
+    for writer in writers {
+        let (commits, busy) = writer.end();
+        assert!(commits > 0 && busy == 0, "{busy} of {commits} commits");
+    }
+    let (reads, busy) = reader.end();
+    assert!(reads > 0 && busy == 0, "{busy} of {reads} reads");
+    let backup = scene.start().await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    eprintln!("{rotations} rotations");
+    scene.assert_restores();
+}
+
+/// Frames in the WAL before anybody looks at it.
+const BACKLOG: u32 = 5_000;
+
+#[tokio::test]
+async fn writers_are_held_for_the_last_frames_of_a_wal_and_never_for_all_of_it() {
+    const ROTATE_AT: u32 = 100;
+    let (scene, conn) = Scene::with_rows(20);
+    let backlog = BACKLOG * 4_096;
+    conn.execute_batch(&format!(
+        "PRAGMA wal_autocheckpoint = 0; INSERT INTO t (b) VALUES (zeroblob({backlog}))"
+    ))
+    .unwrap();
+    // Each commit waits for the disk, as checkpoints do: however slow it is, few come during one.
+    let writers = [(); 2].map(|()| {
+        let conn = scene.open();
+        conn.execute_batch("PRAGMA wal_autocheckpoint = 0; PRAGMA synchronous = FULL")
+            .unwrap();
+        Repeated::start(conn, |conn| {
+            conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))")
+        })
+    });
+    let backup = scene.builder().rotate_at_frames(ROTATE_AT).build().unwrap();
+    backup.start().await.unwrap();
+    let status = until(&backup, |status| {
+        status.rotations >= 5 && status.most_frames_in_write_hold > 0
+    })
+    .await;
+    for writer in writers {
+        assert!(writer.end().0 > 0);
+    }
+    let most = status.most_frames_in_write_hold;
+    eprintln!("at most {most} frames while writers were held");
+    assert!(most <= 4 * ROTATE_AT, "{most} frames");
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
+async fn who_does_not_wait_is_told_busy_once_for_each_time_writers_are_held() {
+    let (scene, _conn) = Scene::with_rows(20);
+    let writer = scene.open();
+    writer.busy_timeout(Duration::ZERO).unwrap();
+    // What it is told counts once: then it waits until it can write.
+    let writer = Repeated::start(writer, |conn| {
+        let write = || conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))");
+        let told = write();
+        if told.is_err() {
+            conn.busy_timeout(DEADLINE)?;
+            write()?;
+            conn.busy_timeout(Duration::ZERO)?;
+        }
+        told
+    });
+    let mut holds = 0;
+    for _ in 0..3 {
+        let backup = scene.start().await;
+        until(&backup, |status| {
+            status.rotations >= 5 && status.write_holds > 0
+        })
+        .await;
+        backup.stop(DEADLINE).await.unwrap();
+        holds += backup.status().write_holds;
+    }
+    let (commits, busy) = writer.end();
+    eprintln!("busy {busy} times in {holds} holds and {commits} commits");
+    assert!(
+        commits > 0 && busy <= holds,
+        "busy {busy} times in {holds} holds"
+    );
+    let backup = scene.start().await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
