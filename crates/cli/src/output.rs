@@ -80,7 +80,7 @@ pub(crate) fn bytes(count: u64) -> String {
     format!("{value:.1} {unit}")
 }
 
-/// A duration for people: `0.4 ms`, `12 ms`, `1.25 s`, `3 min 20 s`.
+/// A duration for people: `0.4 ms`, `12 ms`, `1.25 s`, `3 min 20 s`, `5 h 10 min`, `2 d 3 h`.
 pub(crate) fn duration(duration: Duration) -> String {
     let ms = duration.as_secs_f64() * 1_000.0;
     if ms < 10.0 {
@@ -90,11 +90,12 @@ pub(crate) fn duration(duration: Duration) -> String {
     } else if duration.as_secs() < 60 {
         format!("{:.2} s", duration.as_secs_f64())
     } else {
-        format!(
-            "{} min {} s",
-            duration.as_secs() / 60,
-            duration.as_secs() % 60
-        )
+        let minutes = duration.as_secs() / 60;
+        match minutes {
+            ..60 => format!("{minutes} min {} s", duration.as_secs() % 60),
+            60..1_440 => format!("{} h {} min", minutes / 60, minutes % 60),
+            _ => format!("{} d {} h", minutes / 1_440, minutes / 60 % 24),
+        }
     }
 }
 
@@ -133,12 +134,16 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_readable_from_microseconds_to_minutes() {
+    fn durations_are_readable_from_microseconds_to_days() {
         let cases = [
             (400, "0.4 ms"),
             (12_400, "12 ms"),
             (1_250_000, "1.25 s"),
             (200_000_000, "3 min 20 s"),
+            (3_599_000_000, "59 min 59 s"),
+            (18_600_000_000, "5 h 10 min"),
+            (86_399_000_000, "23 h 59 min"),
+            (183_700_000_000, "2 d 3 h"),
         ];
         for (us, text) in cases {
             assert_eq!(duration(Duration::from_micros(us)), text);

@@ -33,8 +33,8 @@ Examples:
 The database is built in a temporary file beside OUT, checked, and renamed only then: OUT is never
 there in part. Nothing stays behind when a restore fails. A file at OUT is replaced only with
 --force. What --follow makes can be read all the time, and a later --follow goes on with it;
-docs/follow.md says how. With --json: db_path, restored, replica, txid, timestamp, files, bytes, database_bytes,
-duration_ms and integrity_check."
+docs/follow.md says how. With --json: db_path, restored, replica, txid, timestamp, newest, files, bytes,
+database_bytes, duration_ms and integrity_check."
 )]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]
@@ -42,7 +42,7 @@ pub(crate) struct RestoreArgs {
     /// The database to write
     #[arg(short, long, value_name = "OUT")]
     pub(crate) output: PathBuf,
-    /// Restore the newest state at this time, as in 2026-11-22T18:30:00Z
+    /// Restore the newest state at this time or before, as in 2026-11-22T18:30:00Z
     #[arg(long, value_name = "RFC3339", value_parser = parse_time, conflicts_with = "txid")]
     pub(crate) timestamp: Option<SystemTime>,
     /// Restore the state after this transaction

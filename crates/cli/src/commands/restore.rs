@@ -46,6 +46,7 @@ async fn run(args: &RestoreArgs, sources: Vec<Source>) -> anyhow::Result<()> {
         }
         other => other?,
     };
+    complain_of_time(args, &source, &plan);
     if args.dry_run {
         return print_plan(args, &source, &plan);
     }
@@ -56,6 +57,23 @@ async fn run(args: &RestoreArgs, sources: Vec<Source>) -> anyhow::Result<()> {
     let done = done.await;
     bar.end();
     print_report(args, &source, &plan, &done?)
+}
+
+/// Says that a time was asked for after which the replica has nothing: it may be meant to have, and does not yet.
+fn complain_of_time(args: &RestoreArgs, source: &Source, plan: &RestorePlan) {
+    let (Some(time), Some(created)) = (args.timestamp, plan.created()) else {
+        return;
+    };
+    let earlier = time.duration_since(created).unwrap_or_default();
+    if plan.is_newest() && !earlier.is_zero() {
+        output::complain(&format!(
+            "evertide: the newest state of {} is of {}, {} earlier than asked: the database did not \
+             change in between, or what changed is not on the replica",
+            source.label(),
+            output::time(created),
+            output::duration(earlier),
+        ));
+    }
 }
 
 async fn follow(args: &RestoreArgs, mut sources: Vec<Source>) -> anyhow::Result<()> {
@@ -267,6 +285,8 @@ struct Restored<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     v3_file: Option<&'a str>,
     timestamp: Option<String>,
+    /// Whether the replica has no newer state.
+    newest: bool,
     files: u64,
     bytes: u64,
     database_bytes: u64,
@@ -290,6 +310,7 @@ fn print_report(
             txid: v3_file.is_none().then(|| report.txid.to_string()),
             v3_file,
             timestamp: created,
+            newest: plan.is_newest(),
             files: report.files,
             bytes: report.bytes,
             database_bytes: report.database_bytes,
@@ -332,6 +353,7 @@ struct Plan {
     min_txid: Option<String>,
     max_txid: Option<String>,
     timestamp: Option<String>,
+    newest: bool,
     bytes: u64,
     files: Vec<PlanFile>,
 }
@@ -384,6 +406,7 @@ fn print_plan(args: &RestoreArgs, source: &Source, plan: &RestorePlan) -> anyhow
             min_txid: txid(Txid::FIRST),
             max_txid: txid(plan.txid()),
             timestamp: plan.created().map(output::time),
+            newest: plan.is_newest(),
             bytes: plan.bytes(),
             files: files.collect(),
         });

@@ -5,13 +5,17 @@ use std::{path::Path, thread::sleep, time::Duration};
 use evertide_testkit::{ChildProcess, wait_until};
 use rusqlite::Connection;
 
-use super::support::{PATIENCE, Workplace, most_memory};
+use super::support::{PATIENCE, Workplace, input_and_output, most_memory, snapshots};
 
 /// What is promised of restores, in KiB. The tests hold a build without optimisation to it, which takes more.
 const PROMISED: u64 = 96 << 10;
 
 /// A database that fills every buffer there is, and one five times as large, in MiB.
 const SIZES: [u32; 2] = [96, 480];
+
+/// What may be written for a snapshot beside the snapshot itself, in bytes: what is captured and compacted meanwhile,
+/// and nothing of what is merged.
+const STAGED: u64 = 1 << 20;
 
 /// How much more a run may take for the large one: what the allocator makes of it, and 12 bytes for each page.
 const GROWTH: f64 = 1.2;
@@ -55,7 +59,8 @@ fn assert_bounded(what: &str, [small, large]: [u64; 2]) {
     );
 }
 
-/// Backs up a new database, and has a second snapshot merged of what the replica has.
+/// Backs up a new database, and has a second snapshot merged of what the replica has: nothing of it is put anywhere
+/// else on the way.
 fn take_snapshots(place: &Workplace, mib: u32) -> ChildProcess {
     place.write(
         "litestream.yml",
@@ -64,21 +69,20 @@ fn take_snapshots(place: &Workplace, mib: u32) -> ChildProcess {
     );
     database(&place.path("app.db"), mib);
     let process = place.start(&["replicate", "--config", "litestream.yml"]);
-    let snapshots = || {
-        let names = std::fs::read_dir(place.path("replica/ltx/9"));
-        let names = names
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.file_name());
-        names
-            .filter(|name| name.to_string_lossy().ends_with(".ltx"))
-            .count()
-    };
-    wait_until(PATIENCE, "the first backup", || snapshots() == 1);
+    wait_until(PATIENCE, "the first backup", || snapshots(place) == 1);
     let app = Connection::open(place.path("app.db")).unwrap();
+    let (_, before) = input_and_output(&process);
     app.execute("INSERT INTO t VALUES (1)", []).unwrap();
-    wait_until(PATIENCE, "the next snapshot", || snapshots() == 2);
+    wait_until(PATIENCE, "the next snapshot", || snapshots(place) == 2);
+    let (_, written) = input_and_output(&process);
+    let newest = std::fs::read_dir(place.path("replica/ltx/9")).unwrap();
+    let newest = newest.map(|entry| entry.unwrap().metadata().unwrap().len());
+    let most = newest.max().unwrap() + STAGED;
+    assert!(
+        written - before <= most,
+        "{} bytes were written for a snapshot, where {most} are enough",
+        written - before
+    );
     process
 }
 

@@ -116,6 +116,47 @@ fn an_earlier_state_comes_back_by_transaction_and_by_time() {
 }
 
 #[test]
+fn a_time_after_the_newest_state_gives_that_one_and_says_so() {
+    let place = Workplace::new();
+    replica(&place, "replica");
+    let at = |time: &str, more: &[&str]| {
+        let restore = ["restore", "replica", "-o", "out.db", "--force"];
+        place.run(&[&restore[..], &["--timestamp", time], more].concat())
+    };
+    let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
+    for more in [
+        &[][..],
+        &["--dry-run"],
+        &["--json"],
+        &["--dry-run", "--json"],
+    ] {
+        let run = at("2999-12-31T00:00:00Z", more);
+        assert_eq!(run.code, Some(0), "{run:?}");
+        for text in ["/replica is of 20", " d ", "earlier than asked"] {
+            assert!(run.err.contains(text), "`{text}` is not said: {run:?}");
+        }
+        if more.contains(&"--json") {
+            let document = json(&run.out);
+            assert_eq!(document["newest"], true);
+            assert!(run.err.contains(document["timestamp"].as_str().unwrap()));
+        }
+    }
+    assert_eq!(place.rows("out.db"), 5);
+    // Of a time that the replica reaches beyond there is nothing to say, nor of the very newest.
+    let files = place.json(&["ltx", "replica", "--json"]);
+    let time = |txid: &str| {
+        let mut files = files.as_array().unwrap().iter();
+        let file = files.find(|file| file["max_txid"] == txid).unwrap();
+        file["timestamp"].as_str().unwrap().to_owned()
+    };
+    for (txid, newest) in [("0000000000000003", false), ("0000000000000004", true)] {
+        let run = at(&time(txid), &["--json"]);
+        assert_eq!((run.code, run.err.as_str()), (Some(0), ""));
+        assert_eq!(json(&run.out)["newest"], newest);
+    }
+}
+
+#[test]
 fn an_existing_database_is_replaced_only_by_force() {
     let place = Workplace::new();
     replica(&place, "replica");

@@ -245,3 +245,22 @@ pub(crate) fn most_memory(process: &ChildProcess) -> u64 {
     let number = line.and_then(|line| line.trim().strip_suffix(" kB"));
     number.map_or(0, |number| number.parse().unwrap())
 }
+
+/// Bytes that a process has read and written so far, whatever from and to.
+pub(crate) fn input_and_output(process: &ChildProcess) -> (u64, u64) {
+    let io = fs::read_to_string(format!("/proc/{}/io", process.id())).unwrap();
+    let of = |name: &str| {
+        let line = io.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    };
+    (of("rchar:"), of("wchar:"))
+}
+
+/// Snapshots of the replica in the directory `replica`.
+pub(crate) fn snapshots(place: &Workplace) -> usize {
+    let entries = fs::read_dir(place.path("replica/ltx/9")).into_iter();
+    let names = entries.flatten().flatten().map(|entry| entry.file_name());
+    names
+        .filter(|name| name.to_string_lossy().ends_with(".ltx"))
+        .count()
+}

@@ -379,7 +379,7 @@ mod tests {
     const CAPTURED: i64 = 1_700_000_000_000;
 
     /// A replica with a snapshot of a real database, its checksum, and its size in pages.
-    async fn snapshot() -> (Arc<MemoryClient>, Checksum, u32) {
+    pub(super) async fn snapshot() -> (Arc<MemoryClient>, Checksum, u32) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("app.db");
         let conn = Connection::open(&path).unwrap();
@@ -409,7 +409,7 @@ mod tests {
         (client, sum, pages)
     }
 
-    fn drill(client: &Arc<MemoryClient>, directory: &std::path::Path) -> Drill {
+    pub(super) fn drill(client: &Arc<MemoryClient>, directory: &std::path::Path) -> Drill {
         let destination = evertide_storage::Destination::file("/nowhere").unwrap();
         let mut options = ReplicaOptions::new("memory", destination);
         options.drill_interval = Some(Duration::from_secs(1));

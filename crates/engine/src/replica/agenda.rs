@@ -91,7 +91,10 @@ pub(super) fn plan(
     if let Some(sources) = next.take(plan_snapshot(files, rules.snapshots, now)) {
         return Next::Now(Task::Merge(Level::SNAPSHOT, sources));
     }
-    if let Some(old) = next.take(plan_level_0(files, rules.grace, now)) {
+    // Without levels nothing is known to take the place of level 0, whatever an earlier setting left there.
+    if !rules.levels.is_empty()
+        && let Some(old) = next.take(plan_level_0(files, rules.grace, now))
+    {
         return Next::Now(Task::DeleteLevel0(old));
     }
     let retention = match retention_due {
@@ -123,6 +126,8 @@ impl Soonest {
 
 #[cfg(test)]
 mod tests {
+    use evertide_storage::Destination;
+
     use super::{
         super::{
             files::tests::{file, time},
@@ -172,6 +177,34 @@ mod tests {
             (3_600, 9, 1, 3),
         ];
         assert_eq!(done, expected);
+    }
+
+    #[test]
+    fn without_levels_nothing_of_level_0_is_to_be_deleted_for_what_is_left_of_level_1() {
+        let files: Files = [(9, 1, 1), (1, 2, 3), (0, 2, 2), (0, 3, 3), (0, 4, 4)]
+            .map(|(level, min, max)| file(level, min, max, 10))
+            .into_iter()
+            .collect();
+        let mut options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        let next = plan(&files, &Rules::new(&options), None, time(1_000));
+        assert!(
+            matches!(&next, Next::Now(Task::Merge(..))),
+            "what is new is compacted first: {next:?}"
+        );
+        options.levels.clear();
+        let next = plan(&files, &Rules::new(&options), None, time(1_000));
+        assert!(matches!(next, Next::At(_)), "{next:?}");
+    }
+
+    #[test]
+    fn a_retention_of_nothing_keeps_for_ever() {
+        let mut options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        for nothing in [None, Some(Duration::ZERO)] {
+            options.retention = nothing;
+            assert_eq!(Rules::new(&options).retention, None);
+        }
+        options.retention = Some(Duration::from_secs(1));
+        assert!(Rules::new(&options).retention.is_some());
     }
 
     #[test]

@@ -1,11 +1,22 @@
 //! What is sent to a replica, and what is read back from it to compare.
 
-use std::{io, io::Read, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    io,
+    io::Read,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use bytes::Bytes;
-use evertide_ltx::{Checksum, Decoder, LtxName, Merge};
-use evertide_storage::{ByteStream, Disk, LtxObject, ReplicaClient, bytes_stream, collect};
-use futures_util::StreamExt;
+use evertide_ltx::{Checksum, Decoder, Level, LtxName, Merge};
+use evertide_storage::{
+    ByteStream, Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream, collect,
+};
+use futures_util::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -98,6 +109,38 @@ fn open(disk: &dyn Disk, paths: &[PathBuf]) -> Result<(Files, u64), Error> {
     Ok((Files { merge, path }, total))
 }
 
+/// Stores a file, and makes sure that the replica has as much of it as was sent. What is shorter goes again at once,
+/// so that no restore comes across it.
+pub(super) async fn store(
+    client: &dyn ReplicaClient,
+    level: Level,
+    name: LtxName,
+    created: SystemTime,
+    stream: ByteStream,
+) -> Result<LtxObject, StoreError> {
+    let sent = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&sent);
+    let counted = stream.inspect_ok(move |chunk| {
+        count.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    });
+    let object = client.put(level, name, created, counted.boxed()).await?;
+    let sent = sent.load(Ordering::Relaxed);
+    if object.size == sent {
+        return Ok(object);
+    }
+    let (location, kept) = (client.location(), object.size);
+    if let Err(error) = client.delete(level, &[name]).await {
+        tracing::warn!(location, %level, file = %name, %error, "cannot delete what was not kept whole");
+    }
+    Err(StoreError::Store {
+        location,
+        action: "store",
+        object: format!("{name} of level {level}"),
+        source: format!("{sent} bytes were sent, and it says that it has {kept}").into(),
+        hint: "",
+    })
+}
+
 /// A piece of a stream. Only `End` says that nothing is missing: a channel that closes without it was
 /// left by a thread that panicked, and what came through it must not be stored.
 #[derive(Debug)]
@@ -188,7 +231,7 @@ impl io::Write for ChunkWriter {
 pub(super) async fn read_tail(
     client: &dyn ReplicaClient,
     object: &LtxObject,
-) -> Result<Option<Tail>, evertide_storage::Error> {
+) -> Result<Option<Tail>, StoreError> {
     let range = 0..object.size.min(COMPARED);
     let body = client.get(object.level, object.name, Some(range)).await?;
     let bytes = match collect(body, COMPARED as usize).await {

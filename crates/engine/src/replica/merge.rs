@@ -12,12 +12,12 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use evertide_ltx::{Header, Level, LtxName, Merge, PageIndex, Summary};
+use evertide_ltx::{Header, Level, LtxName, Merge, PageIndex};
 use evertide_storage::{Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::{ChunkWriter, chunks};
+use super::{ChunkWriter, body::store, chunks};
 use crate::{
     Error, capture,
     capture::DiskReader,
@@ -149,15 +149,12 @@ impl Merger {
         let merged = blocking(move || {
             let merge = Merge::new(inputs.into_iter().flatten())?;
             let (bytes, summary) = merge.write_to(Vec::new())?;
-            Ok::<_, evertide_ltx::Error>((Bytes::from(bytes), summary))
+            Ok::<_, evertide_ltx::Error>((Bytes::from(bytes), summary.header))
         });
-        let (bytes, summary) = merged.await?;
-        check_name(&summary.header, name)?;
-        let created = capture::created(&summary.header);
-        let body = bytes_stream(bytes);
-        let object = self.client.put(level, name, created, body).await?;
-        check_size(&object, &summary)?;
-        Ok(object)
+        let (bytes, header) = merged.await?;
+        check_name(&header, name)?;
+        let created = capture::created(&header);
+        Ok(store(&*self.client, level, name, created, bytes_stream(bytes)).await?)
     }
 
     async fn fetch_whole(&self, source: Source) -> Result<Vec<Input>, Failure> {
@@ -213,10 +210,9 @@ impl Merger {
             let merge = Merge::new(inputs).and_then(|merge| {
                 // Nobody to tell: nobody waits for the result either.
                 let _ = opened.send(merge.header().clone());
-                let (mut output, summary) =
-                    merge.write_to(Output(ChunkWriter::new(vec![sender])))?;
+                let (mut output, _) = merge.write_to(Output(ChunkWriter::new(vec![sender])))?;
                 output.0.finish();
-                Ok(summary)
+                Ok(())
             });
             let _ = done.send(merge);
         });
@@ -226,8 +222,8 @@ impl Merger {
             };
             check_name(&header, name)?;
             let created = capture::created(&header);
-            let put = self.client.put(level, name, created, body).await;
-            put.map(Some).map_err(Failure::from)
+            let stored = store(&*self.client, level, name, created, body).await;
+            stored.map(Some).map_err(Failure::from)
         };
         // Whatever ends one side makes the other end, too.
         let (put, ()) = tokio::join!(put, self.serve(asked));
@@ -237,11 +233,8 @@ impl Merger {
                 Err(error.into())
             }
             (_, Err(failure)) => Err(failure),
-            (Ok(Ok(summary)), Ok(Some(object))) => {
-                check_size(&object, &summary)?;
-                Ok(object)
-            }
-            _ => Err(unexpected("the merge ended unexpectedly".to_owned())),
+            (Ok(Ok(())), Ok(Some(object))) => Ok(object),
+            _ => Err(unexpected("the merge ended unexpectedly".to_owned()).into()),
         }
     }
 
@@ -335,28 +328,18 @@ impl From<evertide_ltx::Error> for Failure {
     }
 }
 
-fn unexpected(text: String) -> Failure {
-    Failure::Ltx(io::Error::other(text).into())
+fn unexpected(text: String) -> evertide_ltx::Error {
+    io::Error::other(text).into()
 }
 
 /// The content of a file decides, not the name it is stored under.
-fn check_name(header: &Header, name: LtxName) -> Result<(), Failure> {
+fn check_name(header: &Header, name: LtxName) -> Result<(), evertide_ltx::Error> {
     if header.name() == name {
         return Ok(());
     }
     Err(unexpected(format!(
         "their headers say that they make up {}",
         header.name()
-    )))
-}
-
-fn check_size(object: &LtxObject, summary: &Summary) -> Result<(), Failure> {
-    if object.size == summary.size {
-        return Ok(());
-    }
-    Err(unexpected(format!(
-        "{} bytes were written, and the replica says it has {}",
-        summary.size, object.size
     )))
 }
 

@@ -8,6 +8,8 @@ mod body;
 mod compact;
 #[cfg(test)]
 mod cost_tests;
+#[cfg(test)]
+mod faulty;
 mod files;
 mod maintain;
 mod merge;
@@ -318,11 +320,8 @@ impl Replica {
         self.last_upload = Some(Instant::now());
         let client = Arc::clone(&self.context.client);
         let (name, created) = (body.name, body.created);
-        let put = client.put(Level::L0, name, created, body.stream).await;
-        let object = match put {
-            Ok(object) => object,
-            Err(source) => return Err(self.replica_error(source)),
-        };
+        let stored = body::store(&*client, Level::L0, name, created, body.stream).await;
+        let object = stored.map_err(|source| self.replica_error(source))?;
         self.recorder.uploaded(name.max);
         self.recorder.captured(captured.record);
         Ok(Uploaded {
@@ -346,8 +345,8 @@ impl Replica {
             true => Level::SNAPSHOT,
             false => Level::L0,
         };
-        let put = client.put(level, name, image.created, image.stream).await;
-        let object = put.map_err(|source| self.replica_error(source))?;
+        let stored = body::store(&*client, level, name, image.created, image.stream).await;
+        let object = stored.map_err(|source| self.replica_error(source))?;
         self.recorder.uploaded(name.max);
         let (database, replica) = (self.database(), &self.context.options.name);
         let (database, bytes) = (database.display(), object.size);

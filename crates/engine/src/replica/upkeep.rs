@@ -215,18 +215,27 @@ impl Upkeep {
 mod tests {
     use std::path::Path;
 
-    use evertide_storage::{Destination, ManualClock, MemoryClient};
+    use bytes::Bytes;
+    use evertide_ltx::{Encoder, Header, Level, LtxName, PageSize, Pgno};
+    use evertide_storage::{Destination, ManualClock, MemoryClient, ReplicaClient, bytes_stream};
 
     use super::{
-        super::files::tests::{file, time},
+        super::{
+            faulty::{Fault, Faulty},
+            files::tests::{file, time},
+        },
         *,
     };
-    use crate::ReplicaOptions;
+    use crate::{ReplicaOptions, ReplicaStatus};
 
-    fn upkeep() -> Upkeep {
-        let client = Arc::new(MemoryClient::service("bucket"));
-        let options = ReplicaOptions::new("bucket", Destination::file("/nowhere").unwrap());
+    fn upkeep(client: Arc<dyn ReplicaClient>) -> Upkeep {
+        let location = client.location();
+        let mut options = ReplicaOptions::new("bucket", Destination::file("/nowhere").unwrap());
+        options.retention = Some(Duration::from_secs(100));
         let clock = Arc::new(ManualClock::new(time(1_000)));
+        let mut status = DatabaseStatus::new(Path::new("/nowhere").into());
+        let replica = ReplicaStatus::new(options.name.clone(), location, Txid::ZERO);
+        status.replicas.push(replica);
         let (_, captured) = watch::channel(Captured {
             txid: Txid::ZERO,
             created: None,
@@ -241,7 +250,7 @@ mod tests {
             captured,
             commands: mpsc::unbounded_channel().0,
             clock,
-            status: watch::Sender::new(DatabaseStatus::new(Path::new("/nowhere").into())),
+            status: watch::Sender::new(status),
             replica: options.name,
             turns: Arc::default(),
             known: false,
@@ -253,7 +262,7 @@ mod tests {
     /// Or what maintenance stored after the listing would be stored again, with another end.
     #[test]
     fn a_listing_from_before_something_was_stored_is_not_taken_for_what_there_is() {
-        let mut upkeep = upkeep();
+        let mut upkeep = upkeep(Arc::new(MemoryClient::service("bucket")));
         upkeep.hear(News::Listed(vec![file(0, 1, 7, 10)], 0));
         assert_eq!(upkeep.maintenance.newest(), Txid::new(7));
         upkeep.turns().fetch_add(1, Ordering::Relaxed);
@@ -262,5 +271,55 @@ mod tests {
         assert_eq!(upkeep.maintenance.next_due(), Some(time(1_000)));
         upkeep.hear(News::Listed(vec![file(0, 1, 8, 10)], 1));
         assert_eq!(upkeep.maintenance.newest(), Txid::new(8));
+    }
+
+    fn snapshot(max: u64) -> (LtxName, Bytes) {
+        let header = Header::new(PageSize::new(512).unwrap(), 1, Txid::FIRST, Txid::new(max));
+        let name = header.name();
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        encoder
+            .encode_page(Pgno::new(1).unwrap(), &[max as u8; 512])
+            .unwrap();
+        (name, encoder.finish().unwrap().0.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_only_says_it_deleted_is_reported_until_it_does() {
+        let memory = Arc::new(MemoryClient::service("bucket"));
+        let store = Arc::new(Faulty::new(memory, Fault::DeletesNothing));
+        let mut objects = Vec::new();
+        for (max, second) in [(1, 10), (5, 20)] {
+            let (name, content) = snapshot(max);
+            let body = bytes_stream(content);
+            let put = store.put(Level::SNAPSHOT, name, time(second), body);
+            objects.push(put.await.unwrap());
+        }
+        let (old, newest) = (objects[0].name.to_string(), objects[1].clone());
+        let mut upkeep = upkeep(store.clone());
+        let (news, receiver) = mpsc::unbounded_channel();
+        upkeep.news = receiver;
+        let mut status = upkeep.status.subscribe();
+        let running = tokio::spawn(upkeep.run());
+        news.send(News::Listed(objects, 0)).unwrap();
+        let of = |status: &DatabaseStatus| status.replicas[0].clone();
+        let patience = Duration::from_secs(3_600); // of simulated time
+        let reported = status.wait_for(|status| of(status).maintenance_error.is_some());
+        let reported = of(&timeout(patience, reported).await.unwrap().unwrap());
+        let error = reported.maintenance_error.unwrap();
+        assert!(
+            error.contains(&old) && error.contains("memory:bucket"),
+            "{error}"
+        );
+        assert_eq!(reported.maintained.deleted, 0);
+        assert_eq!(reported.error, None, "uploads do not mind");
+
+        store.mend();
+        let mended = status.wait_for(|status| of(status).maintenance_error.is_none());
+        let mended = of(&timeout(patience, mended).await.unwrap().unwrap());
+        assert_eq!(mended.maintained.deleted, 1);
+        let left = store.list(Level::SNAPSHOT, None).await.unwrap();
+        assert_eq!(left, [newest]);
+        drop(news);
+        running.await.unwrap();
     }
 }

@@ -27,10 +27,11 @@ async fn plan_of_one_look(
         return plan_ltx(client, &ltx, target); // only this format has transaction IDs
     }
     let v3 = client.list_v3().await?;
-    match choose(&ltx, &v3, target) {
+    let plan = match choose(&ltx, &v3, target) {
         Format::Ltx => plan_ltx(client, &ltx, target),
         Format::V3 => plan_v3(client, &v3, target),
-    }
+    };
+    Ok(plan?.compared_with(&ltx, &v3))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

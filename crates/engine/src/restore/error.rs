@@ -30,10 +30,7 @@ pub enum RestoreError {
         first: Option<(Txid, SystemTime)>,
     },
     /// Files are missing in the middle of the history.
-    #[error(
-        "{location} has a gap: the history reaches transaction {have}, the next file is {next}. \
-         Restore with `--txid {have}` to have the state before the gap"
-    )]
+    #[error("{location} has a gap: {}", gap(have, next, times))]
     Gap {
         /// The replica.
         location: String,
@@ -41,6 +38,8 @@ pub enum RestoreError {
         have: Txid,
         /// The first file behind it.
         next: LtxName,
+        /// When both were captured; known where the state of a time was asked for.
+        times: Option<(SystemTime, SystemTime)>,
     },
     /// The wanted transaction cannot be restored.
     #[error(
@@ -245,10 +244,11 @@ impl RestoreError {
                 let first = first.map(|file| (file.name.max, file.created));
                 Self::NoSnapshot { location, first }
             }
-            Obstacle::Gap { have, next } => Self::Gap {
+            Obstacle::Gap { have, next, times } => Self::Gap {
                 location,
                 have,
                 next,
+                times,
             },
             Obstacle::NotReached { wanted, have, next } => Self::TxidNotAvailable {
                 location,
@@ -271,6 +271,21 @@ fn first_snapshot(first: &Option<(Txid, SystemTime)>) -> String {
             ": no file starts at the first transaction, so the beginning of the history is lost"
                 .into()
         }
+    }
+}
+
+fn gap(have: &Txid, next: &LtxName, times: &Option<(SystemTime, SystemTime)>) -> String {
+    match times {
+        None => format!(
+            "the history reaches transaction {have}, the next file is {next}. Restore with \
+             `--txid {have}` to have the state before the gap"
+        ),
+        Some((before, behind)) => format!(
+            "the history reaches transaction {have} of {}, the next file is {next} of {}. Restore \
+             with `--timestamp {0}` or `--txid {have}` to have the state before the gap",
+            time(*before),
+            time(*behind)
+        ),
     }
 }
 

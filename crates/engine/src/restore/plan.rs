@@ -35,6 +35,7 @@ impl RestoreTarget {
 pub struct RestorePlan {
     files: Vec<LtxObject>,
     v3_files: Vec<V3Object>,
+    newest: bool,
 }
 
 impl RestorePlan {
@@ -42,7 +43,20 @@ impl RestorePlan {
         Self {
             files: Vec::new(),
             v3_files,
+            newest: false,
         }
+    }
+
+    /// Looks whether these files of the replica, those of the plan among them, have anything newer.
+    pub(super) fn compared_with(mut self, ltx: &[LtxObject], v3: &[V3Object]) -> Self {
+        let (txid, created) = (self.txid(), self.created());
+        let later = |time: SystemTime| created.is_none_or(|created| time > created);
+        let newer = |file: &LtxObject| match txid {
+            Txid::ZERO => later(file.created),
+            txid => file.name.max > txid,
+        };
+        self.newest = !ltx.iter().any(newer) && !v3.iter().any(|file| later(file.created));
+        self
     }
 
     /// The LTX files in the order in which they are applied.
@@ -72,6 +86,11 @@ impl RestorePlan {
         self.files.last().map(|file| file.created).or(v3)
     }
 
+    /// Whether the replica has no newer state than this one.
+    pub fn is_newest(&self) -> bool {
+        self.newest
+    }
+
     /// How many bytes they are together.
     pub fn bytes(&self) -> u64 {
         let v3 = self.v3_files.iter().map(|file| file.size);
@@ -90,7 +109,12 @@ pub(crate) enum Obstacle {
         first: Option<LtxObject>,
     },
     /// Files continue behind transactions that no file has.
-    Gap { have: Txid, next: LtxName },
+    Gap {
+        have: Txid,
+        next: LtxName,
+        /// When both were captured, where it was looked at exactly.
+        times: Option<(SystemTime, SystemTime)>,
+    },
     /// The wanted transaction is not where a file ends.
     NotReached {
         wanted: Txid,
@@ -118,8 +142,12 @@ pub(crate) fn plan(listing: &[LtxObject], target: RestoreTarget) -> Result<Resto
     };
     let mut files = vec![snapshot.clone()];
     files.extend(extend(listing, target, snapshot.name.max)?);
-    let v3_files = Vec::new();
-    Ok(RestorePlan { files, v3_files })
+    let plan = RestorePlan {
+        files,
+        v3_files: Vec::new(),
+        newest: false,
+    };
+    Ok(plan.compared_with(listing, &[]))
 }
 
 /// Plans how to go on from the state after `position`.
@@ -145,7 +173,7 @@ pub(crate) fn extend(
             None => break,
         }
     }
-    let next = rest.peek().map(|file| file.name);
+    let next = rest.peek().copied();
     end(listing, target, position, next)?;
     Ok(files)
 }
@@ -155,7 +183,7 @@ fn end(
     listing: &[LtxObject],
     target: RestoreTarget,
     have: Txid,
-    next: Option<LtxName>,
+    next: Option<&LtxObject>,
 ) -> Result<(), Obstacle> {
     // What the target leaves out is no gap.
     let beyond = listing
@@ -164,12 +192,31 @@ fn end(
         .filter(|name| name.extends(have))
         .min();
     match (next, beyond, target) {
-        (Some(next), None, _) => Err(Obstacle::Gap { have, next }),
+        (Some(next), None, target) => Err(Obstacle::Gap {
+            have,
+            next: next.name,
+            times: times(listing, target, have, next),
+        }),
         (_, next, RestoreTarget::Txid(wanted)) if have < wanted => {
             Err(Obstacle::NotReached { wanted, have, next })
         }
         _ => Ok(()),
     }
+}
+
+/// When the state before a gap was captured, and the file behind it. Listings are exact where a time is wanted.
+fn times(
+    listing: &[LtxObject],
+    target: RestoreTarget,
+    have: Txid,
+    next: &LtxObject,
+) -> Option<(SystemTime, SystemTime)> {
+    let RestoreTarget::Timestamp(_) = target else {
+        return None;
+    };
+    let last = |file: &&LtxObject| file.name.max == have && target.admits(file);
+    let last = listing.iter().find(last)?;
+    Some((last.created, next.created))
 }
 
 /// Further is better; of two that reach equally far the smaller one costs less.
@@ -262,13 +309,20 @@ mod tests {
     fn a_gap_with_files_behind_it_is_never_the_end_of_a_restore() {
         let rows = [(9, 1, 2, 2), (0, 3, 3, 3), (0, 5, 5, 5), (0, 6, 6, 6)];
         let next = LtxName::new(Txid::new(5), Txid::new(5));
-        let gap = Err(Obstacle::Gap {
-            have: Txid::new(3),
-            next,
-        });
-        assert_eq!(planned(&rows, RestoreTarget::Latest), gap);
-        assert_eq!(planned(&rows, RestoreTarget::Txid(Txid::new(6))), gap);
-        assert_eq!(planned(&rows, RestoreTarget::Timestamp(time(9))), gap);
+        let gap = |times| {
+            Err(Obstacle::Gap {
+                have: Txid::new(3),
+                next,
+                times,
+            })
+        };
+        assert_eq!(planned(&rows, RestoreTarget::Latest), gap(None));
+        assert_eq!(planned(&rows, RestoreTarget::Txid(Txid::new(6))), gap(None));
+        let times = Some((time(3), time(5)));
+        assert_eq!(
+            planned(&rows, RestoreTarget::Timestamp(time(9))),
+            gap(times)
+        );
         // Before the gap everything can be had.
         let before = Ok(vec![(9, 1, 2), (0, 3, 3)]);
         assert_eq!(planned(&rows, RestoreTarget::Txid(Txid::new(3))), before);
@@ -315,6 +369,30 @@ mod tests {
         assert_eq!(at(24), Ok(vec![(9, 1, 2), (1, 3, 5)]));
         assert_eq!(at(29), Ok(vec![(9, 1, 2), (1, 3, 5), (0, 6, 6)]));
         assert_eq!(at(30), Ok(vec![(9, 1, 9)]));
+    }
+
+    #[test]
+    fn a_plan_knows_whether_the_replica_has_anything_newer() {
+        let ltx = objects(&[(9, 1, 2, 10), (0, 3, 3, 20), (1, 3, 3, 25)]);
+        let newest = |target| plan(&ltx, target).unwrap().is_newest();
+        assert!(newest(RestoreTarget::Latest));
+        assert!(newest(RestoreTarget::Txid(Txid::new(3))));
+        assert!(!newest(RestoreTarget::Txid(Txid::new(2))));
+        assert!(newest(RestoreTarget::Timestamp(time(99))));
+        assert!(newest(RestoreTarget::Timestamp(time(20))));
+        assert!(!newest(RestoreTarget::Timestamp(time(19))));
+        // Beside files of Litestream 0.3.
+        let v3 = |second: u64| {
+            let name = "generations/0000000000000001/snapshots/00000000.snapshot.lz4";
+            let key = evertide_storage::V3Key::parse(name).unwrap();
+            let (size, created) = (1, time(second));
+            V3Object { key, size, created }
+        };
+        let both = |plan: RestorePlan, second| plan.compared_with(&ltx, &[v3(second)]).is_newest();
+        assert!(both(plan(&ltx, RestoreTarget::Latest).unwrap(), 5));
+        assert!(!both(plan(&ltx, RestoreTarget::Latest).unwrap(), 99));
+        assert!(both(RestorePlan::of_v3(vec![v3(30)]), 30));
+        assert!(!both(RestorePlan::of_v3(vec![v3(15)]), 15));
     }
 
     #[test]
@@ -369,7 +447,7 @@ mod tests {
                     assert!(names.windows(2).all(|pair| pair[1].extends(pair[0].max)));
                     assert!(plan.files().iter().all(|file| target.admits(file)));
                 }
-                Err(Obstacle::Gap { have, next }) => {
+                Err(Obstacle::Gap { have, next, .. }) => {
                     gaps += 1;
                     assert_eq!(Some(have), best);
                     assert!(next.min > have.next());

@@ -178,3 +178,128 @@ pub(super) fn write(
             .map_err(Problem::Write)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::fd::BorrowedFd,
+        sync::{Condvar, Mutex},
+        time::{Duration, SystemTime},
+    };
+
+    use evertide_ltx::{BatchReader, Encoder, Header, Pgno, Txid};
+    use evertide_storage::{Disk, Metadata, OsDisk};
+
+    use super::*;
+
+    const THREADS: usize = 3;
+
+    /// A file into which nothing is written before so many threads want to.
+    #[derive(Debug)]
+    struct Meeting {
+        file: Box<dyn DiskFile>,
+        waiting: Mutex<usize>,
+        all_there: Condvar,
+    }
+
+    impl DiskFile for Meeting {
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+            let mut waiting = self.waiting.lock().unwrap();
+            *waiting += 1;
+            self.all_there.notify_all();
+            let patience = Duration::from_secs(60);
+            let missing = |waiting: &mut usize| *waiting < THREADS;
+            let waited = self
+                .all_there
+                .wait_timeout_while(waiting, patience, missing);
+            let (waiting, waited) = waited.unwrap();
+            if waited.timed_out() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            drop(waiting);
+            self.file.write_at(bytes, offset)
+        }
+
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.file.read_at(buffer, offset)
+        }
+
+        fn metadata(&self) -> io::Result<Metadata> {
+            self.file.metadata()
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.file.set_len(len)
+        }
+
+        fn allocate(&self, len: u64) -> io::Result<()> {
+            self.file.allocate(len)
+        }
+
+        fn sync_all(&self) -> io::Result<()> {
+            self.file.sync_all()
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.file.sync_data()
+        }
+
+        fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+            self.file.set_modified(time)
+        }
+
+        fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
+            self.file.set_owner(uid, gid)
+        }
+
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.file.as_fd()
+        }
+    }
+
+    #[test]
+    fn several_batches_are_decoded_and_written_at_the_same_time() {
+        let page_size = PageSize::MAX;
+        let pages = 40 * THREADS as u32;
+        let header = Header::new(page_size, pages, Txid::FIRST, Txid::FIRST);
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        let page = |number: u32| vec![number as u8; page_size.len()];
+        for number in 1..=pages {
+            let pgno = Pgno::new(number).unwrap();
+            encoder.encode_page(pgno, &page(number)).unwrap();
+        }
+        let (encoded, _) = encoder.finish().unwrap();
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("restored.db");
+        let file = Meeting {
+            file: OsDisk.create_new(&path, 0o600).unwrap(),
+            waiting: Mutex::new(0),
+            all_there: Condvar::new(),
+        };
+        thread::scope(|scope| {
+            let mut done = Done::default();
+            let mut workers = Workers::start(scope, THREADS, &file).unwrap();
+            let mut reader = BatchReader::new(&encoded[..]).unwrap();
+            let mut batches = 0;
+            loop {
+                let mut batch = workers.batch(&mut done);
+                if !reader.next(&mut batch).unwrap() {
+                    break;
+                }
+                workers.submit(batch, page_size);
+                batches += 1;
+            }
+            assert!(batches >= THREADS, "{batches} batches");
+            workers.wait(&mut done);
+            done.failure().unwrap();
+            reader.finish(done.into_decoded()).unwrap();
+        });
+        for number in 1..=pages {
+            let mut found = page(0);
+            let offset = Pgno::new(number).unwrap().offset(page_size);
+            file.read_exact_at(&mut found, offset).unwrap();
+            assert!(found == page(number), "page {number}");
+        }
+    }
+}

@@ -2,12 +2,14 @@
 
 use std::{fs, path::Path, time::SystemTime};
 
-use evertide::{DrillFailureKind, VerifyDepth, VerifyOptions, verify};
+use evertide::{
+    DatabaseStatus, DrillFailureKind, ReplicaStatus, VerifyDepth, VerifyOptions, verify,
+};
 use evertide_ltx::{Decoder, Encoder};
 use evertide_storage::{Destination, OsDisk};
 use evertide_testkit::{Writer, WriterOptions, assert_same_database, restore_with_litestream};
 
-use crate::scene::{Scene, drill, durable, logged, snapshots, stop, until};
+use crate::scene::{Scene, drill, durable, logged, snapshots, stop, until, until_status};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_can_be_restored_is_proven_with_its_transaction_and_time() {
@@ -44,6 +46,16 @@ async fn a_replica_that_can_be_restored_is_proven_with_its_transaction_and_time(
     assert_same_database(&scene.db, &output);
 }
 
+/// Flips the last bit of a file; gives what it was before.
+fn damage(path: &Path) -> Vec<u8> {
+    let good = fs::read(path).unwrap();
+    let mut damaged = good.clone();
+    let last = damaged.len() - 1;
+    damaged[last] ^= 1;
+    fs::write(path, damaged).unwrap();
+    good
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_replica_is_reported_loudly_and_the_next_good_drill_clears_it() {
     let scene = Scene::new();
@@ -51,11 +63,7 @@ async fn a_damaged_replica_is_reported_loudly_and_the_next_good_drill_clears_it(
     durable(&backup).await;
     let proven = until(&backup, |drill| drill.proven.is_some()).await;
     let snapshot = snapshots(&scene.replica).remove(0);
-    let good = fs::read(&snapshot).unwrap();
-    let mut damaged = good.clone();
-    let last = damaged.len() - 1;
-    damaged[last] ^= 1;
-    fs::write(&snapshot, damaged).unwrap();
+    let good = damage(&snapshot);
     let first = until(&backup, |drill| drill.failure.is_some()).await;
     let failure = first.failure.unwrap();
     assert_eq!(failure.kind, DrillFailureKind::Unsound);
@@ -80,6 +88,46 @@ async fn a_damaged_replica_is_reported_loudly_and_the_next_good_drill_clears_it(
     fs::write(&snapshot, good).unwrap();
     let cleared = until(&backup, |drill| drill.failure.is_none()).await;
     assert!(cleared.proven.unwrap().at > again.at);
+    stop(&backup).await;
+    scene.nothing_is_left();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_replica_of_a_database_is_drilled_and_only_the_damaged_one_fails() {
+    let scene = Scene::new();
+    let other = scene.drills.with_file_name("other");
+    let mut options = scene.options();
+    options.name = "other".into();
+    options.destination = Destination::file(&other).unwrap();
+    let builder = scene.builder(scene.options()).replica(options);
+    let backup = builder.build().unwrap();
+    backup.start().await.unwrap();
+    scene.commit(&backup).await;
+    let newest = backup.status().txid;
+    let all = |status: &DatabaseStatus| {
+        let proven = |replica: &ReplicaStatus| {
+            let proof = replica.drill.proven;
+            proof.is_some_and(|proof| proof.txid == newest && proof.compared)
+        };
+        status.replicas.len() == 2 && status.replicas.iter().all(proven)
+    };
+    until_status(&backup, all).await;
+
+    let good = damage(&snapshots(&other)[0]);
+    let failed = until_status(&backup, |status| status.replicas[1].drill.failures > 1).await;
+    let failure = failed.replicas[1].drill.failure.clone().unwrap();
+    assert_eq!(failure.kind, DrillFailureKind::Unsound);
+    // The other one is none the worse.
+    let proofs = failed.replicas[0].drill.proofs;
+    let still = until_status(&backup, |status| {
+        status.replicas[0].drill.proofs > proofs + 1
+    })
+    .await;
+    assert_eq!(still.replicas[0].drill.failure, None);
+    assert_eq!(still.replicas[0].drill.failures, 0);
+
+    fs::write(&snapshots(&other)[0], good).unwrap();
+    until_status(&backup, |status| status.replicas[1].drill.failure.is_none()).await;
     stop(&backup).await;
     scene.nothing_is_left();
 }

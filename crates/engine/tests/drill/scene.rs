@@ -104,9 +104,16 @@ pub(crate) async fn until(
     backup: &Replication,
     mut wanted: impl FnMut(&DrillStatus) -> bool,
 ) -> DrillStatus {
-    let waited = backup.wait_for(|status| wanted(&status.replicas[0].drill));
-    match tokio::time::timeout(DEADLINE, waited).await {
-        Ok(status) => drill(&status),
+    drill(&until_status(backup, |status| wanted(&status.replicas[0].drill)).await)
+}
+
+/// Waits until the status of the database is as wanted.
+pub(crate) async fn until_status(
+    backup: &Replication,
+    wanted: impl FnMut(&DatabaseStatus) -> bool,
+) -> DatabaseStatus {
+    match tokio::time::timeout(DEADLINE, backup.wait_for(wanted)).await {
+        Ok(status) => status,
         Err(_) => panic!("never came: {:#?}", backup.status()),
     }
 }

@@ -1,10 +1,23 @@
 //! Replicas that are compacted and pruned while nobody follows, or while somebody does.
 
-use std::fs;
+use std::{
+    fs,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use evertide::FollowError;
 use evertide_ltx::{Header, Level, LtxName, Merge, Txid};
-use evertide_storage::{ReplicaClient, bytes_stream, collect};
+use evertide_storage::{
+    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
+    Version, bytes_stream, collect,
+};
 
 use crate::scene::{Scene, follow_until, version};
 
@@ -122,6 +135,103 @@ async fn a_copy_is_updated_while_its_replica_is_compacted() {
         .iter()
         .filter(|event| event.contains("OtherHistory"));
     assert_eq!(failed.count(), 0);
+    scene.assert_current().await;
+}
+
+/// A replica of which level 0 is not seen beyond a transaction: whoever follows is always too late for it.
+#[derive(Debug)]
+struct Veiled {
+    inner: Arc<dyn ReplicaClient>,
+    seen: Txid,
+    /// How often other levels were listed.
+    looks: AtomicU64,
+}
+
+#[async_trait]
+impl ReplicaClient for Veiled {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        let mut objects = self.inner.list(level, after).await?;
+        match level {
+            Level::L0 => objects.retain(|object| object.name.max <= self.seen),
+            Level::SNAPSHOT => _ = self.looks.fetch_add(1, Ordering::SeqCst),
+            _ => {}
+        }
+        Ok(objects)
+    }
+
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, Error> {
+        self.inner.get(level, name, range).await
+    }
+
+    async fn put(
+        &self,
+        _: Level,
+        _: LtxName,
+        _: SystemTime,
+        _: ByteStream,
+    ) -> Result<LtxObject, Error> {
+        unreachable!("a follower writes nothing to a replica")
+    }
+
+    async fn delete(&self, _: Level, _: &[LtxName]) -> Result<(), Error> {
+        unreachable!("a follower deletes nothing from a replica")
+    }
+
+    async fn get_small(&self, _: &SmallKey) -> Result<Option<SmallObject>, Error> {
+        Ok(None)
+    }
+
+    async fn put_small(&self, _: &SmallKey, _: Bytes, _: Precondition) -> Result<Version, Error> {
+        unreachable!("a follower writes nothing to a replica")
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
+        Ok(Vec::new())
+    }
+
+    async fn delete_small(&self, _: &SmallKey) -> Result<(), Error> {
+        unreachable!("a follower deletes nothing from a replica")
+    }
+}
+
+/// It waits for the next look at all levels, which is ten seconds after the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_goes_on_with_what_it_only_finds_compacted_while_it_runs() {
+    let mut scene = Scene::new(4096).await;
+    let client = scene.replica();
+    scene.write_durably(2).await;
+    let seen = names(&*client, Level::L0).await.pop().unwrap().max;
+    let veiled = Arc::new(Veiled {
+        inner: scene.replica(),
+        seen,
+        looks: AtomicU64::new(0),
+    });
+    let mut options = scene.options();
+    options.restore.replica = veiled.clone();
+    let following = tokio::spawn(follow_until(options, |path| version(path) == 6));
+    // Once for the restore, and once to see what has come meanwhile.
+    evertide_testkit::wait_until(Duration::from_secs(30), "two looks", || {
+        veiled.looks.load(Ordering::SeqCst) >= 2
+    });
+    scene.write_durably(4).await;
+    let all = names(&*client, Level::L0).await;
+    let new: Vec<LtxName> = all.into_iter().filter(|name| name.min > seen).collect();
+    compact(&*client, &new, 1).await;
+    let followed = following.await.unwrap().unwrap();
+    assert_eq!(followed.report.txid, new.last().map(|name| name.max));
     scene.assert_current().await;
 }
 

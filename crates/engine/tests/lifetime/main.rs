@@ -7,6 +7,7 @@ mod drops;
 mod engine;
 mod forgetful;
 mod life;
+mod looks;
 mod missing;
 mod model;
 mod moves;

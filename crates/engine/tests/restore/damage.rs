@@ -2,9 +2,10 @@
 
 use std::fs;
 
-use evertide::RestoreError;
+use evertide::{RestoreError, RestoreTarget, restore};
+use evertide_ltx::Txid;
 
-use crate::scene::{PAGE, Scene, ltx, name};
+use crate::scene::{PAGE, Scene, created, ltx, name};
 
 /// Breaks the file with number `at`, counted in the order of the listing; whether there is one.
 fn break_file(scene: &Scene, at: usize, change: impl Fn(&mut Vec<u8>)) -> bool {
@@ -116,6 +117,18 @@ async fn a_file_that_is_missing_in_the_middle_is_a_gap() {
         fs::remove_file(scene.object(0, name(lost, lost))).unwrap();
         let error = assert_refused(&scene, "a gap").await;
         assert!(matches!(error, RestoreError::Gap { .. }), "{error}");
+        // Whoever asks by time is told by time, and can have what is named.
+        let mut options = scene.options();
+        options.target = RestoreTarget::Timestamp(created(6));
+        let error = restore(options.clone()).await.unwrap_err().to_string();
+        let [before, behind] =
+            [lost - 1, lost + 1].map(|txid| humantime::format_rfc3339_millis(created(txid)));
+        let advice = format!("`--timestamp {before}`");
+        assert!(error.contains(&advice), "{error}");
+        assert!(error.contains(&format!(".ltx of {behind}")), "{error}");
+        options.target = RestoreTarget::Timestamp(created(lost - 1));
+        let report = restore(options).await.unwrap();
+        assert_eq!(report.txid, Txid::new(lost - 1));
     }
     let scene = Scene::usual().await;
     fs::remove_file(scene.object(9, name(1, 1))).unwrap();

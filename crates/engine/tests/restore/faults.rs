@@ -104,6 +104,27 @@ async fn a_disk_that_fails_while_a_database_is_replaced_leaves_the_old_or_the_ne
     fail_each(Fault::Once, ExistingOutput::Replace, prepare, check).await;
 }
 
+#[tokio::test]
+async fn room_for_the_database_is_taken_before_anything_is_written_and_too_little_is_said_then() {
+    let scene = Scene::usual().await;
+    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+    let mut options = scene.options();
+    options.disk = disk.clone();
+    restore(options.clone()).await.unwrap();
+    scene.assert_restored();
+    fs::remove_file(scene.output()).unwrap();
+    let log = disk.log();
+    let at = |name| log.iter().position(|op| *op == name);
+    let (allocated, written) = (at("allocate").unwrap(), at("write_at").unwrap());
+    assert!(allocated < written, "{log:?}");
+
+    disk.fail_at(allocated as u64 + 1, Fault::Once, ENOSPC);
+    let error = restore(options).await.unwrap_err().to_string();
+    assert!(disk.tripped() && error.contains("No space left"), "{error}");
+    assert!(!disk.log().contains(&"write_at"), "{:?}", disk.log());
+    scene.assert_nothing_left();
+}
+
 /// What a machine finds in the folder after a power cut: the output, and the journal beside it.
 fn found(folder: &Path) -> (Option<Vec<u8>>, bool) {
     (

@@ -9,7 +9,7 @@ use std::{
 };
 
 use evertide::{RestoreError, RestoreOptions, RestoreReport, restore};
-use evertide_ltx::{Encoder, Header, Level, LtxName, PageSize, Pgno, Txid};
+use evertide_ltx::{Encoder, Header, Level, LtxName, PageSize, Pgno, Txid, merge};
 use evertide_storage::{Destination, OsDisk, ReplicaClient, bytes_stream};
 use tempfile::TempDir;
 
@@ -17,6 +17,16 @@ pub(crate) const PAGE: usize = 512;
 
 /// A transaction: the size of the database after it, and the pages it writes.
 pub(crate) type Change<'a> = (u32, &'a [u32]);
+
+/// Some transactions that grow, shrink and grow again.
+pub(crate) const USUAL: [Change<'static>; 6] = [
+    (5, &[1, 2, 3, 4, 5]),
+    (5, &[1, 3]),
+    (8, &[1, 6, 7, 8]),
+    (3, &[1, 2]),
+    (6, &[1, 4, 5, 6]),
+    (6, &[6]),
+];
 
 pub(crate) struct Scene {
     pub(crate) dir: TempDir,
@@ -98,17 +108,8 @@ impl Scene {
         scene
     }
 
-    /// Some transactions that grow, shrink and grow again.
     pub(crate) async fn usual() -> Self {
-        let changes: [Change<'_>; 6] = [
-            (5, &[1, 2, 3, 4, 5]),
-            (5, &[1, 3]),
-            (8, &[1, 6, 7, 8]),
-            (3, &[1, 2]),
-            (6, &[1, 4, 5, 6]),
-            (6, &[6]),
-        ];
-        Self::with(&changes).await
+        Self::with(&USUAL).await
     }
 
     /// A replica with one snapshot large enough for several threads, and a file that changes some
@@ -137,6 +138,21 @@ impl Scene {
             .put(level, name, created(name.max.get()), body)
             .await
             .unwrap();
+    }
+
+    /// Merges the files of these transactions into one of this level, captured when the last of them was. They stay.
+    pub(crate) fn compact(&self, level: u8, range: (u64, u64)) {
+        let parts = (range.0..=range.1).map(|txid| {
+            let level = if txid == 1 { 9 } else { 0 };
+            fs::read(self.object(level, name(txid, txid))).unwrap()
+        });
+        let parts: Vec<Vec<u8>> = parts.collect();
+        let (whole, _) = merge(parts.iter().map(Vec::as_slice), Vec::new()).unwrap();
+        let path = self.object(level, name(range.0, range.1));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, whole).unwrap();
+        let file = fs::File::options().write(true).open(&path).unwrap();
+        file.set_modified(created(range.1)).unwrap();
     }
 
     /// Where a file of the replica is.

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use evertide::{RestoreError, RestoreOptions, restore};
+use evertide::{RestoreError, RestoreOptions, RestoreTarget, restore};
 use evertide_ltx::{Level, LtxName, Txid, merge};
 use evertide_storage::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
@@ -20,7 +20,7 @@ use evertide_storage::{
 };
 use futures_util::{StreamExt, stream};
 
-use crate::scene::{Scene, name};
+use crate::scene::{Scene, USUAL, created, name};
 
 /// What happens to each `get`: it is given its number, counted from 0.
 type Trouble = Box<dyn Fn(u64, &LtxName) -> Outcome + Send + Sync>;
@@ -264,18 +264,13 @@ async fn a_replica_that_never_gives_the_rest_is_an_error() {
 
 #[tokio::test]
 async fn files_that_retention_deletes_meanwhile_are_made_up_for() {
-    let scene = Scene::usual().await;
-    // What compaction does: one file for transactions 2 to 5, and the parts are gone.
-    let parts = (2..=5).map(|txid| fs::read(scene.object(0, name(txid, txid))).unwrap());
-    let parts: Vec<Vec<u8>> = parts.collect();
-    let (whole, _) = merge(parts.iter().map(Vec::as_slice), Vec::new()).unwrap();
+    let scene = Arc::new(Scene::usual().await);
     for gone in 2..=5 {
-        let compacted = scene.object(1, name(2, 5));
-        fs::create_dir_all(compacted.parent().unwrap()).unwrap();
-        let (whole, once) = (whole.clone(), AtomicU64::new(0));
-        let client = Troubled::new(&scene.replica, move |_, name| {
-            if *name == crate::scene::name(gone, gone) && once.fetch_add(1, Ordering::SeqCst) == 0 {
-                fs::write(&compacted, &whole).unwrap();
+        let (replica, once) = (Arc::clone(&scene), AtomicU64::new(0));
+        let client = Troubled::new(&scene.replica, move |_, file| {
+            if *file == name(gone, gone) && once.fetch_add(1, Ordering::SeqCst) == 0 {
+                // What compaction does: one file for transactions 2 to 5, and the parts are gone.
+                replica.compact(1, (2, 5));
                 return Outcome::Gone;
             }
             Outcome::Fine
@@ -318,6 +313,80 @@ async fn a_large_file_that_vanishes_half_read_is_made_up_for() {
     options.parallelism = 1;
     restore(options).await.unwrap();
     scene.assert_restored();
+}
+
+#[tokio::test]
+async fn an_earlier_state_stays_the_one_that_was_asked_for_whatever_vanishes_meanwhile() {
+    let scene = Arc::new(Scene::usual().await);
+    let expected = Scene::with(&USUAL[..4]).await.expected;
+    let targets = [
+        RestoreTarget::Txid(Txid::new(4)),
+        RestoreTarget::Timestamp(created(4)),
+    ];
+    for (target, gone) in targets
+        .into_iter()
+        .flat_map(|t| (1..=4).map(move |n| (t, n)))
+    {
+        // What compaction made of all that was wanted, or a snapshot in place of the one before.
+        let (level, first) = if gone == 1 { (9, 1) } else { (1, 2) };
+        let (replica, once) = (Arc::clone(&scene), AtomicU64::new(0));
+        let client = Troubled::new(&scene.replica, move |_, file| {
+            if *file != name(gone, gone) || once.fetch_add(1, Ordering::SeqCst) > 0 {
+                return Outcome::Fine;
+            }
+            replica.compact(level, (first, 4));
+            Outcome::Gone
+        });
+        let mut options = options(&scene, &client);
+        options.target = target;
+        let report = restore(options).await.unwrap();
+        assert_eq!(report.txid, Txid::new(4), "{target:?}, without {gone}");
+        assert!(fs::read(scene.output()).unwrap() == expected, "{target:?}");
+        fs::remove_file(scene.output()).unwrap();
+        fs::remove_file(scene.object(level, name(first, 4))).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_earlier_state_that_retention_takes_meanwhile_is_an_error_and_no_other_state() {
+    let targets = [
+        RestoreTarget::Txid(Txid::new(4)),
+        RestoreTarget::Timestamp(created(4)),
+    ];
+    for (target, gone) in targets
+        .into_iter()
+        .flat_map(|t| (1..=4).map(move |n| (t, n)))
+    {
+        let scene = Arc::new(Scene::usual().await);
+        let replica = Arc::clone(&scene);
+        let client = Troubled::new(&scene.replica, move |_, file| {
+            if *file != name(gone, gone) {
+                return Outcome::Fine;
+            }
+            // The newest state is there, and nothing before.
+            replica.compact(9, (1, 6));
+            (1..=6).for_each(|txid| {
+                let level = if txid == 1 { 9 } else { 0 };
+                let _ = fs::remove_file(replica.object(level, name(txid, txid)));
+            });
+            Outcome::Gone
+        });
+        let mut options = options(&scene, &client);
+        options.target = target;
+        // One file at a time, or the last of them are read before the first one is missed.
+        options.parallelism = 1;
+        let error = restore(options).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RestoreError::Vanished { .. }
+                    | RestoreError::NoSnapshot { .. }
+                    | RestoreError::TxidNotAvailable { .. }
+            ),
+            "{target:?}, without {gone}: {error}"
+        );
+        scene.assert_nothing_left();
+    }
 }
 
 #[tokio::test]

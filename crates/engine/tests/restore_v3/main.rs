@@ -7,5 +7,6 @@ mod formats;
 mod golden;
 mod large;
 mod live;
+mod parallel;
 mod scene;
 mod verify;

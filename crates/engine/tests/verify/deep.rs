@@ -1,7 +1,7 @@
 //! The deep proof: restore, check, compare, and leave nothing behind.
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::{Arc, Mutex},
 };
@@ -10,7 +10,7 @@ use evertide::{
     FindingKind, VerifyDepth, VerifyError, VerifyOptions, VerifyReport, VerifyStage, verify,
 };
 use evertide_ltx::{Encoder, Header, PageSize, Pgno, Txid};
-use evertide_storage::{Disk, Fault, FaultDisk, OsDisk};
+use evertide_storage::{DirEntry, Disk, DiskFile, Fault, FaultDisk, Metadata, OsDisk};
 
 use crate::{
     broken::{Made, usual},
@@ -162,6 +162,93 @@ async fn a_disk_that_fails_at_any_operation_leaves_nothing_behind_and_blames_no_
             assert!(at > 8 && said_how_much, "only {at} operations were tried");
             return;
         }
+    }
+}
+
+/// A disk on which a bit of what was restored is another one whenever it is opened to be read.
+#[derive(Debug)]
+struct RottenDisk {
+    /// The bit, counted from the beginning of the database.
+    bit: u64,
+    /// Where what is read instead is kept.
+    instead: tempfile::TempDir,
+}
+
+impl Disk for RottenDisk {
+    fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        if path.file_name().is_none_or(|name| name != "restored.db") {
+            return OsDisk.open_read(path);
+        }
+        let mut content = fs::read(path)?;
+        content[self.bit as usize / 8] ^= 1 << (self.bit % 8);
+        let instead = self.instead.path().join("rotten.db");
+        fs::write(&instead, content)?;
+        OsDisk.open_read(&instead)
+    }
+
+    fn open_rw(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.open_rw(path)
+    }
+
+    fn create_new(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
+        OsDisk.create_new(path, mode)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename(from, to)
+    }
+
+    fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        OsDisk.rename_noreplace(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        OsDisk.remove_dir(path)
+    }
+
+    fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        OsDisk.create_dir(path, mode)
+    }
+
+    fn set_owner(&self, path: &Path, uid: u32, gid: u32) -> io::Result<()> {
+        OsDisk.set_owner(path, uid, gid)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        OsDisk.sync_dir(path)
+    }
+
+    fn read_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        OsDisk.read_dir(path)
+    }
+
+    fn metadata(&self, path: &Path) -> io::Result<Metadata> {
+        OsDisk.metadata(path)
+    }
+}
+
+#[tokio::test]
+async fn a_restored_database_that_differs_in_one_bit_from_what_its_files_hold_is_found() {
+    let scene = of_evertide().await;
+    let sound = proven(&scene.replica).await.unwrap();
+    let bits = 8 * sound.restored.unwrap().database_bytes;
+    for bit in [0, 8 * 4096 + 3, bits / 2, bits - 1] {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut options = options(&scene.replica, temporary.path());
+        options.disk = Arc::new(RottenDisk {
+            bit,
+            instead: tempfile::tempdir().unwrap(),
+        });
+        let report = verify(options).await.unwrap();
+        let [finding] = &report.findings[..] else {
+            panic!("bit {bit}: {:?}", report.findings);
+        };
+        assert_eq!(finding.kind, FindingKind::Restore);
+        assert!(finding.problem.contains("has the checksum"), "{finding}");
     }
 }
 

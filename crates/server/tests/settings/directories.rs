@@ -98,6 +98,36 @@ fn a_watched_directory_may_be_empty_and_is_looked_through_anew() {
 }
 
 #[test]
+fn directories_below_a_watched_one_are_left_alone_unless_it_is_recursive() {
+    let tenants = tenants();
+    let dir = tenants.path();
+    let header = [&b"SQLite format 3\0"[..], &[0; 496]].concat();
+    for name in ["a.db", "eu/b.db", "eu/old/c.db"] {
+        fs::write(dir.join(name), &header).unwrap();
+    }
+    for (more, expected, directories) in [
+        ("", &["a.db"][..], 1),
+        ("  recursive: false\n", &["a.db"], 1),
+        (
+            "  recursive: true\n",
+            &["a.db", "eu/b.db", "eu/old/c.db"],
+            3,
+        ),
+    ] {
+        let text = yaml(dir, &format!("  watch: true\n{more}"));
+        let fleet = parse_fleet_file(text.as_bytes(), &ConfigFormat::Yaml).unwrap();
+        let [watched] = &fleet.watched[..] else {
+            panic!("{fleet:?}")
+        };
+        let content = watched.look().unwrap();
+        let names = listed(&content.databases, dir).into_iter();
+        let names: Vec<String> = names.map(|(name, _)| name).collect();
+        assert_eq!(names, expected, "{more:?}");
+        assert_eq!(content.directories.len(), directories, "{more:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_directory_is_said_with_its_line() {
     let tenants = tenants();
     let dir = tenants.path();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::{
-    Request, Response, StatusCode,
+    Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
     client::conn::http1,
     header::{RETRY_AFTER, TRANSFER_ENCODING},
@@ -23,10 +23,19 @@ pub(super) async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
 ) -> io::Result<Response<Body>> {
-    shared.state().under_way += 1;
+    let read = usize::from(request.method() == Method::GET);
+    {
+        let mut state = shared.state();
+        state.under_way += 1;
+        state.reads += read;
+        state.most_reads = state.most_reads.max(state.reads);
+    }
     let answer = tokio::spawn(async move {
         let answer = forward(&shared, request).await;
-        shared.state().under_way -= 1;
+        let mut state = shared.state();
+        state.under_way -= 1;
+        state.reads -= read;
+        drop(state);
         answer
     });
     answer.await?

@@ -53,6 +53,9 @@ struct State {
     answered: Vec<Answered>,
     faults: BTreeMap<Fault, u64>,
     under_way: usize,
+    /// Those of them that read.
+    reads: usize,
+    most_reads: usize,
 }
 
 impl Shared {
@@ -75,6 +78,8 @@ impl FaultProxy {
             answered: Vec::new(),
             faults: BTreeMap::new(),
             under_way: 0,
+            reads: 0,
+            most_reads: 0,
         };
         let shared = Arc::new(Shared {
             server,
@@ -108,6 +113,13 @@ impl FaultProxy {
     /// Requests on their way, those included whose sender has gone.
     pub fn under_way(&self) -> usize {
         self.shared.state().under_way
+    }
+
+    /// The most GET requests that were on their way at the same time since the last call.
+    pub fn take_most_reads(&self) -> usize {
+        let mut state = self.shared.state();
+        let under_way = state.reads;
+        std::mem::replace(&mut state.most_reads, under_way)
     }
 
     /// How often each fault has struck.

@@ -143,6 +143,15 @@ impl Maintenance {
         Ok(lost && self.start_over().await?)
     }
 
+    /// Makes a file again that was lost, where others hold the same.
+    pub(super) async fn make_again(&mut self, lost: LtxObject) -> Result<(), Error> {
+        let files = self.files.as_ref();
+        match files.and_then(|files| instead(files, &lost)) {
+            Some(sources) => self.replace(lost, sources).await,
+            None => Ok(()),
+        }
+    }
+
     /// Makes a damaged file again of others. They are read to their ends before it is deleted, which has to come
     /// first: nothing is ever replaced.
     async fn replace(&mut self, object: LtxObject, sources: Vec<LtxObject>) -> Result<(), Error> {
@@ -162,7 +171,7 @@ impl Maintenance {
         let made = self.merger.merge(sources, object.level).await?;
         tracing::info!(
             replica = self.merger.replica, level = %made.level, file = %made.name,
-            "a damaged file was made again of others"
+            "a damaged or lost file was made again of others"
         );
         self.stored_file(made);
         Ok(())

@@ -1,9 +1,9 @@
 //! What maintenance deletes: nothing before what takes its place is sure.
 
-use std::{collections::BTreeSet, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use evertide_ltx::{Level, LtxName};
-use evertide_storage::LtxObject;
+use evertide_storage::{Error as StoreError, LtxObject};
 
 use super::{
     super::{files::Files, retain::plan_retention},
@@ -23,18 +23,17 @@ impl Maintenance {
             return Ok(());
         };
         let covers = old.iter().map(|file| files.covering(level_1, file.name));
-        let covers: BTreeSet<Option<LtxName>> = covers.map(|cover| Some(cover?.name)).collect();
-        let names: Vec<LtxName> = covers.iter().copied().flatten().collect();
+        let covers: BTreeMap<LtxName, LtxObject> = covers
+            .flatten()
+            .map(|cover| (cover.name, cover.clone()))
+            .collect();
+        let names: Vec<LtxName> = covers.keys().copied().collect();
         let found = self.merger.client.find(level_1, &names).await;
         let found = found.map_err(|source| self.failed(source))?;
-        if found.len() < covers.len() {
-            tracing::error!(
-                replica = self.merger.replica,
-                "files of level 1 that were stored are gone; keeping those of level 0"
-            );
-            let files = self.list_all().await?;
-            self.know(files);
-            return Ok(());
+        let is_gone = |cover: &LtxObject| !found.iter().any(|there| there.name == cover.name);
+        let gone: Vec<LtxObject> = covers.into_values().filter(is_gone).collect();
+        if !gone.is_empty() {
+            return self.make_good(gone).await;
         }
         for cover in &found {
             if !self.make_sure_of(cover).await? {
@@ -44,6 +43,30 @@ impl Maintenance {
         self.delete(Level::L0, old).await?;
         let newest = old.iter().map(|file| file.name.max).max();
         self.stored.retain(|name, _| Some(name.max) > newest);
+        Ok(())
+    }
+
+    /// Files of level 1 that were stored are not there: makes them again of level 0, which stays until then.
+    async fn make_good(&mut self, gone: Vec<LtxObject>) -> Result<(), Error> {
+        for file in &gone {
+            tracing::error!(
+                replica = self.merger.replica, level = %file.level, file = %file.name,
+                "a file that was stored is gone; keeping what it was made of"
+            );
+        }
+        let files = self.list_all().await?;
+        // Of a store that does not know what it has, the same would be asked again and again.
+        let listed = |file: &&LtxObject| files.at(file.level).any(|there| there.name == file.name);
+        if let Some(file) = gone.iter().find(listed) {
+            return Err(self.failed(StoreError::NotFound {
+                location: self.merger.client.location(),
+                object: format!("{} of level {}, which it lists", file.name, file.level),
+            }));
+        }
+        self.know(files);
+        for file in gone {
+            self.make_again(file).await?;
+        }
         Ok(())
     }
 

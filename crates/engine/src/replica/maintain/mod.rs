@@ -21,6 +21,7 @@ use tokio::{
 use self::damage::Damaged;
 use super::{
     agenda::{Rules, Task, plan},
+    body::store,
     compact::Next,
     files::Files,
     merge::{Merger, Source},
@@ -352,8 +353,8 @@ impl Maintenance {
             created,
             stream,
         } = image;
-        let put = self.merger.client.put(level, name, created, stream).await;
-        put.map_err(|source| self.failed(source))
+        let stored = store(&*self.merger.client, level, name, created, stream).await;
+        stored.map_err(|source| self.failed(source))
     }
 
     /// A file was stored here.
@@ -466,7 +467,10 @@ mod tests {
     use evertide_storage::{Destination, ManualClock, MemoryClient, bytes_stream};
 
     use super::{
-        super::files::tests::{file, time},
+        super::{
+            faulty::{Fault, Faulty},
+            files::tests::{file, time},
+        },
         *,
     };
     use crate::state::Staged;
@@ -611,9 +615,51 @@ mod tests {
         assert_eq!(snapshots.last().unwrap().name.max, Txid::new(2));
     }
 
+    /// Gives whoever asks an image of the database; how often somebody did.
+    async fn give_images(
+        mut asked: mpsc::UnboundedReceiver<Command>,
+        name: LtxName,
+        image: Vec<u8>,
+    ) -> u32 {
+        let mut images = 0;
+        while let Some(Command::Image(request)) = asked.recv().await {
+            let (created, stream) = (time(30), bytes_stream(image.clone().into()));
+            let snapshot = Snapshot {
+                name,
+                created,
+                stream,
+            };
+            request.reply.send(snapshot).unwrap();
+            images += 1;
+        }
+        images
+    }
+
+    #[tokio::test]
+    async fn an_image_that_the_store_did_not_keep_whole_is_an_error_and_no_snapshot() {
+        let (commands, asked) = mpsc::unbounded_channel();
+        let (mut maintenance, client) = maintenance(commands).await;
+        let store = Arc::new(Faulty::new(client.clone(), Fault::HalvesSnapshots));
+        maintenance.merger.client = store.clone();
+        let before = client.list(Level::SNAPSHOT, None).await.unwrap();
+        let (name, image) = ltx(1, 3, PAGES, 30);
+        let size = image.len() as u64;
+        tokio::spawn(give_images(asked, name, image));
+        let error = maintenance.run().await.unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("{size} bytes were sent")),
+            "{error}"
+        );
+        assert_eq!(client.list(Level::SNAPSHOT, None).await.unwrap(), before);
+        store.mend();
+        maintenance.run().await.unwrap();
+        let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
+        assert_eq!(snapshots.last().unwrap().size, size);
+    }
+
     #[tokio::test]
     async fn a_snapshot_of_the_database_takes_the_place_of_what_is_damaged_for_good() {
-        let (commands, mut asked) = mpsc::unbounded_channel();
+        let (commands, asked) = mpsc::unbounded_channel();
         let (mut maintenance, client) = maintenance(commands).await;
         let level_0 = client.list(Level::L0, None).await.unwrap();
         let lost = level_0[0].clone();
@@ -629,20 +675,7 @@ mod tests {
             .unwrap();
 
         let (name, image) = ltx(1, 3, PAGES, 30);
-        let images = tokio::spawn(async move {
-            let mut images = 0;
-            while let Some(Command::Image(request)) = asked.recv().await {
-                let (created, stream) = (time(30), bytes_stream(image.clone().into()));
-                let snapshot = Snapshot {
-                    name,
-                    created,
-                    stream,
-                };
-                request.reply.send(snapshot).unwrap();
-                images += 1;
-            }
-            images
-        });
+        let images = tokio::spawn(give_images(asked, name, image));
         for _ in 0..2 {
             maintenance.run().await.unwrap();
         }

@@ -1,0 +1,117 @@
+//! A store that does not do what it says, for tests.
+
+use std::{
+    ops::Range,
+    sync::{Arc, Mutex},
+    time::SystemTime,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::{
+    ByteStream, Capabilities, Error as StoreError, LtxObject, Precondition, ReplicaClient,
+    SmallKey, SmallObject, Version, bytes_stream, collect,
+};
+
+/// What it does wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Fault {
+    Nothing,
+    /// It has what it was to delete.
+    DeletesNothing,
+    /// It keeps half of each snapshot, and says how much that is.
+    HalvesSnapshots,
+}
+
+/// A store with a fault, until it is mended.
+#[derive(Debug)]
+pub(super) struct Faulty {
+    inner: Arc<dyn ReplicaClient>,
+    fault: Mutex<Fault>,
+}
+
+impl Faulty {
+    pub(super) fn new(inner: Arc<dyn ReplicaClient>, fault: Fault) -> Self {
+        let fault = Mutex::new(fault);
+        Self { inner, fault }
+    }
+
+    pub(super) fn mend(&self) {
+        *self.fault.lock().unwrap() = Fault::Nothing;
+    }
+
+    fn has(&self, fault: Fault) -> bool {
+        *self.fault.lock().unwrap() == fault
+    }
+}
+
+#[async_trait]
+impl ReplicaClient for Faulty {
+    fn location(&self) -> String {
+        self.inner.location()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, StoreError> {
+        self.inner.list(level, after).await
+    }
+
+    async fn get(
+        &self,
+        level: Level,
+        name: LtxName,
+        range: Option<Range<u64>>,
+    ) -> Result<ByteStream, StoreError> {
+        self.inner.get(level, name, range).await
+    }
+
+    async fn put(
+        &self,
+        level: Level,
+        name: LtxName,
+        created: SystemTime,
+        body: ByteStream,
+    ) -> Result<LtxObject, StoreError> {
+        let mut content = collect(body, usize::MAX).await.unwrap();
+        if level == Level::SNAPSHOT && self.has(Fault::HalvesSnapshots) {
+            content.truncate(content.len() / 2);
+        }
+        let body = bytes_stream(content);
+        self.inner.put(level, name, created, body).await
+    }
+
+    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), StoreError> {
+        if self.has(Fault::DeletesNothing) {
+            return Err(StoreError::NotDeleted {
+                location: self.location(),
+                object: names[0].to_string(),
+            });
+        }
+        self.inner.delete(level, names).await
+    }
+
+    async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, StoreError> {
+        self.inner.get_small(key).await
+    }
+
+    async fn put_small(
+        &self,
+        key: &SmallKey,
+        content: Bytes,
+        precondition: Precondition,
+    ) -> Result<Version, StoreError> {
+        self.inner.put_small(key, content, precondition).await
+    }
+
+    async fn list_small(&self) -> Result<Vec<SmallKey>, StoreError> {
+        self.inner.list_small().await
+    }
+
+    async fn delete_small(&self, key: &SmallKey) -> Result<(), StoreError> {
+        self.inner.delete_small(key).await
+    }
+}
