@@ -1,11 +1,12 @@
 //! Running cargo, and reading what its tests say.
 
-use std::io::{BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use evertide_testkit::checkout_root;
 
+use crate::heard::Heard;
 use crate::steps::Tally;
 
 /// A command in the root of the checkout.
@@ -34,22 +35,50 @@ pub(crate) fn run(command: &mut Command) -> Result<Tally> {
     Ok(Tally::one(status.success()))
 }
 
-/// Runs a command whose output has the closing lines of `cargo test`, and adds those up.
+/// Runs a command whose output has the closing lines of `cargo test`, and adds those up. A planted secret in what it prints
+/// is one more failure.
 pub(crate) fn run_tests(command: &mut Command) -> Result<Tally> {
     run_tests_and(command, |_| {})
 }
 
 /// As [`run_tests`], and shows each line of the output to `look`, too.
-pub(crate) fn run_tests_and(command: &mut Command, mut look: impl FnMut(&str)) -> Result<Tally> {
-    command.stdout(Stdio::piped());
+pub(crate) fn run_tests_and(command: &mut Command, look: impl FnMut(&str)) -> Result<Tally> {
+    if io::stderr().is_terminal() {
+        // It does not see that by itself any more.
+        command.env("CARGO_TERM_COLOR", "always");
+    }
+    let show = |line: &str| println!("{line}");
+    run_showing(command, look, show, |line| eprintln!("{line}"))
+}
+
+fn run_showing(
+    command: &mut Command,
+    mut look: impl FnMut(&str),
+    show: impl Fn(&str),
+    show_error: impl Fn(&str) + Send + 'static,
+) -> Result<Tally> {
     let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("starting {command:?}"))?;
     let output = child.stdout.take().context("the output of cargo test")?;
+    let errors = child.stderr.take().context("the errors of cargo test")?;
+    let errors = std::thread::spawn(move || {
+        let mut heard = Heard::default();
+        for line in lines(errors).map_while(Result::ok) {
+            heard.line(&line);
+            show_error(&line);
+        }
+        heard.secrets()
+    });
+    let mut heard = Heard::default();
     let mut tally = Tally::default();
-    for line in BufReader::new(output).lines() {
+    for line in lines(output) {
         let line = line?;
-        println!("{line}");
+        if heard.line(&line) {
+            show(&line);
+        }
         look(&line);
         tally.add(closing_line(&line).unwrap_or_default());
     }
@@ -59,10 +88,21 @@ pub(crate) fn run_tests_and(command: &mut Command, mut look: impl FnMut(&str)) -
         println!("{} ended with {status}", shown(command));
         tally.failed = 1;
     }
+    let in_errors = errors.join().unwrap_or_default();
+    for test in heard.secrets().into_iter().chain(in_errors) {
+        println!("a planted secret was printed; the last test that was named before is `{test}`");
+        tally.failed += 1;
+    }
     if tally.passed + tally.failed == 0 {
         bail!("{} ran no test", shown(command));
     }
     Ok(tally)
+}
+
+/// What is printed, which need not be text.
+fn lines(output: impl Read) -> impl Iterator<Item = io::Result<String>> {
+    let lines = BufReader::new(output).split(b'\n');
+    lines.map(|line| Ok(String::from_utf8_lossy(&line?).into_owned()))
 }
 
 /// Runs a command to its end; both of its outputs, one after the other.
@@ -121,5 +161,32 @@ mod tests {
         );
         assert_eq!(closing_line("test merge ... ok"), None);
         assert_eq!(closing_line("test result: unheard of"), None);
+    }
+
+    /// A command that prints this, and the closing line of a test that passed.
+    fn printing(text: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{text}; echo '{SUM_OF_ONE}'")]);
+        command
+    }
+
+    const SUM_OF_ONE: &str = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1s";
+
+    #[test]
+    fn a_secret_that_any_test_prints_fails_the_run() {
+        // In two pieces, and not shown: what this test prints is searched, too.
+        const SECRET: &str = "hun''ter2";
+        for (text, failed) in [
+            (format!("echo the key is {SECRET}"), 1),
+            (format!("echo successes:; echo {SECRET}"), 1),
+            (format!("echo {SECRET} >&2"), 1),
+            (
+                "printf '\\377\\n'; echo two hunters; echo a hunter >&2".to_owned(),
+                0,
+            ),
+        ] {
+            let tally = run_showing(&mut printing(&text), |_| {}, |_| {}, |_| {}).unwrap();
+            assert_eq!((tally.passed, tally.failed), (1, failed), "{text}");
+        }
     }
 }

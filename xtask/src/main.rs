@@ -8,6 +8,7 @@ mod check;
 mod documents;
 mod features;
 mod fuzz;
+mod heard;
 mod mutants;
 mod planted;
 mod run;

@@ -44,7 +44,12 @@ pub(crate) fn unit(arguments: &[String], seed: Option<u64>) -> Result<Tally> {
         test.env("EVERTIDE_SEED", seed.to_string());
         test.env("PROPTEST_RNG_SEED", seed.to_string());
     }
-    run_tests(test.args(arguments))
+    test.args(arguments);
+    if arguments.is_empty() {
+        // Also what tests print that pass is searched for secrets; it is not shown.
+        test.args(["--", "--show-output"]);
+    }
+    run_tests(&mut test)
 }
 
 /// One application for each driver, in a shared target folder: most of what they build is the same.

@@ -96,7 +96,7 @@ pub async fn examine(
     examination
 }
 
-async fn try_everything(client: &dyn ReplicaClient, clock: &dyn Clock) -> Examination {
+pub(crate) async fn try_everything(client: &dyn ReplicaClient, clock: &dyn Clock) -> Examination {
     let key = SmallKey::doctor(fastrand::u64(..));
     let mut verdicts = Vec::new();
     let listed = client.list(Level::SNAPSHOT, None).await;

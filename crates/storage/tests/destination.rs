@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use evertide_storage::{Destination, Error, FileOptions, WebdavOptions};
+use evertide_storage::{Destination, Error, FileOptions, S3Options, WebdavOptions};
 
 fn file(path: impl AsRef<Path>) -> Destination {
     Destination::File(FileOptions {
@@ -70,6 +70,46 @@ fn a_bucket_and_what_is_said_about_it_survive_their_url() {
         let again = Destination::parse(&destination.to_string()).unwrap();
         assert_eq!(destination, again, "{destination}");
     }
+}
+
+#[test]
+fn all_that_a_url_says_about_a_bucket_is_read() {
+    let url = "s3://bucket/path?endpoint=http://127.0.0.1:9000&region=eu-1&profile=backup\
+               &forcePathStyle=true&conditionalWrites=false&signPayload=false\
+               &requireContentMD5=true&storageClass=STANDARD_IA&partSize=8388608&concurrency=2\
+               &sseKmsKeyId=alias/a%26b&sseCustomerKeyPath=/etc/key&skipVerify=true";
+    let mut expected = S3Options::new("bucket", "path");
+    expected.endpoint = Some("http://127.0.0.1:9000".into());
+    expected.region = Some("eu-1".into());
+    expected.profile = Some("backup".into());
+    expected.force_path_style = Some(true);
+    expected.conditional_writes = Some(false);
+    expected.sign_payload = Some(false);
+    expected.content_md5 = Some(true);
+    expected.storage_class = Some("STANDARD_IA".into());
+    expected.part_size = Some(8_388_608);
+    expected.concurrency = Some(2);
+    expected.sse_kms_key_id = Some("alias/a&b".into());
+    expected.sse_customer_key_path = Some("/etc/key".into());
+    expected.skip_verify = Some(true);
+    let expected = Destination::S3(expected);
+    assert_eq!(Destination::parse(url).unwrap(), expected);
+    assert_eq!(expected.to_string(), url);
+    // As Litestream has them.
+    let names = [
+        ("forcePathStyle", "force-path-style"),
+        ("signPayload", "sign-payload"),
+        ("requireContentMD5", "require-content-md5"),
+        ("storageClass", "storage-class"),
+        ("partSize", "part-size"),
+        ("sseKmsKeyId", "sse-kms-key-id"),
+        ("sseCustomerKeyPath", "sse-customer-key-path"),
+        ("skipVerify", "skip-verify"),
+    ];
+    let url = names.iter().fold(url.to_owned(), |url, (ours, theirs)| {
+        url.replace(ours, theirs)
+    });
+    assert_eq!(Destination::parse(&url).unwrap(), expected);
 }
 
 #[test]

@@ -1,14 +1,17 @@
 //! Replicas in Google Cloud Storage, on a real server.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // a test
 
-use std::sync::{Arc, OnceLock};
-
-use evertide_ltx::Level;
-use evertide_storage::{
-    Destination, GcsOptions, OsDisk, Precondition, ReplicaClient, Secret, SmallKey,
-    conformance::Replicas,
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
 };
-use evertide_testkit::GcsServer;
+
+use evertide_ltx::{Level, LtxName, Txid};
+use evertide_storage::{
+    Destination, GcsOptions, OsDisk, Precondition, ReplicaClient, Secret, SmallKey, bytes_stream,
+    conformance::{Gauge, Pieces, Replicas},
+};
+use evertide_testkit::{FaultProxy, GcsServer, wait_until};
 
 evertide_storage::conformance!(Buckets::new());
 
@@ -36,6 +39,11 @@ impl Replicas for Buckets {
         connect(options(&self.server, &format!("{}/{path}", self.folder)))
     }
 
+    /// What becomes of them is seen from the requests, below.
+    fn heeds_conditions_in_parts(&self) -> bool {
+        false
+    }
+
     fn full(&self) -> Option<Arc<dyn ReplicaClient>> {
         let server = self.full.get_or_init(GcsServer::start_full);
         Some(connect(options(server, "")))
@@ -50,6 +58,58 @@ fn options(server: &GcsServer, path: &str) -> GcsOptions {
 
 fn connect(options: GcsOptions) -> Arc<dyn ReplicaClient> {
     Destination::Gcs(options).connect(Arc::new(OsDisk)).unwrap()
+}
+
+/// The server takes no notice of conditions on long uploads, so what it is asked is looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_any_length_is_created_on_condition_and_given_up_where_it_does_not_come_about() {
+    let server = GcsServer::shared();
+    let address = server.endpoint().replace("http://", "");
+    let proxy = FaultProxy::start(address.parse().unwrap(), 1).unwrap();
+    let mut options = options(&server, &format!("{:016x}", fastrand::u64(..)));
+    options.endpoint = Some(format!("http://{}", proxy.address()));
+    let client = connect(options);
+    let name = |txid| LtxName::new(Txid::new(txid), Txid::new(txid));
+    let long = Pieces {
+        count: 120,
+        size: 100_000,
+    };
+    let put = |txid, body| client.put(Level::L0, name(txid), SystemTime::UNIX_EPOCH, body);
+    let asked = || -> Vec<String> {
+        let answered = proxy.take_answered().into_iter();
+        let asked = answered.map(|one| format!("{} {}", one.method, one.uri));
+        asked.collect()
+    };
+    let begins = |asked: &str, kind: &str| {
+        let kind = format!("uploadType={kind}");
+        asked.starts_with("POST") && asked.contains(&kind) && asked.contains("ifGenerationMatch=0")
+    };
+
+    put(1, bytes_stream("short".into())).await.unwrap();
+    let short = asked();
+    assert!(
+        short.len() == 1 && begins(&short[0], "multipart"),
+        "{short:?}"
+    );
+
+    put(2, long.body(&Gauge::default())).await.unwrap();
+    let all = asked();
+    let (first, rest) = all.split_first().unwrap();
+    assert!(begins(first, "resumable"), "{first:?}");
+    // One piece of 8 MiB, and what is left.
+    assert_eq!(rest.len(), 2, "{rest:?}");
+    assert!(
+        rest.iter().all(|asked| asked.starts_with("PUT")),
+        "{rest:?}"
+    );
+
+    // Long enough for a piece to have been sent before it fails.
+    let longer = Pieces { count: 240, ..long };
+    let failing = longer.failing(std::io::ErrorKind::ConnectionReset);
+    put(3, failing).await.unwrap_err();
+    wait_until(Duration::from_secs(30), "the upload is given up", || {
+        asked().iter().any(|asked| asked.starts_with("DELETE"))
+    });
 }
 
 #[tokio::test]

@@ -9,11 +9,11 @@ use std::{
 use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
-    Destination, NatsOptions, OsDisk, Precondition, ReplicaClient, Secret, SmallKey, bytes_stream,
-    collect,
+    Destination, Error, NatsOptions, OsDisk, Precondition, ReplicaClient, Secret, SmallKey,
+    bytes_stream, collect,
     conformance::{Gauge, Pieces, Replicas},
 };
-use evertide_testkit::{NatsServer, wait_until};
+use evertide_testkit::{NatsServer, WireProxy, wait_until};
 
 evertide_storage::conformance!(Bucket::new());
 
@@ -77,11 +77,7 @@ fn name(txid: u64) -> LtxName {
     LtxName::new(Txid::new(txid), Txid::new(txid))
 }
 
-async fn put(
-    client: &Arc<dyn ReplicaClient>,
-    txid: u64,
-    content: Bytes,
-) -> Result<(), evertide_storage::Error> {
+async fn put(client: &Arc<dyn ReplicaClient>, txid: u64, content: Bytes) -> Result<(), Error> {
     let body = bytes_stream(content);
     let put = client.put(Level::L0, name(txid), SystemTime::UNIX_EPOCH, body);
     put.await.map(drop)
@@ -151,6 +147,28 @@ async fn what_is_deleted_replaced_or_refused_leaves_nothing_behind() {
     });
     client.delete_small(&key).await.unwrap();
     assert_eq!(bucket.messages(), [1, 1]);
+}
+
+/// What is to be purged is another subject by the time the server hears of it.
+#[tokio::test]
+async fn a_server_that_says_it_deleted_and_did_not_is_found_out() {
+    let bucket = Bucket::new();
+    let misheard = ["\"filter\":\"$O.", "\"filter\":\"$X."];
+    let server = bucket.server.address().parse().unwrap();
+    let proxy = WireProxy::start_mishearing(server, misheard).unwrap();
+    let mut options = bucket.options("one");
+    options.host = proxy.address().to_string();
+    let client = connect(options);
+    put(&client, 1, "x".into()).await.unwrap();
+    let key = SmallKey::new("lease").unwrap();
+    let stored = client.put_small(&key, "x".into(), Precondition::Absent);
+    stored.await.unwrap();
+    let of_a_file = client.delete(Level::L0, &[name(1)]).await.unwrap_err();
+    let of_a_lease = client.delete_small(&key).await.unwrap_err();
+    for (error, object) in [(of_a_file, "0000000000000001"), (of_a_lease, "lease")] {
+        assert!(matches!(error, Error::NotDeleted { .. }), "{error:?}");
+        assert!(error.to_string().contains(object), "{error}");
+    }
 }
 
 /// The message that another client leaves of an object that it deleted is no object.

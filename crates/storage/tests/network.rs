@@ -24,6 +24,9 @@ const NAME: LtxName = LtxName::new(Txid::new(1), Txid::new(1));
 /// In which everything must have come to an end, whatever happens.
 const DEADLINE: Duration = Duration::from_secs(120);
 
+/// In which whoever hears nothing has gone away, by a clock that does not wait.
+const WITHIN: Duration = Duration::from_secs(3_600);
+
 /// A client of a real server, with the proxy between them.
 struct Scene {
     client: Arc<dyn ReplicaClient>,
@@ -192,6 +195,7 @@ impl Scene {
         let deleted = self.client.delete(L0, &[NAME]).await;
         deleted.unwrap_or_else(|error| panic!("{fault:?}: {error}"));
         assert_eq!(self.client.list(L0, None).await.unwrap(), []);
+        assert_eq!(self.proxy.too_soon(), 0, "a server is not left alone");
         assert!(
             self.proxy.faults()[&fault] >= 6,
             "{:?}",
@@ -216,6 +220,24 @@ impl Scene {
         }
         let listed = self.client.list(L0, None).await.unwrap();
         assert_eq!(listed.len(), usize::from(may_be_done), "{fault:?}");
+    }
+
+    /// The connection stays, and nothing comes any more. Nobody waits for as long as that takes.
+    async fn gives_up_in_silence(self) {
+        let expected = content(Fault::Silent);
+        self.put(&expected).await.unwrap();
+        self.proxy.set_weather(Weather::Only(Fault::Silent));
+        tokio::time::pause();
+        let given_up = async {
+            self.client.list(L0, None).await.expect_err("a listing");
+            self.get().await.expect_err("a body");
+            self.put(&expected).await.expect_err("an object");
+        };
+        let given_up = tokio::time::timeout(WITHIN, given_up).await;
+        tokio::time::resume();
+        given_up.expect("it waits for ever");
+        self.proxy.set_weather(Weather::Fair);
+        assert!(self.get().await.unwrap() == expected);
     }
 }
 
@@ -246,6 +268,11 @@ macro_rules! each_store {
             #[tokio::test]
             async fn what_fails_for_good_is_an_error_and_leaves_no_half() {
                 for_each(those_that_end_requests(), |fault| $scene.gives_up(fault)).await;
+            }
+
+            #[tokio::test]
+            async fn a_silent_connection_is_given_up() {
+                $scene.gives_up_in_silence().await;
             }
         }
     )*};

@@ -22,6 +22,10 @@ impl Replicas for OssServers {
     fn open(&self, path: &str) -> Arc<dyn ReplicaClient> {
         connect(options(&self.0, path))
     }
+
+    fn unfinished(&self) -> usize {
+        self.0.uploads()
+    }
 }
 
 fn options(server: &OssServer, path: &str) -> OssOptions {
@@ -71,12 +75,14 @@ async fn parts_have_the_size_that_is_set_and_several_are_sent_at_a_time() {
     let mut options = options(&server, "app");
     (options.part_size, options.concurrency) = (Some(5 << 20), Some(3));
     let client = connect(options);
+    server.wait_for_parts(3);
     let content: bytes::Bytes = (0..21 << 20).map(|n: u32| (n >> 8) as u8).collect();
     let body = bytes_stream(content.clone());
     let put = client.put(Level::L0, name(1), SystemTime::UNIX_EPOCH, body);
     put.await.unwrap();
     let asked = server.take_answered().join("\n");
     assert_eq!(asked.matches("PUT partNumber 200").count(), 5, "{asked}");
+    assert_eq!(server.most_parts(), 3);
     let stored = client.get(Level::L0, name(1), None).await.unwrap();
     let stored = evertide_storage::collect(stored, usize::MAX).await;
     assert!(stored.unwrap() == content, "the parts are in another order");

@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
-    Destination, OsDisk, Precondition, ReplicaClient, Secret, SftpOptions, SmallKey, bytes_stream,
-    conformance::Replicas,
+    Destination, Error, OsDisk, Precondition, ReplicaClient, Secret, SftpOptions, SmallKey,
+    bytes_stream, conformance::Replicas,
 };
 use evertide_testkit::{SftpKind, SftpServer};
 
@@ -98,7 +98,7 @@ fn name(txid: u64) -> LtxName {
     LtxName::new(Txid::new(txid), Txid::new(txid))
 }
 
-async fn put(client: &Arc<dyn ReplicaClient>, txid: u64) -> Result<(), evertide_storage::Error> {
+async fn put(client: &Arc<dyn ReplicaClient>, txid: u64) -> Result<(), Error> {
     let body = bytes_stream("x".into());
     let put = client.put(Level::L0, name(txid), SystemTime::UNIX_EPOCH, body);
     put.await.map(drop)
@@ -237,6 +237,19 @@ async fn what_is_stored_is_the_users_alone_and_nothing_is_left_over() {
         });
         assert_eq!(mode(&root.join(folder).join(&only)), 0o600);
     }
+}
+
+#[tokio::test]
+async fn a_server_that_says_it_deleted_and_did_not_is_found_out() {
+    let liar = Arc::new(SftpServer::start_lying());
+    let folders = Folders::of(liar, SftpKind::OpenSsh);
+    let client = folders.open("one");
+    put(&client, 1).await.unwrap();
+    let error = client.delete(Level::L0, &[name(1)]).await.unwrap_err();
+    assert!(matches!(error, Error::NotDeleted { .. }), "{error:?}");
+    assert!(error.to_string().contains("0000000000000001"), "{error}");
+    // Nor does it say so of what is not there.
+    client.delete(Level::L0, &[name(2)]).await.unwrap();
 }
 
 /// A process that dies while it replaces a small object leaves a lock.

@@ -13,7 +13,7 @@ use evertide_storage::{
     bytes_stream, collect,
     conformance::{Gauge, Pieces, Replicas},
 };
-use evertide_testkit::{WebdavKind, WebdavServer};
+use evertide_testkit::{FaultProxy, WebdavKind, WebdavServer};
 use futures_util::future::join_all;
 
 /// Wants a password.
@@ -46,6 +46,7 @@ mod wsgidav {
         odd_paths_are_ordinary_paths
         small_objects_are_stored_apart
         an_object_that_somebody_changed_is_not_replaced
+        an_examination_finds_what_the_store_promises
     );
 }
 
@@ -209,6 +210,24 @@ async fn the_time_of_an_ltx_file_is_that_of_its_header() {
         let expected = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
         assert_eq!(listed[0].created, expected, "{kind:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_says_it_deleted_and_did_not_is_found_out() {
+    let shares = Shares::on(WebdavKind::Rclone);
+    let proxy = FaultProxy::start(shares.server.address().parse().unwrap(), 1).unwrap();
+    let mut options = shares.options("one");
+    options.host = proxy.address().to_string();
+    let client = connect(options);
+    for txid in 1..=2 {
+        assert!(put(&client, txid, "x".into()).await);
+    }
+    client.delete(Level::L0, &[name(1)]).await.unwrap();
+    proxy.keep_what_is_deleted();
+    let error = client.delete(Level::L0, &[name(2)]).await.unwrap_err();
+    assert!(matches!(error, Error::NotDeleted { .. }), "{error:?}");
+    assert!(error.to_string().contains("0000000000000002"), "{error}");
+    assert_eq!(content(&client, 2).await, "x");
 }
 
 /// A killed process cannot delete what it was writing.

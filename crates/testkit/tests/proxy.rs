@@ -73,6 +73,7 @@ fn each_fault_does_what_it_says_and_no_more() {
             }
             Fault::AnswerLost | Fault::AnswerCut => (None, 1),
             Fault::Refused | Fault::RequestCut => (None, 0),
+            Fault::Silent => unreachable!("it is not among those that come to an end"),
         };
         assert_eq!((answer, reached), expected, "{fault:?}");
         let answer = ask(&proxy);

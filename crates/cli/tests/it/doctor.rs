@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use evertide_testkit::{S3Kind, S3Server};
+use evertide_testkit::{FaultProxy, S3Kind, S3Server, with_clock};
 use serde_json::Value;
 
 use super::{
@@ -97,10 +97,16 @@ fn the_documented_policy_is_enough_and_what_is_taken_from_it_is_named() {
     let without = |action: &str| {
         let mut policy = everything.clone();
         for statement in policy["Statement"].as_array_mut().unwrap() {
-            if let Some(actions) = statement["Action"].as_array_mut() {
+            let actions = &mut statement["Action"];
+            if actions == action {
+                *actions = Value::Array(Vec::new());
+            } else if let Some(actions) = actions.as_array_mut() {
                 actions.retain(|allowed| allowed != action);
             }
         }
+        let statements = policy["Statement"].as_array_mut().unwrap();
+        statements.retain(|statement| statement["Action"] != Value::Array(Vec::new()));
+        assert_ne!(policy, everything);
         policy
     };
     let store = |name: &str, policy: &Value| {
@@ -133,6 +139,17 @@ fn the_documented_policy_is_enough_and_what_is_taken_from_it_is_named() {
     assert_eq!(with(&found, "fails"), ["put"], "{run:?}");
     assert_eq!(with(&found, "works"), ["get", "list"], "{run:?}");
 
+    // What cannot be read has no time that could be asked for, either.
+    for (name, action, fails) in [
+        ("blind", "s3:GetObject", &["clock", "get"][..]),
+        ("lost", "s3:ListBucket", &["list"]),
+    ] {
+        let run = store(name, &without(action)).evertide(&["doctor", &url, "--json"]);
+        assert_eq!(run.code, Some(1), "{run:?}");
+        assert_eq!(with(&outcomes(&run), "fails"), fails, "{action}: {run:?}");
+        assert!(run.out.contains(action), "{action}: {run:?}");
+    }
+
     let elsewhere = store("stranger", &documented_policy("backup/other"));
     let run = elsewhere.evertide(&["doctor", &url]);
     assert_eq!(run.code, Some(1), "{run:?}");
@@ -159,8 +176,7 @@ fn the_documented_policy_is_enough_and_what_is_taken_from_it_is_named() {
 fn a_store_that_ignores_conditions_is_found_out_and_a_wrong_secret_is_not_shown() {
     let server = S3Server::start(S3Kind::Rclone);
     let url = server.replica_url("backup/app");
-    let environment = S3Server::environment().map(|(name, value)| (name, value.to_owned()));
-    let cloud = Store::new(url.clone(), environment.to_vec());
+    let cloud = Store::new(url.clone(), key_of_servers());
     let run = cloud.evertide(&["doctor", &url, "--json"]);
     assert_eq!(run.code, Some(1), "{run:?}");
     let ignored = ["compare and set", "conditional create"];
@@ -183,4 +199,58 @@ fn a_store_that_ignores_conditions_is_found_out_and_a_wrong_secret_is_not_shown(
                      bucket in the path";
     assert!(out.contains(taken_for), "{out}");
     assert!(!out.contains("NOT-THE-SECRET"), "{out}");
+}
+
+#[test]
+fn a_store_that_says_it_deleted_and_did_not_is_found_out() {
+    let server = S3Server::shared(S3Kind::Ministack);
+    let address = server.endpoint().replace("http://", "");
+    let proxy = FaultProxy::start(address.parse().unwrap(), 1).unwrap();
+    let url = server.replica_url("liar/app");
+    let url = url.replace(&address, &proxy.address().to_string());
+    let cloud = Store::new(url.clone(), key_of_servers());
+    let run = cloud.evertide(&["doctor", &url, "--json"]);
+    assert_eq!(run.code, Some(0), "{run:?}");
+    proxy.keep_what_is_deleted();
+    let run = cloud.evertide(&["doctor", &url, "--json"]);
+    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(with(&outcomes(&run), "fails"), ["delete"], "{run:?}");
+    assert!(run.out.contains("evertide/doctor-"), "{run:?}");
+}
+
+#[test]
+fn a_clock_that_is_an_hour_off_is_found_out_with_its_direction() {
+    const HOUR_MS: i64 = 3_600_000;
+    let server = S3Server::shared(S3Kind::Ministack);
+    let url = server.replica_url("clock/app");
+    let cloud = Store::new(url.clone(), key_of_servers());
+    let run = |offset: &str, arguments: &[&str]| {
+        Run::of(&mut with_clock(&cloud.command(arguments), offset))
+    };
+    // It is this machine's that is changed.
+    for (offset, ahead, said) in [("+1h", -HOUR_MS, "behind"), ("-1h", HOUR_MS, "ahead")] {
+        let json = run(offset, &["doctor", &url, "--json"]);
+        assert_eq!(json.code, Some(1), "{json:?}");
+        assert_eq!(with(&outcomes(&json), "skewed"), ["clock"], "{json:?}");
+        let document: Value = serde_json::from_str(&json.out).unwrap();
+        let found = document["replicas"][0]["clock_ahead_ms"].as_i64().unwrap();
+        assert!((found - ahead).abs() < 60_000, "{offset}: {found}");
+        let text = run(offset, &["doctor", &url]);
+        assert_eq!(text.code, Some(1), "{text:?}");
+        let line = text
+            .out
+            .lines()
+            .find(|line| line.contains("skewed        clock"));
+        let line = line.unwrap_or_else(|| panic!("{text:?}"));
+        assert!(line.contains(said), "{line}");
+        assert!(text.out.contains("time server"), "{text:?}");
+    }
+    let right = run("+0", &["doctor", &url, "--json"]);
+    assert_eq!(right.code, Some(0), "{right:?}");
+    assert!(with(&outcomes(&right), "works").contains(&"clock".to_owned()));
+}
+
+fn key_of_servers() -> Vec<(&'static str, String)> {
+    let key = S3Server::environment().map(|(name, value)| (name, value.to_owned()));
+    key.to_vec()
 }

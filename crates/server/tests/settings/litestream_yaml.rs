@@ -182,6 +182,36 @@ dbs:
 }
 
 #[test]
+fn how_requests_to_s3_are_made_can_be_set() {
+    let text = "
+dbs:
+  - path: /app.db
+    replicas:
+      - {type: s3, bucket: b, path: one, profile: backup, force-path-style: false,
+         conditional-writes: false, require-content-md5: false, sse-kms-key-id: alias/backup}
+      - {url: 's3://b/two', profile: other, force-path-style: true, conditional-writes: true,
+         require-content-md5: true}
+";
+    let databases = parse_litestream_yaml(text).unwrap();
+    let mut one = S3Options::new("b", "one");
+    one.profile = Some("backup".into());
+    one.force_path_style = Some(false);
+    one.conditional_writes = Some(false);
+    one.content_md5 = Some(false);
+    one.sse_kms_key_id = Some("alias/backup".into());
+    let mut two = S3Options::new("b", "two");
+    two.profile = Some("other".into());
+    two.force_path_style = Some(true);
+    two.conditional_writes = Some(true);
+    two.content_md5 = Some(true);
+    let replicas = &databases[0].replication.replicas;
+    assert_eq!(replicas.len(), 2);
+    for (replica, expected) in replicas.iter().zip([one, two]) {
+        assert_eq!(replica.destination, Destination::S3(expected));
+    }
+}
+
+#[test]
 fn replicas_with_google_and_azure_are_read_from_keys_or_from_their_urls() {
     let text = "
 dbs:

@@ -6,12 +6,16 @@
 
 mod body;
 mod cases;
+mod doctor;
 mod lease;
+mod puts;
 
 pub use self::{
     body::{Gauge, Pieces},
     cases::*,
+    doctor::an_examination_finds_what_the_store_promises,
     lease::of_several_writers_one_has_the_lease,
+    puts::*,
 };
 
 /// Makes one `#[tokio::test]` of each case.
@@ -46,6 +50,7 @@ macro_rules! conformance {
             an_object_that_somebody_changed_is_not_replaced
             many_who_count_at_the_same_time_lose_nothing
             of_several_writers_one_has_the_lease
+            an_examination_finds_what_the_store_promises
         );
     };
     (@cases $store:expr; $($case:ident)*) => {
@@ -69,6 +74,17 @@ pub trait Replicas {
     /// contents of the cases are not.
     fn resolution(&self) -> std::time::Duration {
         std::time::Duration::from_millis(1)
+    }
+
+    /// Whether the server heeds conditions on what it is given in parts. Where it does not, the requests themselves have
+    /// to be looked at.
+    fn heeds_conditions_in_parts(&self) -> bool {
+        true
+    }
+
+    /// Uploads that were begun and neither finished nor given up, where the server tells.
+    fn unfinished(&self) -> usize {
+        0
     }
 
     /// A replica with LTX files 1 to 5,000, each of one byte, on level 0: for stores that take long to be

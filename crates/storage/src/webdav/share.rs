@@ -38,8 +38,6 @@ const IN_PATH: &AsciiSet = &NON_ALPHANUMERIC
 /// Tries of one request, with a pause that doubles.
 const TRIES: u32 = 4;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-/// What is asked for by `Retry-After` and longer is left to the caller, who knows what else there is to do.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// A listing is some hundred bytes for each file.
 const LONGEST_LISTING: usize = 256 << 20;
 
@@ -162,17 +160,16 @@ impl Share {
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Failure> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..TRIES {
-            match request().send().await {
+            let asked = match request().send().await {
                 Ok(answer) if is_final(answer.status()) => return Ok(answer),
-                Ok(answer) => match retry_after(answer.headers()) {
-                    Some(asked) if asked > LONGEST_PAUSE => return Ok(answer),
-                    Some(asked) => pause = pause.max(asked),
-                    None => {}
+                Ok(answer) => match web::retry_after(answer.headers()) {
+                    Some(asked) if asked > web::LONGEST_PAUSE => return Ok(answer),
+                    asked => asked.unwrap_or_default(),
                 },
-                Err(_) => {}
-            }
+                Err(_) => Duration::ZERO,
+            };
             // Those that failed together do not come back together.
-            sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
+            sleep(asked + pause.mul_f64(0.5 + fastrand::f64())).await;
             pause *= 2;
         }
         Ok(request().send().await?)
@@ -424,11 +421,6 @@ fn is_final(status: StatusCode) -> bool {
             StatusCode::INSUFFICIENT_STORAGE,
         ]
         .contains(&status)
-}
-
-/// How long the server asks to be left alone, where it says so in seconds.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    number(headers, header::RETRY_AFTER).map(Duration::from_secs)
 }
 
 /// Waits as long as something moves.

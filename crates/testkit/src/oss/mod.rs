@@ -10,6 +10,7 @@ mod signature;
 use std::{
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,6 +20,9 @@ use tokio_util::sync::DropGuard;
 
 use self::{bucket::Bucket, request::Asked};
 use crate::serve::{Body, serve};
+
+/// How often a part looks for others that are under way, a hundredth of a second apart.
+const PATIENCE: u32 = 1_000;
 
 /// A server with one bucket in memory, stopped when dropped. It accepts only requests that are signed in the
 /// fourth version, for its region.
@@ -42,11 +46,44 @@ struct Shared {
 struct State {
     bucket: Bucket,
     answered: Vec<String>,
+    parts: Parts,
+}
+
+/// Parts of uploads that are under way at a time.
+#[derive(Debug, Default)]
+struct Parts {
+    now: usize,
+    most: usize,
+    /// How many wait for each other.
+    awaited: usize,
+}
+
+impl Parts {
+    fn are_there(&self) -> bool {
+        self.most >= self.awaited
+    }
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// One more part, which waits for others.
+    async fn others(&self) {
+        {
+            let parts = &mut self.state().parts;
+            parts.now += 1;
+            parts.most = parts.most.max(parts.now);
+        }
+        for _ in 0..PATIENCE {
+            if self.state().parts.are_there() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -124,6 +161,16 @@ impl OssServer {
         self.shared.state().bucket.uploads()
     }
 
+    /// Answers no part of an upload before so many have been under way at a time, or a while has passed.
+    pub fn wait_for_parts(&self, count: usize) {
+        self.shared.state().parts.awaited = count;
+    }
+
+    /// The most parts of uploads that were under way at a time.
+    pub fn most_parts(&self) -> usize {
+        self.shared.state().parts.most
+    }
+
     /// Takes what was asked and answered since the last call: the method, what of (`PUT object`), the status and
     /// the host that was asked.
     pub fn take_answered(&self) -> Vec<String> {
@@ -135,7 +182,12 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<R
     let (head, body) = request.into_parts();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let asked = Asked::read(head, body);
+    let is_part = asked.what() == "partNumber";
+    if is_part {
+        shared.others().await;
+    }
     let mut state = shared.state();
+    state.parts.now -= usize::from(is_part);
     let answer = answer::to(&asked, &mut state.bucket, shared.versioned);
     let status = answer.status().as_u16();
     let line = format!("{} {} {status} {}", asked.method, asked.what(), asked.host);

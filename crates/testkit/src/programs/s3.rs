@@ -1,6 +1,7 @@
 //! Servers that speak S3, on loopback.
 
 use std::fs;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -221,6 +222,24 @@ impl S3Server {
         let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
         assert!(output.status.success(), "{output:?}\n{}", self.log());
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// How many uploads of objects whose keys begin like this were begun and neither completed nor given up.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not tell, or checks signatures.
+    pub fn uploads(&self, prefix: &str) -> usize {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).expect("a connection");
+        let request = format!(
+            "GET /{}?uploads HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
+            Self::BUCKET
+        );
+        connection.write_all(request.as_bytes()).expect("a request");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).expect("an answer");
+        assert!(answer.contains("ListMultipartUploadsResult"), "{answer}");
+        answer.matches(&format!("<Key>{prefix}")).count()
     }
 
     fn create_bucket(&self) {

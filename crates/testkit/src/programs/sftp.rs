@@ -41,10 +41,27 @@ impl SftpServer {
             let key = data.join("host_key");
             make_key(&key);
             match kind {
-                SftpKind::OpenSsh => openssh(port, data, &key),
+                SftpKind::OpenSsh => openssh(port, data, &key, "internal-sftp"),
                 SftpKind::Rclone => rclone(port, data, &key),
             }
         });
+        Self { server, kind }
+    }
+
+    /// Starts OpenSSH's, which says of each file that it is deleted, and deletes none.
+    ///
+    /// # Panics
+    ///
+    /// As [`SftpServer::start`].
+    pub fn start_lying() -> Self {
+        let server = Server::start("an SSH server", |port, data| {
+            let key = data.join("host_key");
+            make_key(&key);
+            let liar = data.join("liar.py");
+            fs::write(&liar, LIAR).expect("a script");
+            openssh(port, data, &key, &format!("python3 {}", liar.display()))
+        });
+        let kind = SftpKind::OpenSsh;
         Self { server, kind }
     }
 
@@ -153,7 +170,7 @@ fn make_key(path: &Path) {
     assert!(output.status.success(), "{output:?}");
 }
 
-fn openssh(port: u16, data: &Path, host_key: &Path) -> Command {
+fn openssh(port: u16, data: &Path, host_key: &Path, subsystem: &str) -> Command {
     let user_key = data.join("user_key");
     make_key(&user_key);
     fs::create_dir(data.join("files")).expect("a folder for replicas");
@@ -161,7 +178,7 @@ fn openssh(port: u16, data: &Path, host_key: &Path) -> Command {
         "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}.pub\nStrictModes no\nUsePAM no\n\
          PasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\n\
          PidFile none\nMaxStartups 1000\nMaxSessions 1000\nPerSourcePenalties no\n\
-         Subsystem sftp internal-sftp\n",
+         Subsystem sftp {subsystem}\n",
         host_key.display(),
         user_key.display(),
     );
@@ -198,3 +215,31 @@ fn rclone(port: u16, data: &Path, host_key: &Path) -> Command {
         .arg(data);
     command
 }
+
+/// Passes on what a client says to OpenSSH's server of files, but for what it wants deleted (`SSH_FXP_REMOVE`), to which it
+/// answers itself (`SSH_FXP_STATUS`, `SSH_FX_OK`).
+const LIAR: &str = r"
+import struct, subprocess, sys, threading
+pipe = subprocess.PIPE
+server = subprocess.Popen(['/usr/lib/openssh/sftp-server'], stdin=pipe, stdout=pipe)
+to_client = threading.Lock()
+def packets(stream):
+    while length := stream.read(4):
+        yield stream.read(struct.unpack('>I', length)[0])
+def send(stream, packet):
+    stream.write(struct.pack('>I', len(packet)) + packet)
+    stream.flush()
+def answers():
+    for packet in packets(server.stdout):
+        with to_client:
+            send(sys.stdout.buffer, packet)
+threading.Thread(target=answers, daemon=True).start()
+for packet in packets(sys.stdin.buffer):
+    if packet[0] == 13:
+        with to_client:
+            send(sys.stdout.buffer, bytes([101]) + packet[1:5] + bytes(12))
+    else:
+        send(server.stdin, packet)
+server.stdin.close()
+server.wait()
+";

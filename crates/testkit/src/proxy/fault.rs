@@ -21,10 +21,12 @@ pub enum Fault {
     Slow,
     /// Three seconds before the server is asked.
     VerySlow,
+    /// Nothing is answered, nor the server asked, for as long as the client waits.
+    Silent,
 }
 
 impl Fault {
-    /// All there are.
+    /// All that come to an end.
     pub const ALL: [Self; 9] = [
         Self::Refused,
         Self::RequestCut,

@@ -1,6 +1,6 @@
 //! One request on its way to the server, and the answer on its way back.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -9,12 +9,12 @@ use hyper::{
     Method, Request, Response, StatusCode,
     body::{Frame, Incoming},
     client::conn::http1,
-    header::{RETRY_AFTER, TRANSFER_ENCODING},
+    header::{HOST, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER, TRANSFER_ENCODING},
 };
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{Answered, Fault, Shared};
+use super::{Answered, Fault, LEFT_ALONE, Shared};
 use crate::serve::Body;
 
 /// Answers a request. It goes on when the client goes, as what a network has accepted does. An error
@@ -42,14 +42,11 @@ pub(super) async fn answer(
 }
 
 async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Response<Body>> {
-    let (fault, wait) = {
-        let mut guard = shared.state();
-        let state = &mut *guard;
-        let fault = state.weather.draw(&mut state.random);
-        if let Some(fault) = fault {
-            *state.faults.entry(fault).or_default() += 1;
-        }
-        (fault, Duration::from_millis(state.random.u64(1..500)))
+    let (fault, wait, keeps) = {
+        let mut state = shared.state();
+        let fault = state.next();
+        let wait = Duration::from_millis(state.random.u64(1..500));
+        (fault, wait, state.keeps)
     };
     match fault {
         Some(Fault::Refused) => return Err(cut()),
@@ -58,10 +55,15 @@ async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Resp
         Some(Fault::TooManyRequests) => return refused(request, 429).await,
         Some(Fault::Slow) => sleep(wait).await,
         Some(Fault::VerySlow) => sleep(Duration::from_secs(3)).await,
+        Some(Fault::Silent) => std::future::pending().await,
         _ => {}
+    }
+    if keeps && request.method() == Method::DELETE {
+        return refused(request, 204).await;
     }
     let (mut head, body) = request.into_parts();
     head.headers.remove(TRANSFER_ENCODING);
+    let host = head.headers.get(HOST).cloned();
     let body = body.collect().await.map_err(io::Error::other)?.to_bytes();
     let (method, uri) = (head.method.clone(), head.uri.to_string());
     let body = match fault {
@@ -78,6 +80,7 @@ async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Resp
     let (mut head, body) = answer.into_parts();
     // It is all there by now.
     head.headers.remove(TRANSFER_ENCODING);
+    lead_here(&mut head.headers, shared.server, host.as_ref());
     let body = match fault {
         Some(Fault::AnswerLost) => return Err(cut()),
         Some(Fault::AnswerCut) if body.is_empty() => return Err(cut()),
@@ -85,6 +88,18 @@ async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Resp
         _ => whole(body),
     };
     Ok(Response::from_parts(head, body))
+}
+
+/// What the server wants to be asked next comes this way, too.
+fn lead_here(headers: &mut HeaderMap, server: SocketAddr, here: Option<&HeaderValue>) {
+    let location = headers.get(LOCATION).and_then(|url| url.to_str().ok());
+    let here = here.and_then(|here| here.to_str().ok());
+    if let (Some(location), Some(here)) = (location, here) {
+        let location = location.replacen(&server.to_string(), here, 1);
+        if let Ok(location) = HeaderValue::try_from(location) {
+            headers.insert(LOCATION, location);
+        }
+    }
 }
 
 async fn ask(shared: &Shared, request: Request<Body>) -> io::Result<Response<Bytes>> {
@@ -113,7 +128,8 @@ async fn refused(request: Request<Incoming>, status: u16) -> io::Result<Response
     let mut answer = Response::new(whole(Bytes::new()));
     *answer.status_mut() = status;
     if status == StatusCode::TOO_MANY_REQUESTS {
-        answer.headers_mut().insert(RETRY_AFTER, 1.into());
+        let seconds = LEFT_ALONE.as_secs().into();
+        answer.headers_mut().insert(RETRY_AFTER, seconds);
     }
     Ok(answer)
 }

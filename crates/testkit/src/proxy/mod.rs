@@ -10,6 +10,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use hyper::{Method, StatusCode};
@@ -20,6 +21,9 @@ pub use self::{
     wire::{Road, Way, WireProxy},
 };
 use crate::serve::serve;
+
+/// How long clients are asked to stay away, where they are.
+const LEFT_ALONE: Duration = Duration::from_secs(1);
 
 /// A request that the server answered.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -56,6 +60,27 @@ struct State {
     /// Those of them that read.
     reads: usize,
     most_reads: usize,
+    /// Nothing is deleted, whatever the answer says.
+    keeps: bool,
+    /// When a client may come again that was asked to stay away.
+    left_alone_until: Option<Instant>,
+    too_soon: u64,
+}
+
+impl State {
+    /// What happens to the request that comes now.
+    fn next(&mut self) -> Option<Fault> {
+        let now = Instant::now();
+        if self.left_alone_until.is_some_and(|until| now < until) {
+            self.too_soon += 1;
+        }
+        let fault = self.weather.draw(&mut self.random)?;
+        if fault == Fault::TooManyRequests {
+            self.left_alone_until = Some(now + LEFT_ALONE);
+        }
+        *self.faults.entry(fault).or_default() += 1;
+        Some(fault)
+    }
 }
 
 impl Shared {
@@ -80,6 +105,9 @@ impl FaultProxy {
             under_way: 0,
             reads: 0,
             most_reads: 0,
+            keeps: false,
+            left_alone_until: None,
+            too_soon: 0,
         };
         let shared = Arc::new(Shared {
             server,
@@ -108,6 +136,16 @@ impl FaultProxy {
     /// Takes the requests that the server has answered since the last call, in order.
     pub fn take_answered(&self) -> Vec<Answered> {
         std::mem::take(&mut self.shared.state().answered)
+    }
+
+    /// Answers from now on that what is to be deleted is (`DELETE`), and does not ask the server to.
+    pub fn keep_what_is_deleted(&self) {
+        self.shared.state().keeps = true;
+    }
+
+    /// How many requests came before the time that a client was asked to stay away was over ([`Fault::TooManyRequests`]).
+    pub fn too_soon(&self) -> u64 {
+        self.shared.state().too_soon
     }
 
     /// Requests on their way, those included whose sender has gone.

@@ -54,6 +54,8 @@ pub struct WireProxy {
 #[derive(Debug)]
 struct Shared {
     server: SocketAddr,
+    /// What is said to the server, and what it hears in its place.
+    misheard: Option<[&'static str; 2]>,
     state: Mutex<State>,
     /// Counts up when every connection has to end.
     ended: watch::Sender<u64>,
@@ -120,6 +122,21 @@ impl WireProxy {
     ///
     /// When there is no port, or no thread.
     pub fn start(server: SocketAddr) -> io::Result<Self> {
+        Self::with(server, None)
+    }
+
+    /// Starts a proxy by way of which the server hears the second of these in place of the first, which must be as long.
+    /// What comes in two pieces is not noticed.
+    ///
+    /// # Errors
+    ///
+    /// As [`WireProxy::start`].
+    pub fn start_mishearing(server: SocketAddr, misheard: [&'static str; 2]) -> io::Result<Self> {
+        assert_eq!(misheard[0].len(), misheard[1].len());
+        Self::with(server, Some(misheard))
+    }
+
+    fn with(server: SocketAddr, misheard: Option<[&'static str; 2]>) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -130,6 +147,7 @@ impl WireProxy {
         };
         let shared = Arc::new(Shared {
             server,
+            misheard,
             state: Mutex::new(state),
             ended: watch::Sender::new(0),
         });
@@ -220,6 +238,9 @@ async fn carry(
         if length == 0 {
             return to.shutdown().await;
         }
+        if let (Way::Up, Some(misheard)) = (way, shared.misheard) {
+            mishear(&mut piece[..length], misheard);
+        }
         let next = shared.state().next(way, length);
         match next {
             Piece::Stays => std::future::pending().await,
@@ -233,5 +254,16 @@ async fn carry(
                 std::future::pending().await
             }
         }
+    }
+}
+
+/// Puts the second of these wherever the first is.
+fn mishear(piece: &mut [u8], [said, heard]: [&str; 2]) {
+    let mut at = 0;
+    while let Some(rest) = piece.get_mut(at..).filter(|rest| rest.len() >= said.len()) {
+        if rest.starts_with(said.as_bytes()) {
+            rest[..heard.len()].copy_from_slice(heard.as_bytes());
+        }
+        at += 1;
     }
 }

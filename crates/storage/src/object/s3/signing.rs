@@ -22,6 +22,11 @@ const CONTENT_SHA256: HeaderName = HeaderName::from_static("x-amz-content-sha256
 const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 const STORAGE_CLASS: HeaderName = HeaderName::from_static("x-amz-storage-class");
 const SECURITY_TOKEN: HeaderName = HeaderName::from_static("x-amz-security-token");
+/// How the server encrypts with a key that it has.
+const MANAGED_ENCRYPTION: [HeaderName; 2] = [
+    HeaderName::from_static("x-amz-server-side-encryption"),
+    HeaderName::from_static("x-amz-server-side-encryption-aws-kms-key-id"),
+];
 const BUCKET_REGION: &str = "x-amz-bucket-region";
 /// What a server says to a request that is signed with what it does not know, or knows no longer.
 const REFUSED: [StatusCode; 3] = [
@@ -177,6 +182,12 @@ impl Signing {
         if !is_of_level(parts) {
             parts.headers.remove(STORAGE_CLASS);
         }
+        // Named where the upload begins. Amazon refuses parts that name it again.
+        if is_of_upload(parts) {
+            for name in MANAGED_ENCRYPTION {
+                parts.headers.remove(name);
+            }
+        }
         for (name, value) in self.headers {
             let name = HeaderName::from_static(name);
             parts.headers.insert(name, HeaderValue::from_static(value));
@@ -186,6 +197,14 @@ impl Signing {
             .insert(CONTENT_SHA256, digest(self.payload, body)?);
         Ok(())
     }
+}
+
+/// Whether a request is about an upload in parts that was begun.
+fn is_of_upload(parts: &Parts) -> bool {
+    let query = parts.uri.query().unwrap_or_default();
+    query
+        .split('&')
+        .any(|parameter| parameter.starts_with("uploadId="))
 }
 
 /// Whether a request is about a file of a level, not about a small object.

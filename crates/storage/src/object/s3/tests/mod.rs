@@ -1,11 +1,13 @@
 //! What requests look like, in front of a server that records them.
 
 mod credentials;
+mod parts;
 mod requests;
 
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use http::{Method, Request, Response};
@@ -13,6 +15,11 @@ use opendal::{Buffer, Error, HttpBody, HttpTransport, HttpTransporter};
 use reqsign_core::StaticEnv;
 
 use super::{super::ObjectClient, *};
+
+/// A key to encrypt with.
+const KEY: &str = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+/// What a request says that is encrypted with it.
+const WITH_KEY: [Option<&str>; 3] = [Some("AES256"), Some(KEY), Some("hRasmdxgYDKV3nvbahU1MA==")];
 
 /// An answer: status, headers, body.
 type Answer = (u16, Vec<(&'static str, String)>, String);
@@ -44,6 +51,10 @@ fn success(request: &Request<Buffer>) -> Answer {
 struct Server {
     requests: Arc<Mutex<Vec<Request<Buffer>>>>,
     answers: Arc<Mutex<VecDeque<Answer>>>,
+    /// How long it thinks about each request.
+    thinks: Duration,
+    /// Requests under way, and the most that were at a time.
+    under_way: Arc<Mutex<[usize; 2]>>,
 }
 
 impl HttpTransport for Server {
@@ -51,6 +62,15 @@ impl HttpTransport for Server {
         let answer = self.answers.lock().unwrap().pop_front();
         let (status, headers, body) = answer.unwrap_or_else(|| success(&request));
         self.requests.lock().unwrap().push(request);
+        if !self.thinks.is_zero() {
+            {
+                let [now, most] = &mut *self.under_way.lock().unwrap();
+                *now += 1;
+                *most = (*most).max(*now);
+            }
+            tokio::time::sleep(self.thinks).await;
+            self.under_way.lock().unwrap()[0] -= 1;
+        }
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
             response = response.header(name, value);
@@ -99,6 +119,12 @@ impl Seen {
                 .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()))
                 .collect(),
         }
+    }
+
+    /// The key to encrypt with that the request says, with how it is to be used.
+    fn customer_key(&self) -> [Option<&str>; 3] {
+        ["algorithm", "key", "key-md5"]
+            .map(|name| self.header(&format!("x-amz-server-side-encryption-customer-{name}")))
     }
 
     fn header(&self, name: &str) -> Option<&str> {
