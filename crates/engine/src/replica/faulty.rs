@@ -20,8 +20,8 @@ pub(super) enum Fault {
     Nothing,
     /// It has what it was to delete.
     DeletesNothing,
-    /// It keeps half of each snapshot, and says how much that is.
-    HalvesSnapshots,
+    /// It keeps half of what is stored on this level, and says how much that is.
+    Halves(Level),
 }
 
 /// A store with a fault, until it is mended.
@@ -77,7 +77,7 @@ impl ReplicaClient for Faulty {
         body: ByteStream,
     ) -> Result<LtxObject, StoreError> {
         let mut content = collect(body, usize::MAX).await.unwrap();
-        if level == Level::SNAPSHOT && self.has(Fault::HalvesSnapshots) {
+        if self.has(Fault::Halves(level)) {
             content.truncate(content.len() / 2);
         }
         let body = bytes_stream(content);
@@ -113,5 +113,40 @@ impl ReplicaClient for Faulty {
 
     async fn delete_small(&self, key: &SmallKey) -> Result<(), StoreError> {
         self.inner.delete_small(key).await
+    }
+}
+
+mod tests {
+    use std::time::Duration;
+
+    use evertide_ltx::merge;
+    use evertide_storage::MemoryClient;
+
+    use super::{super::cost_tests::scene::Scene, *};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upload_that_the_store_did_not_keep_whole_is_an_error_and_is_made_again() {
+        let second = Duration::from_secs(1);
+        for level in [Level::SNAPSHOT, Level::L0] {
+            let memory = Arc::new(MemoryClient::service("bucket"));
+            let store = Arc::new(Faulty::new(memory.clone(), Fault::Halves(level)));
+            let mut scene = Scene::with_store(second, store.clone());
+            let database = &mut scene.database;
+            database.live(10 * second, Some(3 * second)).await;
+            let error = database.replica().error.unwrap();
+            assert!(error.contains("bytes were sent"), "{error}");
+            assert_eq!(memory.list(level, None).await.unwrap(), [], "{level}");
+            store.mend();
+            database.live(120 * second, Some(50 * second)).await;
+            assert_eq!(database.replica().error, None);
+            let stored = memory.list(level, None).await.unwrap();
+            assert!(!stored.is_empty());
+            for file in stored {
+                let content = memory.get(level, file.name, None).await.unwrap();
+                let content = collect(content, usize::MAX).await.unwrap();
+                merge([&content[..]], std::io::sink()).unwrap();
+            }
+            scene.cancel.cancel();
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a replica costs: the requests of the real task of a replica in hours of a clock that stands still while
 //! anything works, and the table of docs/costs.md, which is computed from them.
 
-mod scene;
+pub(super) mod scene;
 
 use std::{path::Path, time::Duration};
 

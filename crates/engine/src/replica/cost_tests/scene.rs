@@ -41,7 +41,7 @@ impl Clock for SimulatedClock {
 }
 
 /// A database of one page, which each transaction writes.
-pub(super) struct Database {
+pub(in crate::replica) struct Database {
     dir: tempfile::TempDir,
     clock: Arc<SimulatedClock>,
     txid: Txid,
@@ -83,6 +83,11 @@ impl Database {
             staged: self.staged.as_slice().into(),
             dir: self.dir.path().to_owned(),
         }
+    }
+
+    /// What its replica is doing.
+    pub(in crate::replica) fn replica(&self) -> ReplicaStatus {
+        self.status.borrow().replicas[0].clone()
     }
 
     #[allow(clippy::disallowed_methods)] // it stands for capture, which is not tested here
@@ -129,7 +134,7 @@ impl Database {
     }
 
     /// Writes each `pause`, or never.
-    pub(super) async fn live(&mut self, time: Duration, pause: Option<Duration>) {
+    pub(in crate::replica) async fn live(&mut self, time: Duration, pause: Option<Duration>) {
         let end = Instant::now() + time;
         let mut commit = pause.map_or(end, |pause| Instant::now() + pause);
         loop {
@@ -147,23 +152,29 @@ impl Database {
 }
 
 /// A replica in a service, with the default settings but this one.
-pub(super) struct Scene {
-    pub(super) database: Database,
-    pub(super) client: Arc<CountingClient>,
-    pub(super) cancel: CancellationToken,
+pub(in crate::replica) struct Scene {
+    pub(in crate::replica) database: Database,
+    pub(in crate::replica) client: Arc<CountingClient>,
+    pub(in crate::replica) cancel: CancellationToken,
     /// Nobody waits for a commit.
     _flush: watch::Sender<Txid>,
 }
 
 impl Scene {
-    pub(super) fn start(sync_interval: Duration) -> Self {
+    pub(in crate::replica) fn start(sync_interval: Duration) -> Self {
+        Self::with_store(sync_interval, Arc::new(MemoryClient::service("bucket")))
+    }
+
+    pub(in crate::replica) fn with_store(
+        sync_interval: Duration,
+        store: Arc<dyn ReplicaClient>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(SimulatedClock(Instant::now()));
         let path = PathBuf::from("/app.db");
         let mut options = ReplicaOptions::new("it", Destination::file("/not/looked/at").unwrap());
         options.sync_interval = sync_interval;
-        let counting = CountingClient::new(Arc::new(MemoryClient::service("bucket")));
-        let client = Arc::new(counting);
+        let client = Arc::new(CountingClient::new(store));
         let counted: Arc<dyn ReplicaClient> = client.clone();
         let identity = LocalIdentity::open(&OsDisk, &dir.path().join("identity")).unwrap();
         let lease = Arc::new(Lease::new(

@@ -639,7 +639,7 @@ mod tests {
     async fn an_image_that_the_store_did_not_keep_whole_is_an_error_and_no_snapshot() {
         let (commands, asked) = mpsc::unbounded_channel();
         let (mut maintenance, client) = maintenance(commands).await;
-        let store = Arc::new(Faulty::new(client.clone(), Fault::HalvesSnapshots));
+        let store = Arc::new(Faulty::new(client.clone(), Fault::Halves(Level::SNAPSHOT)));
         maintenance.merger.client = store.clone();
         let before = client.list(Level::SNAPSHOT, None).await.unwrap();
         let (name, image) = ltx(1, 3, PAGES, 30);
