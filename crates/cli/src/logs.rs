@@ -35,9 +35,10 @@ pub(crate) fn start(args: LogArgs) {
         }
         LogFormat::Json => layer.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(filter))
-        .init();
+    let log = tracing_subscriber::registry().with(layer.with_filter(filter));
+    #[cfg(debug_assertions)]
+    let log = log.with(death::Death::from_environment());
+    log.init();
 }
 
 /// Logs warnings as text: for commands that are over soon.
@@ -46,4 +47,38 @@ pub(crate) fn start_quiet() {
         log_level: LogLevel::Warn,
         log_format: LogFormat::Text,
     });
+}
+
+/// For tests that kill the real binary: with `EVERTIDE_DIES_AT=N` it ends itself with SIGKILL at the N-th thing that it
+/// tells the log, at whatever level and whether or not that is shown. No release build has this.
+#[cfg(debug_assertions)]
+mod death {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use nix::sys::signal::{Signal, raise};
+    use tracing::{Event, Subscriber};
+    use tracing_subscriber::{Layer, layer::Context};
+
+    pub(super) struct Death {
+        at: u64,
+        told: AtomicU64,
+    }
+
+    impl Death {
+        pub(super) fn from_environment() -> Option<Self> {
+            let at = std::env::var("EVERTIDE_DIES_AT").ok()?.parse().ok()?;
+            let told = AtomicU64::new(0);
+            Some(Self { at, told })
+        }
+    }
+
+    impl<S: Subscriber> Layer<S> for Death {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            let ours = event.metadata().target().starts_with("evertide");
+            if ours && self.told.fetch_add(1, Ordering::Relaxed) + 1 == self.at {
+                // Nothing is left to hear of a failure.
+                let _ = raise(Signal::SIGKILL);
+            }
+        }
+    }
 }

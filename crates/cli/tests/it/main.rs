@@ -20,6 +20,7 @@ mod nats;
 mod old_replicas;
 mod oss;
 mod parallelism;
+mod points;
 mod races;
 mod replicate;
 mod restore;

@@ -14,6 +14,7 @@
 mod crashes;
 mod descriptors;
 mod fail;
+mod full;
 mod kills;
 mod lies;
 mod local_state;

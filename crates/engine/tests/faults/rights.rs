@@ -98,7 +98,7 @@ async fn the_process_without_rights() {
 }
 
 /// Runs a test of this file, in a process of its own.
-fn run(command: &mut Command, name: &str, dir: &Path, said: &str) {
+pub(crate) fn run(command: &mut Command, name: &str, dir: &Path, said: &str) {
     let output = command
         .args(["--exact", name, "--ignored", "--nocapture"])
         .env(DIR, dir)
