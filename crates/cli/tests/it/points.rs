@@ -11,7 +11,7 @@ use super::support::{PATIENCE, Workplace, insert};
 /// In each test run; `EVERTIDE_POINTS` says how many more.
 const POINTS: usize = 6;
 /// Commits in the life of a process that is not killed.
-const COMMITS: u32 = 40;
+const COMMITS: u32 = 60;
 
 /// A database and its replica, with intervals so short that all of maintenance comes within a second.
 struct Scene {
@@ -30,7 +30,7 @@ impl Scene {
                 "[[databases]]\npath = \"{}\"\nlevels = [{{ interval = \"50ms\" }}, {{ interval = \"200ms\" }}]\n\
                  level_0_retention = \"50ms\"\ncheckpoint_interval = \"100ms\"\n\
                  [[databases.replicas]]\nname = \"replica\"\ntype = \"file\"\nfile_path = \"{}\"\n\
-                 sync_interval = \"10ms\"\nsnapshot_interval = \"300ms\"\nretention = \"200ms\"\n\
+                 sync_interval = \"10ms\"\nsnapshot_interval = \"300ms\"\nretention = \"1s\"\n\
                  retention_check_interval = \"100ms\"\n",
                 path.display(),
                 replica.display(),
