@@ -52,6 +52,7 @@
 //! What happens when the database is replaced, deleted, vacuumed, or changed while nobody watched is in
 //! `docs/capture.md`; how no frame is ever lost is in `docs/protocol.md`.
 
+mod backoff;
 mod capture;
 mod database;
 mod directories;

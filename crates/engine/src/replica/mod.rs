@@ -46,7 +46,7 @@ use self::{
     upkeep::{News, Upkeep},
 };
 use crate::{
-    DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
+    DatabaseStatus, Error, ReplicaOptions, ReplicaStatus, backoff,
     database::{Captured, Command, Content, request_snapshot, tail_matches},
     drill::Drill,
     error::describe,
@@ -553,11 +553,7 @@ pub(crate) fn report(
     });
 }
 
-/// How long to wait after so many failures in a row: doubling, with jitter so that many replicas
-/// of one store do not come back at once.
+/// How long to wait after so many failures in a row.
 fn pause(failures: u32) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled
-        .min(LONGEST_PAUSE)
-        .mul_f64(0.5 + fastrand::f64() / 2.0)
+    backoff::pause(FIRST_PAUSE, LONGEST_PAUSE, failures)
 }
