@@ -58,6 +58,7 @@ mod database;
 mod directories;
 mod drill;
 mod error;
+mod failing;
 mod follow;
 mod options;
 mod replica;

@@ -11,9 +11,13 @@ mod cost_tests;
 mod files;
 mod maintain;
 mod merge;
+#[cfg(test)]
+mod outage_tests;
 mod plan;
 mod points;
 mod retain;
+#[cfg(test)]
+mod scene;
 mod snapshot;
 mod succession;
 #[cfg(test)]
@@ -31,6 +35,7 @@ use std::{
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{Clock, Disk, Error as StoreError, Lease, LtxObject, ReplicaClient};
+use humantime::format_rfc3339_seconds;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -50,6 +55,7 @@ use crate::{
     database::{Captured, Command, Content, request_snapshot, tail_matches},
     drill::Drill,
     error::describe,
+    failing::{self, Work},
     state::{LocalIdentity, Tip},
     verify::Recorder,
 };
@@ -107,6 +113,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         wrote: false,
         recorder,
     };
+    replica.publish_nothing_fails();
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
     // Once cancelled it reports no more: another task may have its name by then.
     tokio::select! {
@@ -116,6 +123,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = upkeep.run() => {}
         () = drill.run() => {}
     }
+    replica.publish_nothing_fails();
     replica.end().await;
 }
 
@@ -157,8 +165,7 @@ impl Replica {
         loop {
             match self.catch_up().await {
                 Ok(()) => {
-                    self.failures = 0;
-                    self.report(recovered);
+                    self.succeeded(|_| ());
                     if self.wait_for_work().await.is_err() {
                         return;
                     }
@@ -447,7 +454,7 @@ impl Replica {
             None => self.tell(News::Arrived(uploaded.object.clone())),
         }
         let now = self.context.clock.now();
-        self.report(|status| {
+        self.succeeded(|status| {
             status.txid = uploaded.object.name.max;
             status.synced = Some(now);
             status.lag = captured
@@ -458,7 +465,6 @@ impl Replica {
             status.uploaded_bytes += uploaded.object.size;
             status.snapshots += u64::from(uploaded.snapshot);
             status.catch_ups += u64::from(uploaded.catch_up);
-            recovered(status);
         });
         // It was asked for once: somebody who takes over from us is not to be taken over again.
         self.context.succession = Succession::Proven;
@@ -490,18 +496,50 @@ impl Replica {
         }
         self.failures = self.failures.saturating_add(1);
         let text = describe(error);
-        let now = self.context.clock.now();
+        let mut since = self.context.clock.now();
+        self.report(|status| {
+            since = *status.failing_since.get_or_insert(since);
+            status.error = Some(text.clone());
+            status.refused = error.is_refusal();
+        });
         tracing::warn!(
-            database = %self.context.status.borrow().path.display(),
+            database = %self.database().display(),
             replica = self.context.options.name,
-            error = text, failures = self.failures,
+            error = text, failures = self.failures, since = %format_rfc3339_seconds(since),
             "cannot upload; trying again"
         );
+        self.publish_failing(Work::Uploads, Some(since));
+    }
+
+    /// Reports a success, and what changed with it.
+    fn succeeded(&mut self, change: impl FnOnce(&mut ReplicaStatus)) {
+        let failures = std::mem::take(&mut self.failures);
+        let mut since = None;
         self.report(|status| {
-            status.error = Some(text);
-            status.refused = error.is_refusal();
-            status.failing_since.get_or_insert(now);
+            change(status);
+            status.error = None;
+            status.refused = false;
+            since = status.failing_since.take();
         });
+        let Some(since) = since else { return };
+        tracing::info!(
+            database = %self.database().display(),
+            replica = self.context.options.name,
+            failures, failed_for = %failing::duration(since, self.context.clock.now()),
+            "the replica works again"
+        );
+        self.publish_failing(Work::Uploads, None);
+    }
+
+    fn publish_failing(&self, work: Work, since: Option<SystemTime>) {
+        let replica = &self.context.options.name;
+        failing::publish(work, &self.database(), replica, since);
+    }
+
+    /// At the start and at the end: what is not tried does not fail.
+    fn publish_nothing_fails(&self) {
+        self.publish_failing(Work::Uploads, None);
+        self.publish_failing(Work::Maintenance, None);
     }
 
     fn database(&self) -> PathBuf {
@@ -523,12 +561,6 @@ impl Replica {
             source,
         }
     }
-}
-
-fn recovered(status: &mut ReplicaStatus) {
-    status.error = None;
-    status.refused = false;
-    status.failing_since = None;
 }
 
 /// Milliseconds since the epoch.
