@@ -52,11 +52,13 @@
 //! What happens when the database is replaced, deleted, vacuumed, or changed while nobody watched is in
 //! `docs/capture.md`; how no frame is ever lost is in `docs/protocol.md`.
 
+mod backoff;
 mod capture;
 mod database;
 mod directories;
 mod drill;
 mod error;
+mod failing;
 mod follow;
 mod options;
 mod replica;

@@ -44,8 +44,10 @@ pub struct DatabaseStatus {
     /// How often checkpoints of the application were held off for a moment, since it writes fast and
     /// would run one in each commit. With `wal_autocheckpoint = 0` it is never needed.
     pub brakes: u64,
-    /// What is wrong, while something is.
+    /// What is wrong with capture, while something is.
     pub error: Option<String>,
+    /// Since when.
+    pub failing_since: Option<SystemTime>,
     /// Each replica, in the order of the settings.
     pub replicas: Vec<ReplicaStatus>,
 }
@@ -68,6 +70,7 @@ impl DatabaseStatus {
             most_frames_in_write_hold: 0,
             brakes: 0,
             error: None,
+            failing_since: None,
             replicas: Vec::new(),
         }
     }
@@ -117,6 +120,8 @@ pub struct ReplicaStatus {
     pub maintained: Maintained,
     /// What is wrong with those, while something is. Uploads go on.
     pub maintenance_error: Option<String>,
+    /// Since when.
+    pub maintenance_failing_since: Option<SystemTime>,
     /// Whether it can be restored, as far as drills have tried.
     pub drill: DrillStatus,
     /// What is wrong, while something is.
@@ -145,6 +150,7 @@ impl ReplicaStatus {
             requests: Requests::default(),
             maintained: Maintained::default(),
             maintenance_error: None,
+            maintenance_failing_since: None,
             drill: DrillStatus::default(),
             error: None,
             failing_since: None,

@@ -26,6 +26,7 @@
 mod checkout;
 mod compare;
 mod fuzz;
+mod metrics;
 #[cfg(feature = "oss")]
 mod oss;
 mod planted;
@@ -40,6 +41,7 @@ pub use checkout::{
 };
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
 pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
+pub use metrics::Metrics;
 #[cfg(feature = "oss")]
 pub use oss::OssServer;
 pub use planted::{QuotingServer, planted_secret};

@@ -14,8 +14,9 @@ use std::{
 };
 
 use evertide_ltx::Txid;
-use evertide_storage::{Clock, Disk};
+use evertide_storage::{Clock, Disk, SystemClock};
 use futures_util::FutureExt;
+use humantime::format_rfc3339_seconds;
 use tokio::{
     sync::{SemaphorePermit, mpsc, oneshot, watch},
     time::{Instant, timeout_at},
@@ -39,6 +40,7 @@ use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicationOptions,
     capture::{AttachOutcome, Capture, CaptureError, Due, RotationPolicy},
     error::describe,
+    failing::{self, Work},
     replica::Succession,
     runtime::{Claim, DestinationClaim, Engine, blocking, transfer},
     state::{LocalIdentity, Tip},
@@ -139,6 +141,12 @@ pub(crate) async fn start(
         shrunk_for: None,
         syncs: Vec::new(),
     };
+    // Of the run before.
+    database.status.send_modify(|status| {
+        status.error = None;
+        status.failing_since = None;
+    });
+    database.publish_failing();
     let wanted = database.config.options.clone();
     database.set_replicas(wanted)?;
     // Replicas that are added later are not meant.
@@ -157,9 +165,12 @@ pub(crate) async fn start(
             .await
             .is_err()
         {
+            // Not by the clock of the task: it may be what panicked.
+            let now = SystemClock.now();
             status.send_modify(|status| {
                 status.state = DatabaseState::Stopped;
                 status.error = Some("ended by a panic, a fault in evertide; start it again".into());
+                status.failing_since.get_or_insert(now);
             });
         }
     });
@@ -399,6 +410,7 @@ impl Database {
             }
         };
         self.schedule.failures = 0;
+        self.works(DatabaseState::Running);
         self.publish();
         self.limit_stage().await;
         self.schedule.plan(&outcome, due, self.sync_interval());
@@ -472,10 +484,10 @@ impl Database {
             }
             Err(CaptureError::Failed(error)) => return Err(error),
         };
-        self.status.send_modify(|status| {
-            status.state = state;
-            status.error = None;
-        });
+        // What has failed may fail again in the step that follows.
+        if state == DatabaseState::Waiting || self.status.borrow().failing_since.is_none() {
+            self.works(state);
+        }
         self.publish();
         if state == DatabaseState::Running {
             let known = self.capture.as_ref().is_some_and(|c| c.has_table());
@@ -487,21 +499,49 @@ impl Database {
         Ok(())
     }
 
+    /// Notes that nothing is wrong.
+    fn works(&self, state: DatabaseState) {
+        let mut since = None;
+        self.status.send_if_modified(|status| {
+            since = status.failing_since.take();
+            let mended = status.error.take().is_some();
+            std::mem::replace(&mut status.state, state) != state || mended
+        });
+        if let Some(since) = since {
+            let failed_for = failing::duration(since, self.config.clock.now());
+            tracing::info!(database = %self.config.path.display(), %failed_for, "capture works again");
+            self.publish_failing();
+        }
+    }
+
     /// Notes a failure, lets go of the database, and tries again later.
     async fn failed(&mut self, error: &Error) -> Looked {
         let pause = FIRST_RETRY.saturating_mul(1 << self.schedule.failures.min(10));
         self.schedule.failures += 1;
         self.schedule.next_look = Some(Instant::now() + pause.min(LONGEST_RETRY));
-        let text = describe(error);
-        tracing::error!(database = %self.config.path.display(), error = text, "capture fails");
+        let (text, now) = (describe(error), self.config.clock.now());
+        let since = self.status.borrow().failing_since.unwrap_or(now);
+        tracing::error!(
+            database = %self.config.path.display(),
+            error = text, since = %format_rfc3339_seconds(since),
+            "capture fails"
+        );
         metrics::counter!("evertide_capture_failures_total").increment(1);
         self.status.send_modify(|status| {
             status.state = DatabaseState::Failing;
             status.error = Some(text);
+            status.failing_since = Some(since);
         });
+        self.publish_failing();
         self.give_up_images();
         self.with_capture(|capture| capture.detach()).await;
         Looked::Failed
+    }
+
+    /// Has the metrics say since when capture fails.
+    fn publish_failing(&self) {
+        let status = self.status.borrow();
+        failing::publish(Work::Capture, &status.path, "", status.failing_since);
     }
 
     /// Tells replicas and status what is captured.

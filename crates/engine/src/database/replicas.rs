@@ -4,12 +4,15 @@ use std::sync::{Arc, atomic::AtomicBool};
 
 use evertide_ltx::Txid;
 use evertide_storage::{CountingClient, Lease, LeasedClient, ReplicaClient, RequestKind};
-use tokio::time::{Instant, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{Captured, Database, RunningReplica, slow_look};
 use crate::{
-    Error, ReplicaOptions, ReplicaStatus, ReplicationOptions,
+    DatabaseStatus, Error, ReplicaOptions, ReplicaStatus, ReplicationOptions,
     capture::Capture,
     error::describe,
     replica::{self, ReplicaContext},
@@ -146,7 +149,8 @@ impl Database {
         client: Arc<dyn ReplicaClient>,
     ) {
         let cancel = CancellationToken::new();
-        let client = self.counted(client, &options.name);
+        let database = self.config.path.display().to_string();
+        let client = counted(client, database, options.name.clone(), self.status.clone());
         let owner = owner(self.identity.owner, &self.config.path);
         let clock = Arc::clone(&self.config.clock);
         let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);
@@ -179,28 +183,6 @@ impl Database {
         });
     }
 
-    /// A client whose requests are counted, in metrics and in the status.
-    fn counted(&self, client: Arc<dyn ReplicaClient>, name: &str) -> Arc<dyn ReplicaClient> {
-        let (database, name) = (self.config.path.display().to_string(), name.to_owned());
-        let status = self.status.clone();
-        let observer = move |kind: RequestKind, requests| {
-            let labels = [
-                ("database", database.clone()),
-                ("replica", name.clone()),
-                ("kind", kind.as_str().to_owned()),
-            ];
-            metrics::counter!("evertide_requests_total", &labels).increment(requests);
-            status.send_if_modified(|status| {
-                let mut replicas = status.replicas.iter_mut();
-                if let Some(replica) = replicas.find(|replica| replica.name == name) {
-                    replica.requests.add(kind, requests);
-                }
-                false
-            });
-        };
-        Arc::new(CountingClient::observed(client, observer))
-    }
-
     /// Ends the replicas' tasks, all at a time. What they have not done at `end` they do no more.
     pub(super) async fn end_replicas(&mut self, end: Instant) {
         self.replicas.clear();
@@ -208,6 +190,76 @@ impl Database {
         if timeout_at(end, self.tasks.wait()).await.is_err() {
             self.time_is_up.cancel();
             self.tasks.wait().await;
+        }
+    }
+}
+
+/// A client whose requests are counted, in metrics and in the status of the replica of this name.
+fn counted(
+    client: Arc<dyn ReplicaClient>,
+    database: String,
+    name: String,
+    status: watch::Sender<DatabaseStatus>,
+) -> Arc<dyn ReplicaClient> {
+    let observer = move |kind: RequestKind, requests| {
+        let labels = [
+            ("database", database.clone()),
+            ("replica", name.clone()),
+            ("kind", kind.as_str().to_owned()),
+        ];
+        metrics::counter!("evertide_requests_total", &labels).increment(requests);
+        status.send_if_modified(|status| {
+            let mut replicas = status.replicas.iter_mut();
+            if let Some(replica) = replicas.find(|replica| replica.name == name) {
+                replica.requests.add(kind, requests);
+            }
+            false
+        });
+    };
+    Arc::new(CountingClient::observed(client, observer))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, time::UNIX_EPOCH};
+
+    use evertide_ltx::{Level, LtxName};
+    use evertide_storage::{MemoryClient, bytes_stream};
+    use evertide_testkit::Metrics;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn metrics_count_the_requests_that_the_status_has_also_where_a_call_takes_several() {
+        let metrics = Metrics::default();
+        let _local = metrics::set_default_local_recorder(&metrics);
+        let mut status = DatabaseStatus::new(Path::new("/app.db").into());
+        let replica = ReplicaStatus::new("it".into(), "bucket".into(), Txid::ZERO);
+        status.replicas.push(replica);
+        let status = watch::Sender::new(status);
+        let store = Arc::new(MemoryClient::service("bucket"));
+        let client = counted(store, "/app.db".into(), "it".into(), status.clone());
+        let name = |txid| LtxName::new(Txid::new(txid), Txid::new(txid));
+        let names: Vec<LtxName> = (1..=40).map(name).collect();
+        for name in &names {
+            let body = bytes_stream("content".into());
+            let put = client.put(Level::L0, *name, UNIX_EPOCH, body);
+            put.await.unwrap();
+        }
+        client.list(Level::L0, None).await.unwrap();
+        client.find(Level::L0, &names).await.unwrap();
+        client.delete(Level::L0, &names).await.unwrap();
+        let requests = status.borrow().replicas[0].requests;
+        assert!(requests.get > 40, "for two calls: {requests:?}");
+        for (kind, expected) in [
+            ("put", requests.put),
+            ("get", requests.get),
+            ("list", requests.list),
+            ("delete", requests.delete),
+        ] {
+            let labels = [("database", "/app.db"), ("replica", "it"), ("kind", kind)];
+            let counted = metrics.counter("evertide_requests_total", &labels);
+            assert_eq!(counted, Some(expected), "{kind}");
         }
     }
 }

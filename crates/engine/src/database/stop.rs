@@ -11,6 +11,7 @@ use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicaStatus,
     capture::{CaptureError, Due},
     error::describe,
+    failing::{self, Work},
 };
 
 /// How long a stop waits for the page table of an image that replicas have already.
@@ -58,6 +59,7 @@ impl Database {
         self.await_table(end).await;
         self.end_replicas(end + time.farewell).await;
         self.give_up_images();
+        failing::publish(Work::Capture, &self.status.borrow().path, "", None);
         self.status.send_modify(|status| {
             status.state = DatabaseState::Stopped;
             let replicas = status.replicas.iter_mut();

@@ -32,7 +32,7 @@ use self::{
     poll::Poll,
 };
 use crate::{
-    ExistingOutput, RestoreError, RestoreOptions, RestoreReport, RestoreTarget, restore,
+    ExistingOutput, RestoreError, RestoreOptions, RestoreReport, RestoreTarget, backoff, restore,
     restore_plan,
     runtime::{Engine, blocking},
 };
@@ -227,8 +227,11 @@ async fn run(
 }
 
 fn pause_after(failures: u32, interval: Duration) -> Duration {
-    let pause = interval.saturating_mul(1 << failures.min(10));
-    pause.min(LONGEST_PAUSE.max(interval))
+    backoff::pause(
+        interval.saturating_mul(2),
+        LONGEST_PAUSE.max(interval),
+        failures,
+    )
 }
 
 /// Opens the copy, or restores it.

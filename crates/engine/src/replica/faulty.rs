@@ -122,7 +122,7 @@ mod tests {
     use evertide_ltx::merge;
     use evertide_storage::MemoryClient;
 
-    use super::{super::cost_tests::scene::Scene, *};
+    use super::{super::scene::Scene, *};
 
     #[tokio::test(start_paused = true)]
     async fn an_upload_that_the_store_did_not_keep_whole_is_an_error_and_is_made_again() {
@@ -130,7 +130,7 @@ mod tests {
         for level in [Level::SNAPSHOT, Level::L0] {
             let memory = Arc::new(MemoryClient::service("bucket"));
             let store = Arc::new(Faulty::new(memory.clone(), Fault::Halves(level)));
-            let mut scene = Scene::with_store(second, store.clone());
+            let mut scene = Scene::start(store.clone(), second);
             let database = &mut scene.database;
             database.live(10 * second, Some(3 * second)).await;
             let error = database.replica().error.unwrap();

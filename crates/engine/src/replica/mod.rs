@@ -13,9 +13,13 @@ mod faulty;
 mod files;
 mod maintain;
 mod merge;
+#[cfg(test)]
+mod outage_tests;
 mod plan;
 mod points;
 mod retain;
+#[cfg(test)]
+mod scene;
 mod snapshot;
 mod succession;
 #[cfg(test)]
@@ -33,6 +37,7 @@ use std::{
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{Clock, Disk, Error as StoreError, Lease, LtxObject, ReplicaClient};
+use humantime::format_rfc3339_seconds;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -48,10 +53,11 @@ use self::{
     upkeep::{News, Upkeep},
 };
 use crate::{
-    DatabaseStatus, Error, ReplicaOptions, ReplicaStatus,
+    DatabaseStatus, Error, ReplicaOptions, ReplicaStatus, backoff,
     database::{Captured, Command, Content, request_snapshot, tail_matches},
     drill::Drill,
     error::describe,
+    failing::{self, Work},
     state::{LocalIdentity, Tip},
     verify::Recorder,
 };
@@ -109,6 +115,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         wrote: false,
         recorder,
     };
+    replica.publish_nothing_fails();
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
     // Once cancelled it reports no more: another task may have its name by then.
     tokio::select! {
@@ -118,6 +125,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = upkeep.run() => {}
         () = drill.run() => {}
     }
+    replica.publish_nothing_fails();
     replica.end().await;
 }
 
@@ -159,8 +167,7 @@ impl Replica {
         loop {
             match self.catch_up().await {
                 Ok(()) => {
-                    self.failures = 0;
-                    self.report(recovered);
+                    self.succeeded(|_| ());
                     if self.wait_for_work().await.is_err() {
                         return;
                     }
@@ -446,7 +453,7 @@ impl Replica {
             None => self.tell(News::Arrived(uploaded.object.clone())),
         }
         let now = self.context.clock.now();
-        self.report(|status| {
+        self.succeeded(|status| {
             status.txid = uploaded.object.name.max;
             status.synced = Some(now);
             status.lag = captured
@@ -457,7 +464,6 @@ impl Replica {
             status.uploaded_bytes += uploaded.object.size;
             status.snapshots += u64::from(uploaded.snapshot);
             status.catch_ups += u64::from(uploaded.catch_up);
-            recovered(status);
         });
         // It was asked for once: somebody who takes over from us is not to be taken over again.
         self.context.succession = Succession::Proven;
@@ -489,18 +495,50 @@ impl Replica {
         }
         self.failures = self.failures.saturating_add(1);
         let text = describe(error);
-        let now = self.context.clock.now();
+        let mut since = self.context.clock.now();
+        self.report(|status| {
+            since = *status.failing_since.get_or_insert(since);
+            status.error = Some(text.clone());
+            status.refused = error.is_refusal();
+        });
         tracing::warn!(
-            database = %self.context.status.borrow().path.display(),
+            database = %self.database().display(),
             replica = self.context.options.name,
-            error = text, failures = self.failures,
+            error = text, failures = self.failures, since = %format_rfc3339_seconds(since),
             "cannot upload; trying again"
         );
+        self.publish_failing(Work::Uploads, Some(since));
+    }
+
+    /// Reports a success, and what changed with it.
+    fn succeeded(&mut self, change: impl FnOnce(&mut ReplicaStatus)) {
+        let failures = std::mem::take(&mut self.failures);
+        let mut since = None;
         self.report(|status| {
-            status.error = Some(text);
-            status.refused = error.is_refusal();
-            status.failing_since.get_or_insert(now);
+            change(status);
+            status.error = None;
+            status.refused = false;
+            since = status.failing_since.take();
         });
+        let Some(since) = since else { return };
+        tracing::info!(
+            database = %self.database().display(),
+            replica = self.context.options.name,
+            failures, failed_for = %failing::duration(since, self.context.clock.now()),
+            "the replica works again"
+        );
+        self.publish_failing(Work::Uploads, None);
+    }
+
+    fn publish_failing(&self, work: Work, since: Option<SystemTime>) {
+        let replica = &self.context.options.name;
+        failing::publish(work, &self.database(), replica, since);
+    }
+
+    /// At the start and at the end: what is not tried does not fail.
+    fn publish_nothing_fails(&self) {
+        self.publish_failing(Work::Uploads, None);
+        self.publish_failing(Work::Maintenance, None);
     }
 
     fn database(&self) -> PathBuf {
@@ -522,12 +560,6 @@ impl Replica {
             source,
         }
     }
-}
-
-fn recovered(status: &mut ReplicaStatus) {
-    status.error = None;
-    status.refused = false;
-    status.failing_since = None;
 }
 
 /// Milliseconds since the epoch.
@@ -552,11 +584,7 @@ pub(crate) fn report(
     });
 }
 
-/// How long to wait after so many failures in a row: doubling, with jitter so that many replicas
-/// of one store do not come back at once.
+/// How long to wait after so many failures in a row.
 fn pause(failures: u32) -> Duration {
-    let doubled = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(10));
-    doubled
-        .min(LONGEST_PAUSE)
-        .mul_f64(0.5 + fastrand::f64() / 2.0)
+    backoff::pause(FIRST_PAUSE, LONGEST_PAUSE, failures)
 }

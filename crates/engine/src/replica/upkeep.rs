@@ -21,6 +21,7 @@ use crate::{
     DatabaseStatus, Error,
     database::{Captured, Command},
     error::describe,
+    failing::{self, Work},
 };
 
 /// How long what was captured in a window is waited for when the window is over.
@@ -174,16 +175,34 @@ impl Upkeep {
             }
             Err(error) => Some(self.failed(error)),
         };
-        let mut more_is_merged = false;
+        let now = self.clock.now();
+        let (mut before, mut since, mut more_is_merged) = (None, None, false);
         report(&self.status, &self.replica, |status| {
+            before = status.maintenance_failing_since;
+            since = error.as_ref().map(|_| before.unwrap_or(now));
             status.maintained = done;
             status.maintenance_error = error;
+            status.maintenance_failing_since = since;
             more_is_merged = status.merged < merged;
             status.merged = status.merged.max(merged);
         });
+        if before != since {
+            self.told(before, since, now);
+        }
         if more_is_merged {
             // Staged files that it was made of can go now.
             let _ = self.commands.send(Command::Compacted);
+        }
+    }
+
+    /// It fails since then, or does not any more.
+    fn told(&self, before: Option<SystemTime>, since: Option<SystemTime>, now: SystemTime) {
+        let database = self.status.borrow().path.clone();
+        failing::publish(Work::Maintenance, &database, &self.replica, since);
+        if let (Some(before), None) = (before, since) {
+            let (database, replica) = (database.display(), &self.replica);
+            let failed_for = failing::duration(before, now);
+            tracing::info!(%database, replica, %failed_for, "the replica is maintained again");
         }
     }
 

@@ -17,6 +17,7 @@ use super::{
     RestoreError, RestorePlan, RestoreTarget,
     plan::{extend, plan},
 };
+use crate::backoff;
 
 /// A file of a replica that is read in parts.
 pub(crate) trait Remote: Clone + Send + Sync + 'static {
@@ -77,6 +78,9 @@ const IN_FLIGHT: u64 = 48 << 20;
 const PART: (u64, u64) = (128 << 10, 4 << 20);
 /// Failures in a row after which a part is given up.
 const FAILURES: u32 = 5;
+/// After the first failure, and twice as long after each other one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How often the files of a plan may vanish, without progress in between.
 const PLANS: u32 = 3;
 
@@ -368,7 +372,7 @@ pub(crate) async fn fetch<F: Remote>(client: Arc<dyn ReplicaClient>, part: Part<
             };
             return Err(Stopped::Failed(error).into());
         }
-        tokio::time::sleep(Duration::from_millis(50) * 2_u32.pow(failures)).await;
+        tokio::time::sleep(backoff::pause(FIRST_PAUSE, LONGEST_PAUSE, failures)).await;
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 
 use evertide_storage::{DirEntry, Disk, DiskFile, Metadata, OsDisk};
 
-/// Closed, it lets no write through.
+/// Closed, it lets no write through; filled, it refuses them as a full disk does.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     state: Mutex<State>,
@@ -20,6 +20,7 @@ pub(crate) struct Gate {
 #[derive(Debug, Default)]
 struct State {
     closed: bool,
+    full: bool,
     waiting: usize,
 }
 
@@ -29,8 +30,13 @@ impl Gate {
     }
 
     pub(crate) fn open(&self) {
-        self.state.lock().unwrap().closed = false;
+        let mut state = self.state.lock().unwrap();
+        (state.closed, state.full) = (false, false);
         self.changed.notify_all();
+    }
+
+    pub(crate) fn fill(&self) {
+        self.state.lock().unwrap().full = true;
     }
 
     /// Blocks until a write waits at the gate.
@@ -43,7 +49,7 @@ impl Gate {
         );
     }
 
-    fn pass(&self) {
+    fn pass(&self) -> io::Result<()> {
         let mut state = self.state.lock().unwrap();
         state.waiting += 1;
         self.changed.notify_all();
@@ -52,6 +58,10 @@ impl Gate {
             .wait_while(state, |state| state.closed)
             .unwrap();
         state.waiting -= 1;
+        match state.full {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -136,7 +146,7 @@ impl DiskFile for GatedFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.gate.pass();
+        self.gate.pass()?;
         self.file.write_at(bytes, offset)
     }
 

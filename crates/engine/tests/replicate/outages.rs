@@ -5,10 +5,11 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use evertide::{Durability, Replication, ReplicationBuilder};
+use evertide::{DatabaseState, Durability, Replication, ReplicationBuilder};
+use evertide_storage::{Clock, ManualClock};
 use rusqlite::Connection;
 
 use crate::{
@@ -378,6 +379,51 @@ async fn a_slow_replica_delays_neither_another_nor_the_application() {
     durable(&backup).await;
     backup.stop(DEADLINE).await.unwrap();
     evertide_testkit::assert_same_database(&scene.db, restored(&scene, &slow));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_says_since_when_capture_fails_until_it_works_again() {
+    let (scene, conn) = Scene::with_rows(3);
+    let gate = Arc::new(Gate::default());
+    let disk = GatedDisk {
+        folder: scene.dir.path().join(".app.db-evertide/ltx"),
+        gate: Arc::clone(&gate),
+    };
+    let day = Duration::from_secs(24 * 3_600);
+    let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH + 20_000 * day));
+    let backup = scene
+        .builder()
+        .disk(Arc::new(disk))
+        .clock(Arc::clone(&clock) as _)
+        .build()
+        .unwrap();
+    backup.start().await.unwrap();
+    for _ in 0..2 {
+        durable(&backup).await;
+        let status = backup.status();
+        assert_eq!(
+            (status.state, &status.error),
+            (DatabaseState::Running, &None)
+        );
+        assert_eq!(status.failing_since, None);
+        clock.advance(day);
+        let begun = clock.now();
+        gate.fill();
+        insert(&conn, 1);
+        for _ in 0..3 {
+            assert!(backup.sync().await.is_err());
+            clock.advance(Duration::from_secs(60));
+            let status = backup.status();
+            let error = status.error.unwrap_or_default();
+            assert_eq!(status.state, DatabaseState::Failing);
+            assert!(error.contains("no storage space"), "{error}");
+            assert_eq!(status.failing_since, Some(begun));
+        }
+        gate.open();
+    }
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
 }
 
 /// As when a network goes silent: what is asked of the replica is neither done nor refused.

@@ -119,6 +119,33 @@ async fn another_database_is_refused_until_told_to_take_over_and_then_buries_not
     drop(backup);
 }
 
+/// Or two that were both told to take over would take the replica from each other for ever.
+#[tokio::test]
+async fn who_took_over_once_does_not_take_over_from_whoever_took_over_since() {
+    let (scene, conn) = Scene::with_rows(50);
+    let (other, _other_conn) = Scene::with_rows(7);
+    let first = started(to_replica_of(&scene, &scene.db).take_over()).await;
+    durable(&first).await;
+    // By another name, as another process would have it.
+    let link = scene.dir.path().join("link");
+    std::os::unix::fs::symlink(&scene.replica, &link).unwrap();
+    replicated_once(to(&link, &other.db).take_over()).await;
+    let objects = scene.objects();
+    let uploads = first.status().replicas[0].uploads;
+    insert(&conn, 1);
+    let refused = |error: &String| error.contains("--take-over");
+    let status = until(&first, |status| {
+        let replica = &status.replicas[0];
+        replica.uploads > uploads || replica.error.as_ref().is_some_and(refused)
+    });
+    assert_eq!(status.await.replicas[0].uploads, uploads);
+    first.stop(DEADLINE).await.unwrap_err();
+    assert_eq!(scene.objects(), objects);
+    let output = scene.dir.path().join("restored.db");
+    evertide_testkit::restore_with_litestream(&scene.replica, &output);
+    evertide_testkit::assert_same_database(&other.db, &output);
+}
+
 #[tokio::test]
 async fn a_copy_that_went_on_elsewhere_is_refused() {
     let (scene, conn) = Scene::with_rows(50);

@@ -1,13 +1,11 @@
 //! What a replica costs: the requests of the real task of a replica in hours of a clock that stands still while
 //! anything works, and the table of docs/costs.md, which is computed from them.
 
-pub(super) mod scene;
+use std::{path::Path, sync::Arc, time::Duration};
 
-use std::{path::Path, time::Duration};
+use evertide_storage::{MemoryClient, Requests};
 
-use evertide_storage::Requests;
-
-use self::scene::Scene;
+use super::scene::Scene;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -101,7 +99,10 @@ async fn uploads_compaction_and_little_else_is_paid_for_and_nothing_while_nobody
             Some(pause) if pause < MINUTE => 1,
             _ => 22,
         };
-        let mut scene = Scene::start(load.sync_interval);
+        let mut scene = Scene::start(
+            Arc::new(MemoryClient::service("bucket")),
+            load.sync_interval,
+        );
         let database = &mut scene.database;
         database
             .live(12 * MINUTE, Some(load.pause.unwrap_or(MINUTE)))

@@ -9,16 +9,16 @@ use std::{
 use bytes::Bytes;
 use evertide_ltx::{Checksum, Encoder, Header, LtxName, PageSize, Pgno, Txid};
 use evertide_storage::{
-    Clock, CountingClient, Destination, Lease, LeasedClient, MemoryClient, OsDisk, ReplicaClient,
-    bytes_stream,
+    Clock, CountingClient, Destination, Lease, LeasedClient, OsDisk, ReplicaClient, bytes_stream,
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::{ReplicaContext, Succession, milliseconds, run};
+use super::{ReplicaContext, Succession, milliseconds, run};
 use crate::{
     DatabaseStatus, ReplicaOptions, ReplicaStatus,
     database::{Captured, Command, Snapshot},
@@ -41,7 +41,7 @@ impl Clock for SimulatedClock {
 }
 
 /// A database of one page, which each transaction writes.
-pub(in crate::replica) struct Database {
+pub(super) struct Database {
     dir: tempfile::TempDir,
     clock: Arc<SimulatedClock>,
     txid: Txid,
@@ -85,11 +85,6 @@ impl Database {
         }
     }
 
-    /// What its replica is doing.
-    pub(in crate::replica) fn replica(&self) -> ReplicaStatus {
-        self.status.borrow().replicas[0].clone()
-    }
-
     #[allow(clippy::disallowed_methods)] // it stands for capture, which is not tested here
     fn commit(&mut self) {
         self.txid = self.txid.next();
@@ -128,13 +123,32 @@ impl Database {
                     stays
                 });
             }
+            Command::CompareTail { reply, .. } => {
+                // Nobody else writes there.
+                let _ = reply.send(true);
+            }
             Command::Looked | Command::WantChecksum => {}
             other => panic!("{other:?}"),
         }
     }
 
+    /// What its replica is doing.
+    pub(super) fn replica(&self) -> ReplicaStatus {
+        self.status.borrow().replicas[0].clone()
+    }
+
+    /// The newest transaction.
+    pub(super) fn txid(&self) -> Txid {
+        self.txid
+    }
+
+    /// The time of day.
+    pub(super) fn time(&self) -> SystemTime {
+        self.clock.now()
+    }
+
     /// Writes each `pause`, or never.
-    pub(in crate::replica) async fn live(&mut self, time: Duration, pause: Option<Duration>) {
+    pub(super) async fn live(&mut self, time: Duration, pause: Option<Duration>) {
         let end = Instant::now() + time;
         let mut commit = pause.map_or(end, |pause| Instant::now() + pause);
         loop {
@@ -152,29 +166,25 @@ impl Database {
 }
 
 /// A replica in a service, with the default settings but this one.
-pub(in crate::replica) struct Scene {
-    pub(in crate::replica) database: Database,
-    pub(in crate::replica) client: Arc<CountingClient>,
-    pub(in crate::replica) cancel: CancellationToken,
+pub(super) struct Scene {
+    pub(super) database: Database,
+    pub(super) client: Arc<CountingClient>,
+    pub(super) cancel: CancellationToken,
+    pub(super) time_is_up: CancellationToken,
+    /// The task of the replica.
+    pub(super) task: JoinHandle<()>,
     /// Nobody waits for a commit.
     _flush: watch::Sender<Txid>,
 }
 
 impl Scene {
-    pub(in crate::replica) fn start(sync_interval: Duration) -> Self {
-        Self::with_store(sync_interval, Arc::new(MemoryClient::service("bucket")))
-    }
-
-    pub(in crate::replica) fn with_store(
-        sync_interval: Duration,
-        store: Arc<dyn ReplicaClient>,
-    ) -> Self {
+    pub(super) fn start(client: Arc<dyn ReplicaClient>, sync_interval: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(SimulatedClock(Instant::now()));
         let path = PathBuf::from("/app.db");
         let mut options = ReplicaOptions::new("it", Destination::file("/not/looked/at").unwrap());
         options.sync_interval = sync_interval;
-        let client = Arc::new(CountingClient::new(store));
+        let client = Arc::new(CountingClient::new(client));
         let counted: Arc<dyn ReplicaClient> = client.clone();
         let identity = LocalIdentity::open(&OsDisk, &dir.path().join("identity")).unwrap();
         let lease = Arc::new(Lease::new(
@@ -207,6 +217,7 @@ impl Scene {
         };
         database.captured.send_replace(database.now());
         let flush = watch::Sender::new(Txid::ZERO);
+        let (cancel, time_is_up) = (CancellationToken::new(), CancellationToken::new());
         let context = ReplicaContext {
             options,
             client: Arc::new(LeasedClient::new(counted, Arc::clone(&lease))),
@@ -220,15 +231,15 @@ impl Scene {
             status,
             commands,
             stopping: CancellationToken::new(),
-            time_is_up: CancellationToken::new(),
+            time_is_up: time_is_up.clone(),
             continuable: Arc::default(),
         };
-        let cancel = CancellationToken::new();
-        tokio::spawn(run(context, cancel.clone()));
         Self {
+            task: tokio::spawn(run(context, cancel.clone())),
             database,
             client,
             cancel,
+            time_is_up,
             _flush: flush,
         }
     }
