@@ -27,7 +27,7 @@ impl Scene {
         place.write(
             "settings.toml",
             &format!(
-                "[[databases]]\npath = \"{}\"\nlevels = [{{ interval = \"50ms\" }}, {{ interval = \"200ms\" }}]\n\
+                "[[databases]]\npath = \"{}\"\nlevels = [{{ interval = \"100ms\" }}, {{ interval = \"300ms\" }}]\n\
                  level_0_retention = \"50ms\"\ncheckpoint_interval = \"100ms\"\n\
                  [[databases.replicas]]\nname = \"replica\"\ntype = \"file\"\nfile_path = \"{}\"\n\
                  sync_interval = \"10ms\"\nsnapshot_interval = \"300ms\"\nretention = \"1s\"\n\
@@ -49,8 +49,10 @@ impl Scene {
         }
         let log = self.place.path("log");
         let mut process = ChildProcess::spawn_logged(&mut command, &log).unwrap();
+        // Enough frames for the WAL to start over.
+        let large = "INSERT INTO t VALUES (randomblob(100000))";
         for _ in 0..COMMITS {
-            insert(&self.database, 1);
+            self.database.execute(large, []).unwrap();
             std::thread::sleep(Duration::from_millis(20));
             if !process.is_running().unwrap() {
                 break;
