@@ -70,14 +70,16 @@ pub(super) fn plan(
     now: SystemTime,
 ) -> Next<Task> {
     let mut next = Soonest::default();
-    // Retention leaves the newest file of level 0 beside what holds it, and would delete again whatever
-    // else is made of it.
+    // Retention leaves the newest file of level 0, and would delete again whatever else is made of it. When it is no
+    // longer the newest one, it is compacted.
+    let newest = files.at(Level::L0).next_back().map(|file| file.name);
     let superfluous = |file: &LtxObject, level: Level| {
         let keep = rules.retention.as_ref();
         let end = keep.and_then(|keep| file.created.checked_add(keep.everything));
         let mut above = Level::all().filter(|above| *above > level);
+        let is_left = file.level == Level::L0 && Some(file.name) == newest;
         end.is_some_and(|end| end <= now)
-            && above.any(|above| files.covering(above, file.name).is_some())
+            && (is_left || above.any(|above| files.covering(above, file.name).is_some()))
     };
     for (windows, level) in rules.levels.iter().zip(Level::all().skip(1)) {
         let below = Level::new(level.get() - 1).unwrap_or(Level::L0);
@@ -228,9 +230,12 @@ mod tests {
             files.remove(old.level, old.name);
         }
         assert_eq!(plan(&files, &rules, None, time(7_210)), Next::Never);
-        // Where nothing else has it, it is compacted however old it is.
+        // The same where nothing else has it, until another one has come: then it is compacted however old it is.
         files.remove(Level::SNAPSHOT, file(9, 1, 2, 10).name);
+        assert_eq!(plan(&files, &rules, None, time(7_210)), Next::Never);
+        files.add(file(0, 3, 3, 7_209));
         let next = plan(&files, &rules, None, time(7_210));
-        assert!(matches!(next, Next::Now(Task::Merge(..))), "{next:?}");
+        let merged = [file(0, 2, 2, 10)].to_vec();
+        assert_eq!(next, Next::Now(Task::Merge(Level::new(1).unwrap(), merged)));
     }
 }
