@@ -128,6 +128,22 @@ pub(super) enum Found {
     Copy(Box<Copy>),
 }
 
+/// How often a lock is tried for that somebody else has, beside the first time, and the pause before each.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// Takes the lock of a copy. A follower of this process that was stopped may hold it for the moment that its last
+/// thread takes.
+fn lock_soon(file: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
+    for _ in 0..LOCK_TRIES {
+        if try_lock_file(file)? {
+            return Ok(true);
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    try_lock_file(file)
+}
+
 impl Copy {
     /// Opens the copy, has SQLite undo what was cut short, and makes sure that it is what the
     /// position says, page for page.
@@ -143,7 +159,7 @@ impl Copy {
         };
         let (file, _) =
             descriptors::open(path, Access::ReadWrite).map_err(FollowError::io("open", path))?;
-        let locked = try_lock_file(std::os::fd::AsFd::as_fd(&*file));
+        let locked = lock_soon(std::os::fd::AsFd::as_fd(&*file));
         if !locked.map_err(FollowError::io("lock", path))? {
             return Err(FollowError::AlreadyFollowed(path.clone()));
         }
