@@ -25,17 +25,7 @@ pub(super) fn publish(database: &str, replica: &str, proof: Option<&DrillProof>)
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        sync::{
-            Arc, Mutex,
-            atomic::{AtomicU64, Ordering},
-        },
-    };
-
-    use metrics::{
-        Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit,
-    };
+    use evertide_testkit::Metrics;
 
     use super::super::{
         Failed,
@@ -43,43 +33,10 @@ mod tests {
     };
     use crate::DrillFailureKind;
 
-    /// Keeps counters, by name.
-    #[derive(Default)]
-    struct Counters(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
-
-    impl Counters {
-        fn of(&self, name: &str) -> Option<u64> {
-            let counters = self.0.lock().unwrap();
-            counters
-                .get(name)
-                .map(|count| count.load(Ordering::Relaxed))
-        }
-    }
-
-    impl Recorder for Counters {
-        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
-
-        fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-            let mut counters = self.0.lock().unwrap();
-            let counter = counters.entry(key.name().to_owned()).or_default();
-            Counter::from_arc(Arc::clone(counter))
-        }
-
-        fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
-            Gauge::noop()
-        }
-
-        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
-            Histogram::noop()
-        }
-    }
-
     #[tokio::test]
     async fn drills_are_counted_by_how_they_end() {
-        let counters = Counters::default();
-        let _here = metrics::set_default_local_recorder(&counters);
+        let metrics = Metrics::default();
+        let _here = metrics::set_default_local_recorder(&metrics);
         let (client, ..) = snapshot().await;
         let directory = tempfile::tempdir().unwrap();
         let mut drill = drill(&client, directory.path());
@@ -87,7 +44,8 @@ mod tests {
             panic!("nothing is wrong with it");
         };
         let told = || {
-            ["evertide_drills_total", "evertide_drill_failures_total"].map(|name| counters.of(name))
+            ["evertide_drills_total", "evertide_drill_failures_total"]
+                .map(|name| metrics.counter(name, &[]))
         };
         assert_eq!(told(), [None, None]);
         drill.proved(proof).await;
