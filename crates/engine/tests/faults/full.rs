@@ -118,7 +118,7 @@ fn a_file_system_that_is_full_for_everybody_costs_commits_that_are_refused_and_n
     let mut command = Command::new("unshare");
     command
         .args(["--map-root-user", "--mount", "sh", "-c"])
-        .arg("mount -t tmpfs -o size=8m none small && exec \"$0\" \"$@\"")
+        .arg("mount -t tmpfs -o size=64m none small && exec \"$0\" \"$@\"")
         .arg(std::env::current_exe().unwrap());
     let name = "full::the_process_on_a_full_disk";
     run(&mut command, name, dir.path(), "commits were refused");
