@@ -33,10 +33,21 @@ pub(crate) fn count() -> Result<Tally> {
     Ok(Tally::one(light <= LIGHT))
 }
 
-/// Compiles each crate with no store, and with each alone.
+/// Counts crates, and compiles each crate with no store, and with each alone.
 pub(crate) fn check() -> Result<Tally> {
     let mut tally = count()?;
-    for (package, folder) in PACKAGES {
+    tally.add(alone(&PACKAGES)?);
+    Ok(tally)
+}
+
+/// Compiles the crate of the clients with no store, and with each alone: the others only hand the features on.
+pub(crate) fn clients() -> Result<Tally> {
+    alone(&PACKAGES[..1])
+}
+
+fn alone(packages: &[(&str, &str)]) -> Result<Tally> {
+    let mut tally = Tally::default();
+    for (package, folder) in packages {
         let alone = stores(folder)?;
         for feature in [String::new()].into_iter().chain(alone) {
             println!("--- {package} with `{feature}`");

@@ -42,6 +42,7 @@ pub(crate) fn everything(options: &Options) -> Result<Tally> {
     steps.run("Dependencies: licences, bans, sources", check::deny);
     steps.run("Crates that an application compiles", features::count);
     steps.run("Clippy, warnings denied", check::lint);
+    steps.run("Each store alone", features::clients);
     steps.run("Documentation, warnings denied", || check::doc(false));
     steps.run(
         "Tests, interoperability and doc tests of the workspace",

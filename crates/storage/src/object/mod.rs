@@ -16,6 +16,7 @@ mod quiet;
 #[cfg(feature = "s3")]
 mod s3;
 mod small;
+mod transport;
 
 use std::{fmt, ops::Range, time::SystemTime};
 

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error,
-    io,
+    io, iter,
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +18,7 @@ use reqwest::{
     Body, Client, Method, RequestBuilder, Response, StatusCode,
     header::{self, HeaderMap},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::listing::{self, Entry};
 use crate::{
@@ -50,8 +50,8 @@ pub(super) enum Failure {
     Connection(String),
     #[error("{0}")]
     Untrusted(String),
-    #[error("the server took nothing for {} s", web::READ_TIMEOUT.as_secs())]
-    Stalled,
+    #[error(transparent)]
+    Stalled(#[from] web::Stalled),
     #[error("the answer cannot be read: {0}")]
     Nonsense(String),
     #[error("{sent} bytes were sent and {stored} stored")]
@@ -131,7 +131,7 @@ impl Share {
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         Ok(Self {
             http: web::client(Certificates::Checked)?,
-            uploads: web::builder(Certificates::Checked)?.build()?,
+            uploads: web::uploads(Certificates::Checked)?,
             server: server.to_owned(),
             root: root.to_owned(),
             user,
@@ -156,11 +156,23 @@ impl Share {
         }
     }
 
-    /// Sends a request, again where that may help, until there is an answer that is final.
+    /// As [`Share::asked`], of a request that is answered soon.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Failure> {
+        self.asked(|| {
+            let answer = request().send();
+            async { Ok(answer.await?) }
+        })
+        .await
+    }
+
+    /// Asks, again where that may help, until there is an answer that is final.
+    async fn asked<A: Future<Output = Result<Response, Failure>>>(
+        &self,
+        ask: impl Fn() -> A,
+    ) -> Result<Response, Failure> {
         let mut pause = FIRST_PAUSE;
         for _ in 1..TRIES {
-            let asked = match request().send().await {
+            let asked = match ask().await {
                 Ok(answer) if is_final(answer.status()) => return Ok(answer),
                 Ok(answer) => match web::retry_after(answer.headers()) {
                     Some(asked) if asked > web::LONGEST_PAUSE => return Ok(answer),
@@ -172,7 +184,7 @@ impl Share {
             sleep(asked + pause.mul_f64(0.5 + fastrand::f64())).await;
             pause *= 2;
         }
-        Ok(request().send().await?)
+        ask().await
     }
 
     /// As [`Share::send`], for requests that are to succeed.
@@ -270,13 +282,16 @@ impl Share {
         only_over: Option<&str>,
     ) -> Result<(), Failure> {
         let put = || {
-            let mut request = dated(self.request(&self.http, "PUT", path), modified);
+            let mut request = dated(self.request(&self.uploads, "PUT", path), modified);
             if let Some(version) = only_over {
                 request = request.header(header::IF_MATCH, version);
             }
-            request.body(content.clone())
+            let (body, taken) = web::watched(iter::once(content.clone()));
+            let request = request.header(header::CONTENT_LENGTH, content.len());
+            let answer = web::while_moving(request.body(body).send(), taken);
+            async { Ok(answer.await??) }
         };
-        self.succeed(put).await.map(drop)
+        succeeded(self.asked(put).await?).map(drop)
     }
 
     /// Stores a file of unknown length, in place of what is there; its size in bytes.
@@ -302,7 +317,7 @@ impl Share {
             })
         };
         let request = dated(self.request(&self.uploads, "PUT", path), modified);
-        let answer = while_moving(request.body(Body::wrap_stream(body)).send(), || {
+        let answer = web::while_moving(request.body(Body::wrap_stream(body)).send(), || {
             sent.load(Ordering::Relaxed)
         });
         let answer = answer.await;
@@ -423,18 +438,16 @@ fn is_final(status: StatusCode) -> bool {
         .contains(&status)
 }
 
-/// Waits as long as something moves.
-async fn while_moving<T>(
-    work: impl Future<Output = T>,
-    moved: impl Fn() -> u64,
-) -> Result<T, Failure> {
-    let mut work = std::pin::pin!(work);
-    loop {
-        let before = moved();
-        match timeout(web::READ_TIMEOUT, &mut work).await {
-            Ok(done) => return Ok(done),
-            Err(_) if moved() > before => {}
-            Err(_) => return Err(Failure::Stalled),
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_upload_takes_as_long_as_it_takes_and_is_given_up_when_nothing_moves() {
+        web::slow::check(async |url, content| {
+            let share = Share::new(&url, "", None).unwrap();
+            share.put("object", content, None, None).await
+        })
+        .await;
     }
 }
