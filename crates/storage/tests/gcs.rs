@@ -6,12 +6,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bytes::Bytes;
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
     Destination, GcsOptions, OsDisk, Precondition, ReplicaClient, Secret, SmallKey, bytes_stream,
     conformance::{Gauge, Pieces, Replicas},
 };
-use evertide_testkit::{FaultProxy, GcsServer, wait_until};
+use evertide_testkit::{FaultProxy, GcsServer, QuotingServer, planted_secret, wait_until};
 
 evertide_storage::conformance!(Buckets::new());
 
@@ -146,5 +147,37 @@ fn credentials_that_are_no_key_file_are_refused_and_not_shown() {
             !format!("{text} {error} {error:?}").contains("hunter2"),
             "{error:?}"
         );
+    }
+}
+
+/// Whose key is refused, by who gives tokens for it or by the store itself, has no empty replica.
+#[tokio::test]
+async fn credentials_that_are_refused_are_named_and_not_shown() {
+    let server = QuotingServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let token = dir.path().join("token");
+    std::fs::write(&token, "hunter2-token").unwrap();
+    let key = format!(
+        r#"{{"type": "external_account", "audience": "it",
+            "subject_token_type": "urn:ietf:params:oauth:token-type:jwt",
+            "token_url": "{}", "credential_source": {{"file": "{}"}}}}"#,
+        server.url(),
+        token.display()
+    );
+    let mut unsigned = GcsOptions::new("bucket", "x");
+    unsigned.endpoint = Some(server.url());
+    let mut signed = unsigned.clone();
+    signed.credentials = Some(Secret::new(key));
+    for options in [unsigned, signed] {
+        let client = connect(options);
+        let listed = client.list(Level::L0, None).await.unwrap_err();
+        let name = LtxName::new(Txid::new(1), Txid::new(1));
+        let body = bytes_stream(Bytes::from_static(b"x"));
+        let put = client.put(Level::L0, name, SystemTime::UNIX_EPOCH, body);
+        for error in [listed, put.await.unwrap_err()] {
+            let text = format!("{error} {error:?}");
+            assert!(error.to_string().contains("check the access key"), "{text}");
+            assert_eq!(planted_secret(&text), None);
+        }
     }
 }

@@ -7,7 +7,7 @@ use super::interop::{self, Store};
 
 /// A place to run programs in, and a replica that both know: Evertide by its URL, Litestream by settings, since
 /// it takes no endpoint from a URL.
-fn store(server: &OssServer) -> Store {
+pub(crate) fn store(server: &OssServer) -> Store {
     let (bucket, region, endpoint) = (OssServer::BUCKET, OssServer::REGION, server.endpoint());
     let url = format!("oss://{bucket}/app?region={region}&endpoint={endpoint}");
     let mut store = Store::new(url, environment());

@@ -478,6 +478,9 @@ fn hint(error: &opendal::Error) -> &'static str {
             "; check the access key and what its policy allows: list, get, put, delete"
         }
         ErrorKind::ConfigInvalid => "; check the settings of the replica",
+        _ if text.contains("load signing credential") => {
+            "; check the access key, and that whoever gives tokens for it can be reached and accepts it"
+        }
         _ if tls::is_untrusted(error) => tls::UNTRUSTED,
         _ if text.contains("NotImplemented") => {
             "; if the server has no conditional writes, set `conditional_writes` to false"

@@ -1,10 +1,13 @@
 //! Signatures, as "Include a V4 signature in the Authorization header" of the documentation has them.
 
+use jiff::{SignedDuration, Timestamp};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ring::{digest, hmac};
 
 use super::{OssServer, request::Asked};
 
+/// How far the clock of a client may be from that of the server.
+const LARGEST_SKEW: SignedDuration = SignedDuration::from_mins(15);
 const VERSION: &str = "OSS4-HMAC-SHA256";
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
@@ -32,13 +35,25 @@ pub(super) fn check(asked: &Asked) -> Result<(), (&'static str, &'static str)> {
             return Err(("InvalidAccessKeyId", message));
         }
     };
-    match signature(asked, &said, secret).as_deref() == Some(said.signature) {
-        true => Ok(()),
-        false => Err((
+    if signature(asked, &said, secret).as_deref() != Some(said.signature) {
+        return Err((
             "SignatureDoesNotMatch",
             "The request signature we calculated does not match the signature you provided.",
+        ));
+    }
+    match skew(asked).is_some_and(|skew| skew.abs() <= LARGEST_SKEW) {
+        true => Ok(()),
+        false => Err((
+            "RequestTimeTooSkewed",
+            "The difference between the request time and the current time is too large.",
         )),
     }
+}
+
+/// By how much the time of a request, `20261129T120000Z`, is before now.
+fn skew(asked: &Asked) -> Option<SignedDuration> {
+    let time: Timestamp = asked.header("x-oss-date")?.parse().ok()?;
+    Some(Timestamp::now().duration_since(time))
 }
 
 /// What an `Authorization` says.
