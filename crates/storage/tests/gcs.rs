@@ -152,6 +152,7 @@ fn credentials_that_are_no_key_file_are_refused_and_not_shown() {
 
 /// Whose key is refused, by who gives tokens for it or by the store itself, has no empty replica.
 #[tokio::test]
+#[allow(clippy::disallowed_methods)] // a file of its own
 async fn credentials_that_are_refused_are_named_and_not_shown() {
     let server = QuotingServer::start();
     let dir = tempfile::tempdir().unwrap();
