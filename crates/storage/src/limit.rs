@@ -195,9 +195,7 @@ mod tests {
 
     #[test]
     fn no_more_passes_in_any_time_than_the_rate_allows_and_one_piece() {
-        let seed = fastrand::u64(..);
-        eprintln!("seed {seed}");
-        let mut random = fastrand::Rng::with_seed(seed);
+        let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
         for _ in 0..300 {
             let bytes_per_second = random.u64(1..2_000_000);
             let mut bucket = Bucket::new(rate(bytes_per_second));

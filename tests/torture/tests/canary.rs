@@ -5,7 +5,7 @@ use evertide_torture::{Fault, Options, Subject, Verdict, torture};
 fn torture_with(fault: Fault) -> Verdict {
     let options = Options {
         seconds: 6,
-        seed: fastrand::u64(..),
+        seed: evertide_testkit::seed(),
         writers: 2,
         subject: Subject::Evertide,
         form: None,

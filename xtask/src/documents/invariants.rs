@@ -1,4 +1,4 @@
-//! docs/invariants.md names the tests that prove each promise; they have to exist.
+//! docs/invariants.md names the tests that hold each promise and each trap; they have to exist, and to be run.
 //!
 //! A test is named in inline code, alone (`a_sentence_with_underscores`) or behind the path of its
 //! file or module.
@@ -36,10 +36,35 @@ pub(super) fn check(
             ));
         }
     }
-    if named.is_empty() {
-        problems.push(format!("{} names no test", path.display()));
+    let lines: Vec<usize> = named.iter().map(|(line, _)| **line).collect();
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    for (line, title) in without_a_test(&text, &lines) {
+        problems.push(format!("{}:{line}: no test holds {title}", path.display()));
     }
     Ok(named.len())
+}
+
+/// The promises (`## 1. Never..`) and traps (`- **T1, ..`) of a text, with their lines, that none of the tests is named
+/// for that are on these lines.
+fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
+    let mut items: Vec<(usize, Option<&str>)> = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let begins = |rest: &&str| rest.starts_with(|c: char| c.is_ascii_digit());
+        let promise = line.strip_prefix("## ");
+        let trap = line.strip_prefix("- **T").filter(begins).map(|_| line);
+        if promise.is_some() || trap.is_some() {
+            items.push((index + 1, promise.filter(begins).or(trap)));
+        }
+    }
+    let ends = items.iter().skip(1).map(|(line, _)| *line);
+    let ends = ends.chain([usize::MAX]);
+    let spans = items.iter().zip(ends);
+    spans
+        .filter_map(|((line, title), end)| {
+            let is_held = named.iter().any(|named| (*line..end).contains(named));
+            title.filter(|_| !is_held).map(|title| (*line, title))
+        })
+        .collect()
 }
 
 /// The last part of a path, when it reads like a sentence.
@@ -50,7 +75,7 @@ fn test_name(code: &str) -> Option<&str> {
     sentence.then_some(name)
 }
 
-/// The names of all functions below a `#[test]`, `#[tokio::test]` or the like.
+/// The names of all functions below a `#[test]`, `#[tokio::test]` or the like that every run calls.
 pub(crate) fn tests_of(root: &Path) -> Result<BTreeSet<String>> {
     let mut files = Vec::new();
     super::collect(root, "rs", &mut files)?;
@@ -65,16 +90,17 @@ pub(crate) fn tests_of(root: &Path) -> Result<BTreeSet<String>> {
 
 fn tests_in(text: &str) -> Vec<String> {
     let mut tests = Vec::new();
-    let mut is_test = false;
+    let (mut is_test, mut is_ignored) = (false, false);
     for line in text.lines().map(str::trim) {
         if line.starts_with("#[") {
             is_test |= line.contains("test]") || line.contains("test(");
+            is_ignored |= line.starts_with("#[ignore");
         } else if let Some((_, rest)) = line.split_once("fn ") {
             let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            if is_test {
+            if is_test && !is_ignored {
                 tests.push(rest[..end.unwrap_or(rest.len())].to_owned());
             }
-            is_test = false;
+            (is_test, is_ignored) = (false, false);
         }
     }
     tests
@@ -86,10 +112,19 @@ mod tests {
 
     #[test]
     fn tests_are_told_from_other_functions() {
-        let text = "fn helper() {}\n#[test]\n#[ignore]\nfn one_of_them() {}\n\
+        let text = "fn helper() {}\n#[test]\n#[ignore = \"a process\"]\nfn that_nobody_calls() {}\n\
+                    #[test]\nfn one_of_them() {}\n\
                     #[tokio::test(flavor = \"multi_thread\")]\nasync fn another_of_them() {}\n\
                     fn no_test_here() {}";
         assert_eq!(tests_in(text), ["one_of_them", "another_of_them"]);
+    }
+
+    #[test]
+    fn a_promise_or_trap_that_no_test_is_named_for_is_found() {
+        let text = "# Title\n## 1. Held\n\n- `a_b_c`\n## 2. Not held\n\n## Traps\n- **T1, held.** `a_b_c`\n\
+                    - **T2, not held.**\n  `a_b`\n- **T3, held.**\n  `a_b_c`\n";
+        let missing = without_a_test(text, &[4, 8, 12]);
+        assert_eq!(missing, [(5, "2. Not held"), (9, "- **T2, not held.**")]);
     }
 
     #[test]

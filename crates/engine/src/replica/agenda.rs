@@ -238,4 +238,44 @@ mod tests {
         let merged = [file(0, 2, 2, 10)].to_vec();
         assert_eq!(next, Next::Now(Task::Merge(Level::new(1).unwrap(), merged)));
     }
+    #[test]
+    fn what_is_too_old_to_be_kept_is_not_compacted_where_a_snapshot_has_it() {
+        let seconds = Duration::from_secs;
+        let rules = Rules {
+            levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
+            snapshots: Windows::new(seconds(3_600)),
+            grace: seconds(300),
+            retention: Some(Keep::new(seconds(7_200), &[])),
+            check_interval: seconds(60),
+        };
+        let files: Files = [(0, 2, 2), (0, 3, 3), (0, 4, 4), (9, 1, 3)]
+            .map(|(level, min, max)| file(level, min, max, 10))
+            .into_iter()
+            .collect();
+        let merged = |next| match next {
+            Next::Now(Task::Merge(level, sources)) => {
+                let first: &LtxObject = &sources[0];
+                Some((level.get(), first.name.min.get(), sources.len()))
+            }
+            _ => None,
+        };
+        let young = plan(&files, &rules, None, time(7_209));
+        assert_eq!(merged(young), Some((1, 2, 3)));
+        let old = plan(&files, &rules, None, time(7_210));
+        assert_ne!(merged(old).map(|(level, ..)| level), Some(1));
+    }
+
+    #[test]
+    fn retention_is_looked_after_when_it_is_due_and_not_before() {
+        let mut options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        options.retention = Some(Duration::from_secs(1));
+        let rules = Rules::new(&options);
+        let files: Files = [file(9, 1, 1, 10)].into_iter().collect();
+        let at = |now| plan(&files, &rules, Some(time(50)), time(now));
+        assert_eq!(at(49), Next::At(time(50)));
+        assert_eq!(at(50), Next::Now(Task::Retention));
+        assert_eq!(at(51), Next::Now(Task::Retention));
+        let never = plan(&files, &rules, None, time(51));
+        assert_eq!(never, Next::Never);
+    }
 }

@@ -68,8 +68,7 @@ fn replicate(dir: &Path, page_size: u32, seed: u64) -> (PathBuf, PathBuf) {
 
 #[tokio::test]
 async fn what_litestream_replicated_is_restored_as_litestream_does() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let sizes = [512, 4096, 65536].map(|page_size| {
         tokio::task::spawn_blocking(move || {
             let dir = evertide_testkit::temp_dir();

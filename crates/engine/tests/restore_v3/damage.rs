@@ -59,9 +59,7 @@ fn name(path: &Path) -> String {
 
 #[tokio::test]
 async fn a_flipped_bit_in_any_file_is_never_restored_and_the_file_is_named() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
+    let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
     let (dir, files) = copied();
     let expected = fs::read(folder().join("restored.db")).unwrap();
     for file in some(&files, &mut random) {
@@ -127,9 +125,8 @@ async fn a_missing_segment_is_a_gap_that_is_named() {
 #[tokio::test]
 async fn a_file_cut_anywhere_is_refused() {
     let (dir, files) = copied();
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
-    for file in some(&files, &mut fastrand::Rng::with_seed(seed)) {
+    let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
+    for file in some(&files, &mut random) {
         let good = fs::read(file).unwrap();
         for len in [0, 7, good.len() / 2, good.len() - 8, good.len() - 1] {
             fs::write(file, &good[..len]).unwrap();

@@ -39,8 +39,7 @@ async fn the_newest_state_is_proven_after_an_orderly_stop() {
 
 #[tokio::test]
 async fn states_are_proven_whatever_the_application_does() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let dir = tempfile::tempdir().unwrap();
     let (db, replica) = (dir.path().join("app.db"), dir.path().join("replica"));
     create_database(&db, DatabaseOptions::default()).unwrap();

@@ -49,8 +49,7 @@ async fn a_replica_of_the_engine_is_sound() {
 
 #[tokio::test]
 async fn a_replica_of_the_engine_is_sound_whatever_the_application_does() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let dir = tempfile::tempdir().unwrap();
     let (db, replica) = (dir.path().join("app.db"), dir.path().join("replica"));
     create_database(&db, evertide_testkit::DatabaseOptions::default()).unwrap();
@@ -71,8 +70,7 @@ async fn a_replica_of_the_engine_is_sound_whatever_the_application_does() {
 
 #[tokio::test]
 async fn a_replica_of_litestream_with_levels_and_snapshots_is_sound() {
-    let seed = fastrand::u64(..);
-    eprintln!("seed {seed}");
+    let seed = evertide_testkit::seed();
     let sizes = [512, 4096, 65536]
         .map(|page_size| tokio::task::spawn_blocking(move || of_litestream(page_size, seed, 25)));
     for scene in sizes {
