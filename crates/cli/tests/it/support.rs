@@ -5,7 +5,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use evertide_testkit::{ChildProcess, TempDir, planted_secret, temp_dir, wait_until};
@@ -152,9 +153,12 @@ impl Workplace {
 
     /// Waits until the log has this text.
     pub(crate) fn wait_for_log(&self, process: &ChildProcess, text: &str) {
-        wait_until(PATIENCE, &format!("`{text}` in the log"), || {
-            process.log().contains(text)
-        });
+        let end = Instant::now() + PATIENCE;
+        while !process.log().contains(text) {
+            let log = process.log();
+            assert!(Instant::now() < end, "`{text}` is not in the log:\n{log}");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// A key, and a database with these settings.

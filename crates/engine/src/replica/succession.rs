@@ -47,7 +47,7 @@ fn judge(taken: &Taken, us: &Owner) -> Claim {
         Taken::Released(last) | Taken::FromAnother(last) if last.owner.home == us.home => {
             Claim::Rightful
         }
-        Taken::Released(_) | Taken::FromAnother(_) => Claim::ToBeProven,
+        Taken::Released(_) | Taken::FromAnother(_) | Taken::Displacing(_) => Claim::ToBeProven,
     }
 }
 
@@ -57,7 +57,7 @@ fn judge(taken: &Taken, us: &Owner) -> Claim {
 /// snapshot, above every transaction that the other one can have used.
 fn begin(taken: &Taken, remote: Remote) -> Remote {
     match taken {
-        Taken::FromAnother(_) if remote.txid() > Txid::ZERO => {
+        Taken::FromAnother(_) | Taken::Displacing(_) if remote.txid() > Txid::ZERO => {
             Remote::Other(Txid::new(remote.txid().get() | (EPOCH - 1)))
         }
         _ => remote,
@@ -219,6 +219,7 @@ mod tests {
             (Taken::FromAnother(same_place), Claim::Rightful),
             (Taken::Released(elsewhere.clone()), Claim::ToBeProven),
             (Taken::FromAnother(elsewhere), Claim::ToBeProven),
+            (Taken::Displacing(record(us.clone())), Claim::ToBeProven),
         ];
         for (taken, expected) in cases {
             assert_eq!(judge(&taken, &us), expected, "{taken:?}");
@@ -237,12 +238,13 @@ mod tests {
             assert_eq!(begin(&taken, ours), ours, "{taken:?}");
             assert_eq!(begin(&taken, theirs), theirs, "{taken:?}");
         }
-        let taken = Taken::FromAnother(other);
-        for remote in [ours, theirs] {
-            let above = Remote::Other(Txid::new(0x1_ffff_ffff));
-            assert_eq!(begin(&taken, remote), above, "with a snapshot of 2 * 2^32");
+        for taken in [Taken::FromAnother(other.clone()), Taken::Displacing(other)] {
+            for remote in [ours, theirs] {
+                let above = Remote::Other(Txid::new(0x1_ffff_ffff));
+                assert_eq!(begin(&taken, remote), above, "with a snapshot of 2 * 2^32");
+            }
+            let empty = Remote::Other(Txid::ZERO);
+            assert_eq!(begin(&taken, empty), empty, "nobody has stored anything");
         }
-        let empty = Remote::Other(Txid::ZERO);
-        assert_eq!(begin(&taken, empty), empty, "nobody has stored anything");
     }
 }

@@ -23,17 +23,18 @@ pub(super) enum Verdict {
     Held { wait: Duration },
 }
 
-/// Decides from the lease as it was read, the time of day, and for how long it has been seen unchanged.
+/// Decides from the lease as it was read, the time of day, and for how long it has been seen unchanged. A lease that is
+/// of `us` has ended, unless somebody else's may have been there in its place (`None`).
 ///
 /// The second of the two ways in which it ends needs no clocks that agree: who renews it changes the
 /// object, so one that did not change for as long as it lasts has ended, whatever its times say.
 pub(super) fn decide(
     last: Option<&LeaseRecord>,
-    us: &Owner,
+    us: Option<&Owner>,
     now: SystemTime,
     unchanged: Duration,
 ) -> Verdict {
-    let ended = |owner: &Owner| (owner.id, owner.boot) == (us.id, us.boot);
+    let ended = |owner: &Owner| us.is_some_and(|us| (owner.id, owner.boot) == (us.id, us.boot));
     let held = |last: &&LeaseRecord| last.state == LeaseState::Held && !ended(&last.owner);
     let Some(last) = last.filter(held) else {
         return Verdict::Free;
@@ -97,7 +98,7 @@ mod tests {
     /// The lease was renewed in second 2,000 and lasts 120 seconds.
     fn verdict(last: &LeaseRecord, now: u64, unchanged: u64) -> Verdict {
         let unchanged = Duration::from_secs(unchanged);
-        decide(Some(last), &us(), time(now), unchanged)
+        decide(Some(last), Some(&us()), time(now), unchanged)
     }
 
     fn held(seconds: u64) -> Verdict {
@@ -108,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_taken_when_nobody_can_be_writing_and_not_before() {
-        let none = decide(None, &us(), time(2_000), Duration::ZERO);
+        let none = decide(None, Some(&us()), time(2_000), Duration::ZERO);
         assert_eq!(none, Verdict::Free, "nobody ever had it");
         let other = record(OTHER);
         let cases = [
@@ -135,6 +136,8 @@ mod tests {
     #[test]
     fn ones_own_lease_and_one_that_was_let_go_are_taken_at_once() {
         assert_eq!(verdict(&record(US), 2_001, 0), Verdict::Free);
+        let displacing = decide(Some(&record(US)), None, time(2_001), Duration::from_secs(1));
+        assert_eq!(displacing, held(125), "somebody else may have it");
         let mut before_a_reboot = record(US);
         before_a_reboot.owner.boot += 1;
         assert_eq!(
@@ -198,7 +201,7 @@ mod tests {
                     let theirs = time(u64::try_from(2_000 + real.cast_signed() + skew).unwrap());
                     let verdict = decide(
                         Some(&record(OTHER)),
-                        &us(),
+                        Some(&us()),
                         theirs,
                         Duration::from_secs(later),
                     );

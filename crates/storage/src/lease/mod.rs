@@ -9,6 +9,8 @@
 //!   several who try one succeeds, and the others are told. Where a store cannot do that
 //!   ([`Capabilities::compare_and_set`](crate::Capabilities)), the object is read again a second later; two
 //!   who write in the very same moment are both told that the other won, or one is.
+//!   Who writes long after the look that came before may have written over somebody else, and waits as
+//!   for a stranger's lease ([`Taken::Displacing`]).
 //! - Its owner stops writing when a quarter of it is left, measured from before the request that renewed
 //!   it, by a clock that goes on while the machine sleeps, and by the time of day. Who waits for it
 //!   measures from when it saw it, or adds five minutes to its end (`decide`).
@@ -63,6 +65,8 @@ struct State {
     taken: bool,
     /// Whether something that was sent may still arrive: its end is not known.
     unsettled: bool,
+    /// Whether our own record may have replaced that of somebody else who writes, in a store that cannot prevent it.
+    displacing: bool,
 }
 
 #[derive(Clone)]
@@ -93,6 +97,8 @@ pub enum Taken {
     /// From another owner, whose lease has ended, or that let go without knowing the end of everything:
     /// something of what it was writing may still arrive.
     FromAnother(LeaseRecord),
+    /// From the same owner, by whose record that of somebody else may have been replaced, who may have written.
+    Displacing(LeaseRecord),
 }
 
 impl Taken {
@@ -100,9 +106,10 @@ impl Taken {
     pub fn record(&self) -> Option<&LeaseRecord> {
         match self {
             Self::New => None,
-            Self::Again(record) | Self::Released(record) | Self::FromAnother(record) => {
-                Some(record)
-            }
+            Self::Again(record)
+            | Self::Released(record)
+            | Self::FromAnother(record)
+            | Self::Displacing(record) => Some(record),
         }
     }
 }
@@ -159,32 +166,41 @@ impl Lease {
             return Ok(Taken::Again(record));
         }
         let last = self.read().await?;
-        let unchanged = {
+        let (unchanged, displacing) = {
             let mut state = self.state();
             if last
                 .as_ref()
                 .is_none_or(|last| last.session != self.session)
             {
                 state.forget();
+                state.displacing = false;
             }
             let since = state.seen.as_ref().map(|seen| seen.since);
-            since.map_or(Duration::ZERO, |since| {
+            let unchanged = since.map_or(Duration::ZERO, |since| {
                 self.clock.uptime().saturating_sub(since)
-            })
+            });
+            (unchanged, state.displacing)
         };
-        match decide(last.as_ref(), &self.owner, self.clock.now(), unchanged) {
-            Verdict::Free => Ok(self.taken_from(last)),
+        let us = (!displacing).then_some(&self.owner);
+        match decide(last.as_ref(), us, self.clock.now(), unchanged) {
+            Verdict::Free => Ok(self.taken_from(last, displacing)),
             Verdict::Held { wait } => Err(Error::LeaseHeld {
                 location: self.client.location(),
-                holder: last.map(|last| last.to_string()).unwrap_or_default(),
+                holder: match last {
+                    Some(_) if displacing => {
+                        "whoever may have taken its lease from this process".to_owned()
+                    }
+                    last => last.map(|last| last.to_string()).unwrap_or_default(),
+                },
                 wait,
             }),
         }
     }
 
-    fn taken_from(&self, last: Option<LeaseRecord>) -> Taken {
+    fn taken_from(&self, last: Option<LeaseRecord>, displacing: bool) -> Taken {
         match last {
             None => Taken::New,
+            Some(last) if last.owner.id == self.owner.id && displacing => Taken::Displacing(last),
             Some(last) if last.owner.id == self.owner.id => Taken::Again(last),
             Some(last) if last.state == LeaseState::Released => Taken::Released(last),
             Some(last) => Taken::FromAnother(last),
@@ -326,20 +342,27 @@ impl Lease {
             now: self.clock.now(),
         };
         let record = self.record(claim, begun.now, LeaseState::Held);
+        let blind = !self.client.capabilities().compare_and_set;
         match self.put(&record, seen.version).await {
             Ok(version) => {
                 self.state().note(Some(version), Some(record), begun.uptime);
             }
-            Err(error) if error.is_conflict() => return self.recognise().await,
+            Err(error) if error.is_conflict() => {
+                self.recognise().await?;
+                return self.still_ours(blind && taken);
+            }
             Err(error) => return Err(error),
         }
-        if !taken && !self.client.capabilities().compare_and_set {
+        let took = self.clock.uptime().saturating_sub(begun.uptime);
+        self.still_ours(blind && took >= margin(self.duration))?;
+        if blind && (!taken || self.left().is_zero()) {
             tokio::time::sleep(SETTLING).await;
             self.recognise().await?;
         }
         let mut state = self.state();
         state.renewed = Some(begun);
         state.taken = true;
+        state.displacing = false;
         Ok(())
     }
 
@@ -351,6 +374,24 @@ impl Lease {
         }
         self.state().forget();
         Err(self.lost("it was taken meanwhile"))
+    }
+
+    /// After a record of ours was stored `blind`, long after the last look. Where our lease has ended meanwhile it may have
+    /// replaced that of somebody else, who notices at the next renewal; until then nothing may be written here.
+    fn still_ours(&self, blind: bool) -> Result<(), Error> {
+        if !blind || !self.left().is_zero() {
+            return Ok(());
+        }
+        let now = self.clock.uptime();
+        {
+            let mut state = self.state();
+            state.forget();
+            state.displacing = true;
+            if let Some(seen) = &mut state.seen {
+                seen.since = now;
+            }
+        }
+        Err(self.lost("somebody else may have taken it meanwhile"))
     }
 
     /// Reads the object, and notes since when it is what it is.

@@ -492,22 +492,97 @@ async fn in_a_store_without_conditions_one_of_two_notices_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_store_without_conditions_who_was_written_over_stops_at_the_next_renewal() {
+async fn in_a_store_without_conditions_who_takes_an_ended_lease_again_looks_whether_it_has_it() {
     let store = odd(0, false);
     let (first, second) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
     first.claim().await.unwrap();
     first.put(1).await.unwrap();
     pass(&[&first, &second], 1_000);
     second.claim().await.unwrap();
-    // Both look before either writes, and the first one had it before: it does not look again.
+    // Both look before either writes.
     let (one, two) = join(first.put(2), second.put(3)).await;
-    one.unwrap();
+    assert_lost(one, "process 22");
     two.unwrap();
-    pass(&[&first, &second], 61);
-    assert_lost(first.put(4).await, "process 22");
-    second.put(5).await.unwrap();
     let seen = first.claim().await.unwrap_err();
     assert!(matches!(seen, Error::LeaseHeld { .. }), "{seen}");
+}
+
+/// As a process that is stopped between the look of its store and the write.
+async fn stopped_while_it_renews(stopped: &Writer, heir: &Writer, away: u64) -> Result<(), Error> {
+    stopped.claim().await.unwrap();
+    stopped.put(1).await.unwrap();
+    pass(&[stopped, heir], 61);
+    assert!(heir.claim().await.is_err());
+    let mut renewal = Box::pin(stopped.put(2));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(renewal.as_mut().poll(&mut context).is_pending());
+    pass(&[stopped, heir], away);
+    if away >= 126 {
+        heir.claim().await.unwrap();
+        heir.put(3).await.unwrap();
+    }
+    renewal.await
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_who_may_have_written_over_another_stops_and_waits() {
+    let store = odd(0, false);
+    let (late, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    let renewed = stopped_while_it_renews(&late, &heir, 130).await;
+    assert_lost(renewed, "somebody else may have taken it meanwhile");
+    assert_eq!(stored(&store).await, [name(1), name(3)]);
+    // Neither knows of the other: both wait for as long as one who has it could write.
+    pass(&[&late, &heir], 61);
+    assert_lost(heir.put(4).await, "process 11");
+    for writer in [&late, &heir] {
+        let seen = writer.claim().await.unwrap_err();
+        assert!(matches!(seen, Error::LeaseHeld { .. }), "{seen}");
+    }
+    pass(&[&late, &heir], 126);
+    let taken = late.claim().await.unwrap();
+    assert!(matches!(taken, Taken::Displacing(_)), "{taken:?}");
+    let taken = heir.claim().await.unwrap();
+    assert!(matches!(taken, Taken::FromAnother(_)), "{taken:?}");
+    let (one, two) = tokio::join!(late.put(5), heir.put(6));
+    assert!(one.is_ok() != two.is_ok(), "{one:?} {two:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_renewal_that_arrives_in_time_is_one() {
+    let store = odd(0, false);
+    let (slow, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    stopped_while_it_renews(&slow, &heir, 20).await.unwrap();
+    assert_eq!(stored(&store).await, [name(1), name(2)]);
+}
+
+/// Its owner thinks that it was never sent, and it comes when somebody else has the lease.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_renewal_that_was_given_up_gives_no_lease_when_it_arrives()
+{
+    let store = odd(0, false);
+    let (late, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    late.claim().await.unwrap();
+    late.put(1).await.unwrap();
+    pass(&[&late, &heir], 61);
+    assert!(heir.claim().await.is_err());
+    let key = SmallKey::lease();
+    let before = store.get_small(&key).await.unwrap().unwrap().content;
+    pass(&[&late, &heir], 130);
+    heir.claim().await.unwrap();
+    heir.put(2).await.unwrap();
+    let text = String::from_utf8(before.to_vec()).unwrap();
+    let renewed = LeaseRecord::decode(text.as_bytes()).unwrap();
+    let renewed = LeaseRecord {
+        renewed: renewed.renewed + Duration::from_secs(61),
+        ..renewed
+    };
+    let arrives = store.put_small(&key, renewed.encode().into(), Precondition::None);
+    arrives.await.unwrap();
+    assert_lost(
+        late.put(3).await,
+        "somebody else may have taken it meanwhile",
+    );
+    assert_eq!(stored(&store).await, [name(1), name(2)]);
 }
 
 /// Stopped anywhere in taking the lease and storing an object, for longer than the lease lasts: either
