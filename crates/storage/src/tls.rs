@@ -9,9 +9,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-/// What the user can do about a server that is not trusted.
-pub(crate) const UNTRUSTED: &str = "; if the server's certificate is of an authority of your own, set the variable \
-                                    SSL_CERT_FILE to a file with the certificates (PEM) of all that are to be trusted";
+const UNTRUSTED: &str = "; if the server's certificate is of an authority of your own, set the variable SSL_CERT_FILE \
+                         to a file with the certificates (PEM) of all that are to be trusted";
+const OUT_OF_DATE: &str = "; set the clock of this machine, or have the server's certificate renewed: by that clock it \
+                           is not valid now";
 
 /// Whether a server has to prove who it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,13 +84,15 @@ impl ServerCertVerifier for Believing {
     }
 }
 
-/// Whether a server was refused because nobody who is trusted vouches for it.
-pub(crate) fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
+/// What the user can do about a server that has not proven who it is.
+pub(crate) fn hint(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(error) = error.downcast_ref() {
-            let untrusted = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-            return untrusted == *error;
+            return match error {
+                rustls::Error::InvalidCertificate(refused) => hint_on(refused),
+                _ => None,
+            };
         }
         // It passes over what it holds otherwise.
         let held = error.downcast_ref::<io::Error>();
@@ -98,5 +101,16 @@ pub(crate) fn is_untrusted(error: &(dyn Error + 'static)) -> bool {
             None => error.source(),
         };
     }
-    false
+    None
+}
+
+fn hint_on(refused: &CertificateError) -> Option<&'static str> {
+    match refused {
+        CertificateError::UnknownIssuer => Some(UNTRUSTED),
+        CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. }
+        | CertificateError::Expired
+        | CertificateError::ExpiredContext { .. } => Some(OUT_OF_DATE),
+        _ => None,
+    }
 }

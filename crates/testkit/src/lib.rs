@@ -50,12 +50,12 @@ pub use process::{
     another_process_finds_it_open, another_process_finds_locked,
 };
 pub use programs::{
-    Authority, AzureServer, GcsServer, InstallError, NatsServer, RestoreError, S3Kind, S3Server,
-    SftpKind, SftpServer, StsServer, WebdavKind, WebdavServer, age, age_keygen, install_age,
-    install_azurite, install_fake_gcs, install_faketime, install_litestream, install_litestream_v3,
-    install_ministack, install_nats, install_openssh, install_rclone, install_wsgidav, litestream,
-    litestream_command, litestream_v3, litestream_v3_command, replica_url, restore_with_litestream,
-    try_restore_with_litestream, with_clock,
+    Authority, AzureServer, GcsServer, GoogleHosts, InstallError, NatsServer, RestoreError, S3Kind,
+    S3Server, SftpKind, SftpServer, StsServer, WebdavKind, WebdavServer, age, age_keygen,
+    install_age, install_azurite, install_fake_gcs, install_faketime, install_litestream,
+    install_litestream_v3, install_ministack, install_nats, install_openssh, install_rclone,
+    install_wsgidav, litestream, litestream_command, litestream_v3, litestream_v3_command,
+    replica_url, restore_with_litestream, try_restore_with_litestream, with_clock,
 };
 pub use proxy::{Answered, Fault, FaultProxy, Road, Way, Weather, WireProxy};
 pub use tempfile::TempDir;

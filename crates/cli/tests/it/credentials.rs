@@ -2,11 +2,8 @@
 
 use std::{fs, process::Command};
 
-use evertide_testkit::{
-    Authority, ChildProcess, OssServer, S3Kind, S3Server, StsServer, wait_until, with_clock,
-};
+use evertide_testkit::{Authority, ChildProcess, S3Kind, S3Server, StsServer, wait_until};
 
-use super::oss;
 use super::support::{PATIENCE, Workplace, insert};
 
 const NEW_ID: &str = "AKIDANOTHER12345";
@@ -171,61 +168,6 @@ fn a_key_that_expires_is_renewed_under_a_running_process() {
 #[test]
 fn a_key_that_is_given_for_the_token_of_a_web_identity_is_renewed_under_a_running_process() {
     replication_goes_on_with_another_key(Kept::GivenForToken);
-}
-
-/// What is signed by a wrong clock is refused by the store at `url`, and nothing comes of it; `environment` has the key
-/// to it, with this secret.
-fn the_clock_is_named(url: &str, environment: &[(&str, String)], secret: &str) {
-    let place = Workplace::new();
-    place.database("app.db", 3);
-    let run = |offset: &str, arguments: &[&str]| {
-        let mut command = place.command(arguments);
-        command.envs(environment.iter().map(|(name, value)| (name, value)));
-        let output = with_clock(&command, offset).output().unwrap();
-        let shown = [&*output.stdout, &output.stderr].concat();
-        (output.status.success(), String::from_utf8(shown).unwrap())
-    };
-    let replicate = ["replicate", "--once", "app.db", url];
-    let restore = |to| ["restore", url, "-o", to];
-    for offset in ["+1h", "-1h"] {
-        for arguments in [&replicate[..], &["doctor", url], &restore("no.db")] {
-            let (done, said) = run(offset, arguments);
-            assert!(!done, "{offset} {arguments:?}: {said}");
-            assert!(
-                said.contains("set the clock of this machine"),
-                "{offset} {arguments:?}: {said}"
-            );
-            assert!(!said.contains(secret), "{said}");
-        }
-    }
-    let (done, said) = run("+0", &restore("no.db"));
-    assert!(
-        !done && said.contains("no backup"),
-        "it got something: {said}"
-    );
-    // What is less than a quarter of an hour is not noticed by the server.
-    for offset in ["+5m", "-5m"] {
-        let (done, said) = run(offset, &replicate);
-        assert!(done, "{offset}: {said}");
-    }
-    let (done, said) = run("+0", &restore("restored.db"));
-    assert!(done, "{said}");
-    assert_eq!(place.rows("restored.db"), 3);
-}
-
-#[test]
-fn a_request_signed_by_a_wrong_clock_is_refused_and_the_clock_is_named() {
-    let server = S3Server::start(S3Kind::Rclone);
-    let url = server.replica_url("backup/app") + "&conditionalWrites=false";
-    let environment = S3Server::environment().map(|(name, value)| (name, value.to_owned()));
-    the_clock_is_named(&url, &environment, S3Server::SECRET_ACCESS_KEY);
-}
-
-#[test]
-fn a_request_to_oss_signed_by_a_wrong_clock_is_refused_and_the_clock_is_named() {
-    let server = OssServer::start();
-    let store = oss::store(&server);
-    the_clock_is_named(&store.url, &store.environment, OssServer::KEY_SECRET);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)] // tests, behind the product's back
 
 mod azure;
+mod clocks;
 mod costs;
 mod credentials;
 mod demo;

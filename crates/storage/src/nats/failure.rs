@@ -84,7 +84,7 @@ impl Failure {
     /// What the user can do about it.
     pub(super) fn hint(&self) -> &'static str {
         match self {
-            Self::Connect(error) if tls::is_untrusted(error) => tls::UNTRUSTED,
+            Self::Connect(error) if let Some(hint) = tls::hint(error) => hint,
             Self::Connect(error) => match error.kind() {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
                     "; check user and password, token, or credentials"

@@ -18,7 +18,7 @@ mod s3;
 mod small;
 mod transport;
 
-use std::{fmt, ops::Range, time::SystemTime};
+use std::{fmt, iter, ops::Range, time::SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -30,11 +30,11 @@ use opendal::{ErrorKind, Metadata, Operator};
 pub use self::azure::AzureOptions;
 #[cfg(feature = "gcs")]
 pub use self::gcs::GcsOptions;
-use self::once::PutOnce;
 #[cfg(feature = "oss")]
 pub use self::oss::OssOptions;
 #[cfg(feature = "s3")]
 pub use self::s3::S3Options;
+use self::{once::PutOnce, transport::WRONG_CLOCK};
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
     SmallObject, Version, bytes_stream,
@@ -461,27 +461,29 @@ impl ReplicaClient for ObjectClient {
 
 const MISSING_BUCKET: &str = "; create the bucket, or check its name, region and endpoint";
 
-/// What a server says to a request that was signed at another time than it has: some have no code for that.
-const TOO_SKEWED: [&str; 2] = [
-    "RequestTimeTooSkewed",
-    "difference between the request time and the server",
-];
+/// Whether a request was refused where the clock shows another time.
+fn is_clock_wrong(error: &opendal::Error) -> bool {
+    let first: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut causes = iter::successors(first, |cause| cause.source());
+    causes.any(|cause| cause.to_string().contains(WRONG_CLOCK))
+}
+
+/// What an error says that came before a request could be signed.
+const UNSIGNED: [&str; 2] = ["load signing credential", "signing http request"];
 
 /// What the user can do about an error.
 fn hint(error: &opendal::Error) -> &'static str {
     let text = error.to_string();
     match error.kind() {
-        _ if TOO_SKEWED.iter().any(|said| text.contains(said)) => {
-            "; set the clock of this machine: it differs from the store's by more than that accepts"
-        }
+        _ if is_clock_wrong(error) => "; set the clock of this machine",
+        _ if let Some(hint) = tls::hint(error) => hint,
         ErrorKind::PermissionDenied => {
             "; check the access key and what its policy allows: list, get, put, delete"
         }
         ErrorKind::ConfigInvalid => "; check the settings of the replica",
-        _ if text.contains("load signing credential") => {
+        _ if UNSIGNED.iter().any(|said| text.contains(said)) => {
             "; check the access key, and that whoever gives tokens for it can be reached and accepts it"
         }
-        _ if tls::is_untrusted(error) => tls::UNTRUSTED,
         _ if text.contains("NotImplemented") => {
             "; if the server has no conditional writes, set `conditional_writes` to false"
         }

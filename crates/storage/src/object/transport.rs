@@ -1,7 +1,10 @@
 //! How requests get to a server: given up when nothing moves, however long an upload takes, and not repeated sooner than the
-//! server asks for.
+//! server asks for. One that is refused where the clock shows another time says so.
 
-use std::error;
+use std::{
+    error,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::stream;
 use http::{Request, Response, StatusCode, header};
@@ -12,6 +15,11 @@ use crate::{tls::Certificates, web};
 
 /// What has more to send is watched on its way.
 const LONG: usize = 256 << 10;
+/// Stores accept requests that were signed a quarter of an hour ago, and some no tokens that are signed in a few
+/// minutes from now.
+const SKEW: Duration = Duration::from_secs(5 * 60);
+/// What an error of a request says that was refused by a server whose clock shows another time.
+pub(super) const WRONG_CLOCK: &str = "by the server's clock, this machine's is";
 
 /// Connections to servers.
 #[derive(Debug)]
@@ -49,11 +57,41 @@ impl Connections {
 
 impl HttpTransport for Connections {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>, Error> {
-        match request.body().len() {
+        let response = match request.body().len() {
             0..=LONG => self.http.fetch(request).await,
             _ => self.upload(request).await,
-        }
+        }?;
+        #[allow(clippy::disallowed_methods)] // what signs requests knows no other clock
+        refused_by_clock(response, SystemTime::now())
     }
+}
+
+/// A refusal by a server in whose opinion it is another time is an error that says so. Not every store says why it
+/// refuses a request, or in words of its own; what time it is there all of them say (RFC 9110, section 6.6.1).
+fn refused_by_clock(
+    response: Response<HttpBody>,
+    now: SystemTime,
+) -> Result<Response<HttpBody>, Error> {
+    let status = response.status();
+    let refused = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+    ];
+    let there = web::date(response.headers()).filter(|_| refused.contains(&status));
+    let Some(there) = there else {
+        return Ok(response);
+    };
+    let (by, way) = match now.duration_since(there) {
+        Ok(ahead) => (ahead, "ahead"),
+        Err(behind) => (behind.duration(), "behind"),
+    };
+    if by <= SKEW {
+        return Ok(response);
+    }
+    let by = humantime::format_duration(Duration::from_secs(by.as_secs()));
+    let what = format!("the server answered {status}; {WRONG_CLOCK} {by} {way}");
+    Err(Error::new(ErrorKind::PermissionDenied, what))
 }
 
 /// The whole answer, which is short.
@@ -175,6 +213,42 @@ mod tests {
                 }
                 (answer, _) => panic!("{status} {asked:?}: {:?}", answer.map(|_| ())),
             }
+        }
+    }
+
+    #[test]
+    fn what_is_refused_by_another_time_is_said_to_be() {
+        let time = |second| SystemTime::UNIX_EPOCH + Duration::from_secs(second);
+        // What the server answers, and when by the clock here; it is 12:00:00 there.
+        let noon = 1_795_953_600;
+        let said = |status, date: Option<&str>, now: u64| {
+            let mut response = Response::builder().status(status);
+            if let Some(date) = date {
+                response = response.header(header::DATE, date);
+            }
+            let body = HttpBody::new(stream::iter([Ok(Buffer::new())]), None);
+            let response = response.body(body).unwrap();
+            refused_by_clock(response, time(now)).err().map(|error| {
+                assert!(!error.is_temporary());
+                error.to_string()
+            })
+        };
+        let date = Some("Sun, 29 Nov 2026 12:00:00 GMT");
+        for status in [400, 401, 403] {
+            let ahead = said(status, date, noon + 3_600).unwrap();
+            assert!(ahead.contains("this machine's is 1h ahead"), "{ahead}");
+            let behind = said(status, date, noon - 301).unwrap();
+            assert!(
+                behind.contains("this machine's is 5m 1s behind"),
+                "{behind}"
+            );
+            assert_eq!(said(status, date, noon + 300), None);
+            assert_eq!(said(status, date, noon - 300), None);
+            assert_eq!(said(status, None, 0), None);
+            assert_eq!(said(status, Some("at noon"), 0), None);
+        }
+        for status in [200, 206, 301, 404, 409, 412, 429, 500, 503] {
+            assert_eq!(said(status, date, 0), None, "{status}");
         }
     }
 

@@ -9,6 +9,8 @@ use quick_xml::{
     name::{Namespace, ResolveResult},
 };
 
+use crate::web;
+
 /// What is asked for.
 pub(super) const REQUEST: &str = "<?xml version=\"1.0\" encoding=\"utf-8\"?>\
     <propfind xmlns=\"DAV:\"><prop><resourcetype/><getcontentlength/><getlastmodified/></prop></propfind>";
@@ -70,7 +72,7 @@ fn entries(xml: &str) -> Result<Vec<(String, Entry)>, String> {
                 // An answer may have properties it does not know, without content.
                 "href" if path.is_empty() => path = text.trim().to_owned(),
                 "getcontentlength" => entry.size = text.trim().parse().ok().or(entry.size),
-                "getlastmodified" => entry.modified = date(text.trim()).or(entry.modified),
+                "getlastmodified" => entry.modified = web::time(text.trim()).or(entry.modified),
                 "multistatus" => is_whole = true,
                 "response" => {
                     entry.name = name(&path).ok_or("a path in it is not UTF-8")?;
@@ -104,12 +106,6 @@ fn resolved(reference: &quick_xml::events::BytesRef<'_>) -> Result<char, String>
 fn name(path: &str) -> Option<String> {
     let last = path.trim_end_matches('/').rsplit('/').next()?;
     Some(percent_decode_str(last).decode_utf8().ok()?.into_owned())
-}
-
-/// `Mon, 12 Jan 1998 09:25:56 GMT`
-fn date(text: &str) -> Option<SystemTime> {
-    let parsed = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text);
-    Some(parsed.ok()?.into())
 }
 
 #[cfg(test)]

@@ -46,10 +46,8 @@ const LONGEST_LISTING: usize = 256 << 20;
 pub(super) enum Failure {
     #[error("the server answered {0}")]
     Answer(StatusCode),
-    #[error("{0}")]
-    Connection(String),
-    #[error("{0}")]
-    Untrusted(String),
+    #[error("{text}")]
+    Connection { text: String, hint: &'static str },
     #[error(transparent)]
     Stalled(#[from] web::Stalled),
     #[error("the answer cannot be read: {0}")]
@@ -80,7 +78,7 @@ impl Failure {
             }
             Self::Answer(StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED)
             | Self::Nonsense(_) => "; check that the URL leads to a WebDAV share",
-            Self::Untrusted(_) => tls::UNTRUSTED,
+            Self::Connection { hint, .. } => hint,
             Self::Answer(StatusCode::INSUFFICIENT_STORAGE) => "; make room on the share",
             Self::Answer(StatusCode::LENGTH_REQUIRED) | Self::CutShort { .. } => {
                 "; the server does not take uploads of unknown length (\"chunked\"): allow them in its \
@@ -93,7 +91,7 @@ impl Failure {
 
 impl From<reqwest::Error> for Failure {
     fn from(error: reqwest::Error) -> Self {
-        let untrusted = tls::is_untrusted(&error);
+        let hint = tls::hint(&error).unwrap_or_default();
         // The location has the URL already; the cause is at the end of the chain.
         let error = error.without_url();
         let mut text = error.to_string();
@@ -102,10 +100,7 @@ impl From<reqwest::Error> for Failure {
             text = format!("{text}: {error}");
             cause = error.source();
         }
-        match untrusted {
-            true => Self::Untrusted(text),
-            false => Self::Connection(text),
-        }
+        Self::Connection { text, hint }
     }
 }
 
@@ -210,7 +205,10 @@ impl Share {
         let (headers, body) = sized(self.succeed(&request).await?);
         match collect(body, longest).await {
             Ok(content) => Ok((headers, content)),
-            Err(error) => Err(Failure::Connection(error.to_string())),
+            Err(error) => Err(Failure::Connection {
+                text: error.to_string(),
+                hint: "",
+            }),
         }
     }
 

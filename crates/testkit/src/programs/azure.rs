@@ -1,5 +1,6 @@
 //! A server that speaks the API of Azure Blob Storage, on loopback.
 
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::{Arc, Mutex, Weak};
 
@@ -52,6 +53,11 @@ impl AzureServer {
     pub fn shared() -> Arc<Self> {
         static RUNNING: Mutex<Weak<AzureServer>> = Mutex::new(Weak::new());
         shared(&RUNNING, Self::start)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.0.port()).into()
     }
 
     /// Its URL, with the account.

@@ -81,6 +81,10 @@ impl GcsServer {
         shared(&RUNNING, Self::start)
     }
 
+    pub(super) fn port(&self) -> u16 {
+        self.0.port()
+    }
+
     /// Its URL.
     pub fn endpoint(&self) -> String {
         self.0.url()

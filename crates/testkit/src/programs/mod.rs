@@ -3,8 +3,10 @@
 mod age;
 mod authority;
 mod azure;
+mod behind_proxy;
 mod clock;
 mod gcs;
+mod google;
 mod install;
 mod litestream;
 mod nats;
@@ -20,6 +22,7 @@ pub use authority::Authority;
 pub use azure::AzureServer;
 pub use clock::{install_faketime, with_clock};
 pub use gcs::GcsServer;
+pub use google::GoogleHosts;
 pub use install::{
     InstallError, install_azurite, install_fake_gcs, install_litestream, install_litestream_v3,
     install_ministack, install_nats, install_rclone, install_wsgidav,

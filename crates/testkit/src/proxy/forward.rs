@@ -14,7 +14,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpStream, time::sleep};
 
-use super::{Answered, Fault, LEFT_ALONE, Shared};
+use super::{Answered, Fault, LEFT_ALONE, Shared, dates};
 use crate::serve::Body;
 
 /// Answers a request. It goes on when the client goes, as what a network has accepted does. An error
@@ -42,11 +42,11 @@ pub(super) async fn answer(
 }
 
 async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Response<Body>> {
-    let (fault, wait, keeps) = {
+    let (fault, wait, keeps, minds_dates) = {
         let mut state = shared.state();
         let fault = state.next();
         let wait = Duration::from_millis(state.random.u64(1..500));
-        (fault, wait, state.keeps)
+        (fault, wait, state.keeps, state.minds_dates)
     };
     match fault {
         Some(Fault::Refused) => return Err(cut()),
@@ -60,6 +60,11 @@ async fn forward(shared: &Shared, request: Request<Incoming>) -> io::Result<Resp
     }
     if keeps && request.method() == Method::DELETE {
         return refused(request, 204).await;
+    }
+    if minds_dates && let Some(why) = dates::too_old(request.headers()) {
+        let mut answer = refused(request, 403).await?;
+        *answer.body_mut() = whole(why);
+        return Ok(answer);
     }
     let (mut head, body) = request.into_parts();
     head.headers.remove(TRANSFER_ENCODING);

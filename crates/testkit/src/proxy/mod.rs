@@ -1,6 +1,7 @@
 //! A proxy between a client and an HTTP server on loopback that does what networks and services do:
 //! delays, errors, connections that end half-way. What got through it is on record.
 
+mod dates;
 mod fault;
 mod forward;
 mod wire;
@@ -62,6 +63,7 @@ struct State {
     most_reads: usize,
     /// Nothing is deleted, whatever the answer says.
     keeps: bool,
+    minds_dates: bool,
     /// When a client may come again that was asked to stay away.
     left_alone_until: Option<Instant>,
     too_soon: u64,
@@ -106,6 +108,7 @@ impl FaultProxy {
             reads: 0,
             most_reads: 0,
             keeps: false,
+            minds_dates: false,
             left_alone_until: None,
             too_soon: 0,
         };
@@ -141,6 +144,11 @@ impl FaultProxy {
     /// Answers from now on that what is to be deleted is (`DELETE`), and does not ask the server to.
     pub fn keep_what_is_deleted(&self) {
         self.shared.state().keeps = true;
+    }
+
+    /// From now on answers as Azure does to what is dated more than a quarter of an hour ago.
+    pub fn mind_dates(&self) {
+        self.shared.state().minds_dates = true;
     }
 
     /// How many requests came before the time that a client was asked to stay away was over ([`Fault::TooManyRequests`]).
