@@ -114,14 +114,24 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "lease-renewed-in-vain",
         harm: "who could not renew its lease, since another one has it, goes on writing",
         file: "crates/storage/src/lease/mod.rs",
-        right: "Err(error) if error.is_conflict() => return self.recognise().await,",
-        wrong: "Err(error) if error.is_conflict() => {}",
+        right: "self.recognise().await?;\n                return self.still_ours(blind && taken);",
+        wrong: "",
         tests: &[
             storage("lease::tests::who_wakes_after_its_lease_was_taken_writes_nothing_more"),
             storage(
                 "lease::tests::of_two_who_looked_at_the_same_time_the_second_to_write_is_refused",
             ),
         ],
+    },
+    Fault {
+        name: "lease-taken-back",
+        harm: "who was stopped while it renewed its lease takes it back from whoever has it by then",
+        file: "crates/storage/src/lease/mod.rs",
+        right: "self.still_ours(blind && took >= margin(self.duration))?;",
+        wrong: "let _ = took;",
+        tests: &[storage(
+            "lease::tests::in_a_store_without_conditions_who_may_have_written_over_another_stops_and_waits",
+        )],
     },
     Fault {
         name: "lease-no-last-look",
@@ -165,7 +175,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "succession-no-gap",
         harm: "what a former owner stores late is taken for a part of the new history: unrestorable",
         file: "crates/engine/src/replica/succession.rs",
-        right: "Taken::FromAnother(_) if remote.txid() > Txid::ZERO => {",
+        right: "Taken::FromAnother(_) | Taken::Displacing(_) if remote.txid() > Txid::ZERO => {",
         wrong: "Taken::New if remote.txid() > Txid::ZERO => {",
         tests: &[
             unit(
