@@ -124,9 +124,9 @@ enum Task {
     /// Mutation testing of the core decisions, with cargo-mutants; takes hours. Results and the
     /// arguments for survivors are in docs/mutants.md.
     Mutants {
-        /// Only the mutants of this package; may be given several times.
-        #[arg(long)]
-        package: Vec<String>,
+        /// Only those of these decisions: ltx, lease, engine, segments.
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
         /// Arguments for cargo-mutants, as in `cargo xtask mutants -- --list`.
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -172,7 +172,7 @@ fn main() -> ExitCode {
         Task::Planted { only } => planted::planted(&only),
         Task::Soak { hours, seed } => soak::soak(hours, seed),
         Task::Model => soak::model(),
-        Task::Mutants { package, arguments } => mutants::mutants(&package, &arguments),
+        Task::Mutants { names, arguments } => mutants::mutants(&names, &arguments),
         Task::Demo => run::demo(),
         Task::Bench { arguments } => run::bench(&arguments),
     };

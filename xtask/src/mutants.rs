@@ -6,23 +6,53 @@ use evertide_testkit::checkout_root;
 use crate::cargo::{command, run};
 use crate::steps::Tally;
 
-/// The packages with such decisions, and the tests that each mutant has to pass: those beside the decisions. All
-/// tests of the engine would take minutes for every one of a thousand mutants.
-const PACKAGES: [(&str, &[&str]); 3] = [
-    ("evertide-ltx", &["--lib", "--tests"]),
-    ("evertide-storage", &["--lib"]),
-    (
-        "evertide",
-        &["--lib", "--", "--skip", "simulation::", "--skip", "fuzz::"],
-    ),
+/// Decisions, and the tests that each of their mutants has to pass. All tests of the engine would take minutes for every
+/// one of a thousand mutants.
+struct Decisions {
+    name: &'static str,
+    package: &'static str,
+    /// Which of the package's, as arguments of cargo-mutants.
+    which: &'static [&'static str],
+    tests: &'static [&'static str],
+}
+
+const DECISIONS: [Decisions; 4] = [
+    Decisions {
+        name: "ltx",
+        package: "evertide-ltx",
+        which: &[],
+        tests: &["--lib", "--tests"],
+    },
+    Decisions {
+        name: "lease",
+        package: "evertide-storage",
+        which: &[],
+        tests: &["--lib"],
+    },
+    Decisions {
+        name: "engine",
+        package: "evertide",
+        which: &["--exclude", CAPTURED],
+        tests: &["--lib", "--", "--skip", "simulation::", "--skip", "fuzz::"],
+    },
+    // What is done with frames is seen where there are some.
+    Decisions {
+        name: "segments",
+        package: "evertide",
+        which: &["--re", CAPTURED],
+        tests: &["--test", "replicate"],
+    },
 ];
+
+const CAPTURED: &str = "crates/engine/src/capture/segment.rs";
 
 /// Address space of each process: a mutant that reads without a bound would take the whole machine's memory.
 const MEMORY: &str = "--as=8589934592";
 
-/// Makes the mutants of every package, or of those named; `arguments` go to cargo-mutants. A package that has survivors fails.
+/// Makes the mutants of all decisions, or of those named; `arguments` go to cargo-mutants. Decisions that have survivors
+/// fail.
 pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
-    let known = PACKAGES.map(|(package, _)| package);
+    let known = DECISIONS.map(|decisions| decisions.name);
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         anyhow::bail!(
             "{unknown} has no mutants; those that have are: {}",
@@ -31,17 +61,20 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
     }
     let program = crate::tools::cargo_mutants()?;
     let mut tally = Tally::default();
-    for (package, tests) in PACKAGES {
-        if !only.is_empty() && !only.iter().any(|name| name == package) {
+    for decisions in DECISIONS {
+        if !only.is_empty() && !only.iter().any(|name| name == decisions.name) {
             continue;
         }
-        let output = checkout_root().join("target/mutants").join(package);
+        let output = checkout_root().join("target/mutants").join(decisions.name);
         std::fs::create_dir_all(&output)?;
         let mut mutants = command("prlimit");
         mutants.args([MEMORY, "--"]).arg(&program);
-        mutants.args(["mutants", "--profile", "mutants", "--package", package]);
+        mutants.args(["mutants", "--profile", "mutants"]);
+        mutants
+            .args(["--package", decisions.package])
+            .args(decisions.which);
         mutants.arg("--output").arg(output);
-        mutants.args(arguments).arg("--").args(tests);
+        mutants.args(arguments).arg("--").args(decisions.tests);
         tally.add(run(&mut mutants)?);
     }
     Ok(tally)

@@ -34,6 +34,7 @@ mod process;
 mod programs;
 mod proxy;
 mod serve;
+mod small_disk;
 mod workload;
 
 pub use checkout::{
@@ -58,6 +59,7 @@ pub use programs::{
     replica_url, restore_with_litestream, try_restore_with_litestream, with_clock,
 };
 pub use proxy::{Answered, Fault, FaultProxy, Road, Way, Weather, WireProxy};
+pub use small_disk::{Filler, with_small_disk};
 pub use tempfile::TempDir;
 pub use workload::{
     AutoVacuum, Checkpoint, DatabaseOptions, Operation, Stop, Writer, WriterError, WriterOptions,

@@ -1,6 +1,6 @@
 //! A copy of the checkout, in which faults are planted.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -11,14 +11,22 @@ use crate::cargo::{command, output_of};
 pub(super) struct Tree {
     from: PathBuf,
     root: PathBuf,
+    /// Keeps another run from planting here at the same time.
+    _lock: File,
 }
 
 impl Tree {
     /// Copies what git knows or would, as it is now, also where it is not committed.
     pub(super) fn copy(from: &Path) -> Result<Self> {
+        let root = from.join("target/planted/tree");
+        fs::create_dir_all(&root)?;
+        let lock = File::create(from.join("target/planted/lock"))?;
+        lock.try_lock()
+            .context("another run plants faults in `target/planted`; wait until it has ended")?;
         let tree = Self {
             from: from.to_owned(),
-            root: from.join("target/planted/tree"),
+            root,
+            _lock: lock,
         };
         let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
         let names = output_of(command("git").args(list))?;

@@ -1,17 +1,11 @@
 //! A file system that is full for everybody: the application, SQLite's files beside the database, the local state and the
 //! replica are all on it.
 
-use std::{
-    fs::{self, File},
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use evertide::RestoreOptions;
 use evertide_storage::{Destination, OsDisk};
+use evertide_testkit::{Filler, with_small_disk};
 use rusqlite::{Connection, ErrorCode};
 
 use crate::{DEADLINE, Restorer, Scene, count, fail::durable, insert, rights::run};
@@ -19,31 +13,6 @@ use crate::{DEADLINE, Restorer, Scene, count, fail::durable, insert, rights::run
 /// The folder that the process works in.
 const DIR: &str = "EVERTIDE_FAULTS_DIR";
 const PATIENCE: Duration = Duration::from_millis(100);
-const BLOCK: usize = 4_096;
-
-/// A file that takes all the room there is.
-struct Filler(PathBuf);
-
-impl Filler {
-    /// Fills the file system but for so many blocks.
-    fn new(dir: &Path, but: u64) -> Self {
-        let path = dir.join("filler");
-        let mut file = File::create(&path).unwrap();
-        let mut blocks = 0;
-        while file.write_all(&[1; BLOCK]).is_ok() {
-            blocks += 1;
-        }
-        assert!(blocks > but, "only {blocks} blocks were free");
-        file.set_len((blocks - but) * BLOCK as u64).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Filler {
-    fn drop(&mut self) {
-        fs::remove_file(&self.0).unwrap();
-    }
-}
 
 /// Commits once; whether there was room for it.
 fn commit(conn: &Connection) -> bool {
@@ -115,11 +84,7 @@ async fn the_process_on_a_full_disk() {
 fn a_file_system_that_is_full_for_everybody_costs_commits_that_are_refused_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir(dir.path().join("small")).unwrap();
-    let mut command = Command::new("unshare");
-    command
-        .args(["--map-root-user", "--mount", "sh", "-c"])
-        .arg("mount -t tmpfs -o size=64m none small && exec \"$0\" \"$@\"")
-        .arg(std::env::current_exe().unwrap());
+    let mut command = with_small_disk("64m", &std::env::current_exe().unwrap());
     let name = "full::the_process_on_a_full_disk";
     run(&mut command, name, dir.path(), "commits were refused");
 }

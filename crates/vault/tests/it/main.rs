@@ -7,6 +7,7 @@
 
 mod age_command;
 mod crash;
+mod full;
 mod fuzz;
 mod go_framework;
 mod key_file;
@@ -14,7 +15,11 @@ mod locks;
 mod secrets;
 mod store;
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
 
 use evertide_vault::{AgeKeyFile, ConfigFormat, SavedConfig, SecureConfigStore};
 use rusqlite::Connection;
@@ -27,8 +32,12 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    fn within(folder: &Path) -> Self {
         let place = Self {
-            dir: tempfile::tempdir().unwrap(),
+            dir: tempfile::tempdir_in(folder).unwrap(),
         };
         place
             .connect()
