@@ -138,16 +138,23 @@ mod tests {
         *,
     };
 
-    #[test]
-    fn a_replica_settles_into_rest_and_each_step_comes_at_its_time() {
-        let seconds = Duration::from_secs;
-        let rules = Rules {
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn rules(retention: Option<Keep>) -> Rules {
+        Rules {
             levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
             snapshots: Windows::new(seconds(3_600)),
             grace: seconds(300),
-            retention: None,
+            retention,
             check_interval: seconds(60),
-        };
+        }
+    }
+
+    #[test]
+    fn a_replica_settles_into_rest_and_each_step_comes_at_its_time() {
+        let rules = rules(None);
         let mut files: Files = [file(9, 1, 1, 0), file(0, 2, 2, 10), file(0, 3, 3, 20)]
             .into_iter()
             .collect();
@@ -211,15 +218,8 @@ mod tests {
 
     #[test]
     fn what_retention_deleted_is_not_made_again_of_the_file_it_left() {
-        let seconds = Duration::from_secs;
         let keep = Keep::new(seconds(7_200), &[]);
-        let rules = Rules {
-            levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
-            snapshots: Windows::new(seconds(3_600)),
-            grace: seconds(300),
-            retention: Some(keep.clone()),
-            check_interval: seconds(60),
-        };
+        let rules = rules(Some(keep.clone()));
         let mut files: Files = [(0, 2, 10), (1, 2, 10), (2, 2, 10), (9, 1, 10)]
             .map(|(level, min, second)| file(level, min, 2, second))
             .into_iter()
@@ -238,16 +238,10 @@ mod tests {
         let merged = [file(0, 2, 2, 10)].to_vec();
         assert_eq!(next, Next::Now(Task::Merge(Level::new(1).unwrap(), merged)));
     }
+
     #[test]
     fn what_is_too_old_to_be_kept_is_not_compacted_where_a_snapshot_has_it() {
-        let seconds = Duration::from_secs;
-        let rules = Rules {
-            levels: [30, 300].map(|s| Windows::new(seconds(s))).to_vec(),
-            snapshots: Windows::new(seconds(3_600)),
-            grace: seconds(300),
-            retention: Some(Keep::new(seconds(7_200), &[])),
-            check_interval: seconds(60),
-        };
+        let rules = rules(Some(Keep::new(seconds(7_200), &[])));
         let files: Files = [(0, 2, 2), (0, 3, 3), (0, 4, 4), (9, 1, 3)]
             .map(|(level, min, max)| file(level, min, max, 10))
             .into_iter()
