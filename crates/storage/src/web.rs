@@ -12,8 +12,6 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::stream;
-#[cfg(feature = "_object")]
-use reqwest::header::DATE;
 use reqwest::{
     Body,
     header::{HeaderMap, RETRY_AFTER},
@@ -35,12 +33,6 @@ pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?;
     Some(Duration::from_secs(seconds.trim().parse().ok()?))
-}
-
-/// When the server answered, by its clock.
-#[cfg(feature = "_object")]
-pub(crate) fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    time(headers.get(DATE)?.to_str().ok()?)
 }
 
 /// A time as HTTP has it, `Mon, 12 Jan 1998 09:25:56 GMT`.

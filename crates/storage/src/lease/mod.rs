@@ -173,7 +173,6 @@ impl Lease {
                 .is_none_or(|last| last.session != self.session)
             {
                 state.forget();
-                state.displacing = false;
             }
             let since = state.seen.as_ref().map(|seen| seen.since);
             let unchanged = since.map_or(Duration::ZERO, |since| {
@@ -349,12 +348,17 @@ impl Lease {
             }
             Err(error) if error.is_conflict() => {
                 self.recognise().await?;
-                return self.still_ours(blind && taken);
+                if blind && taken {
+                    self.still_ours()?;
+                }
+                return Ok(());
             }
             Err(error) => return Err(error),
         }
         let took = self.clock.uptime().saturating_sub(begun.uptime);
-        self.still_ours(blind && took >= margin(self.duration))?;
+        if blind && took >= margin(self.duration) {
+            self.still_ours()?;
+        }
         if blind && (!taken || self.left().is_zero()) {
             tokio::time::sleep(SETTLING).await;
             self.recognise().await?;
@@ -376,10 +380,10 @@ impl Lease {
         Err(self.lost("it was taken meanwhile"))
     }
 
-    /// After a record of ours was stored `blind`, long after the last look. Where our lease has ended meanwhile it may have
-    /// replaced that of somebody else, who notices at the next renewal; until then nothing may be written here.
-    fn still_ours(&self, blind: bool) -> Result<(), Error> {
-        if !blind || !self.left().is_zero() {
+    /// After a record of ours was stored without condition, long after the last look. Where our lease has ended meanwhile it
+    /// may have replaced that of somebody else, who notices at the next renewal; until then nothing may be written here.
+    fn still_ours(&self) -> Result<(), Error> {
+        if !self.left().is_zero() {
             return Ok(());
         }
         let now = self.clock.uptime();
@@ -468,6 +472,7 @@ impl State {
         self.claim = None;
         self.renewed = None;
         self.taken = false;
+        self.displacing = false;
     }
 }
 

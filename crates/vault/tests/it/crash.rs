@@ -11,12 +11,10 @@ use std::{
 use evertide_vault::{AgeKeyFile, Error, SecureConfigStore};
 use rusqlite::Connection;
 
-use crate::{Place, read, save};
+use crate::{FOLDER, Place, read, save, text};
 
 /// Disks write so many bytes wholly or not at all.
 const SECTOR: usize = 512;
-
-const FOLDER: &str = "EVERTIDE_TEST_FOLDER";
 
 #[test]
 #[ignore = "run by another test, as another process"]
@@ -71,10 +69,6 @@ fn a_store_killed_while_saving_keeps_every_version_it_reported_and_no_half_one()
         .query_row("PRAGMA integrity_check", [], |row| row.get(0))
         .unwrap();
     assert_eq!(check, "ok");
-}
-
-fn text(version: usize) -> String {
-    format!("version {version} {}", "x".repeat(6_000))
 }
 
 /// What is found where the WAL was left like this: the newest version, all those before it being whole.

@@ -5,14 +5,9 @@ use std::{fs, path::PathBuf, process::Command};
 use evertide_testkit::{Filler, with_small_disk};
 use evertide_vault::ConfigFormat;
 
-use crate::{Place, read, whole_message};
+use crate::{FOLDER, Place, read, text, whole_message};
 
-const FOLDER: &str = "EVERTIDE_TEST_FOLDER";
 const DONE: &str = "refused, and nothing was lost";
-
-fn text(version: usize) -> String {
-    format!("version {version} {}", "x".repeat(6_000))
-}
 
 /// With ever more room that runs out.
 #[test]

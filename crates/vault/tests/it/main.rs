@@ -25,6 +25,9 @@ use evertide_vault::{AgeKeyFile, ConfigFormat, SavedConfig, SecureConfigStore};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
+/// Where a process that a test starts finds its files.
+const FOLDER: &str = "EVERTIDE_TEST_FOLDER";
+
 /// A folder with a database in WAL mode, as an application leaves it, and a key.
 struct Place {
     dir: TempDir,
@@ -87,6 +90,11 @@ fn save(store: &SecureConfigStore, content: &str) -> SavedConfig {
     store
         .save("litestream", content.as_bytes(), &ConfigFormat::Toml, None)
         .unwrap()
+}
+
+/// A version of the configuration that takes more than a page.
+fn text(version: usize) -> String {
+    format!("version {version} {}", "x".repeat(6_000))
 }
 
 fn read(store: &SecureConfigStore, generation: u32) -> String {
