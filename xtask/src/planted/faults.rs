@@ -208,8 +208,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "compaction-uncovered",
         harm: "files of level 0 are deleted that no file of level 1 holds",
         file: "crates/engine/src/replica/retain.rs",
-        right: "|file: &&LtxObject| file.name.max < newest && files.covering(level_1, file.name).is_some();",
-        wrong: "|file: &&LtxObject| file.name.max < newest && level_1 > file.level;",
+        right: "let window = files.covering(level_1, file.name)?;",
+        wrong: "let window = files.covering(level_1, file.name).unwrap_or(file);",
         tests: &[unit(
             "replica::retain::tests::level_0_goes_once_it_is_compacted_and_old_and_never_the_newest_file",
         )],
@@ -228,6 +228,16 @@ pub(super) const FAULTS: &[Fault] = &[
                 "replica::retain::tests::retention_changes_no_state_that_it_promises_and_leaves_nothing_over",
             ),
         ],
+    },
+    Fault {
+        name: "retention-newer-first",
+        harm: "of level 0 newer windows are deleted before older ones, which makes a sound replica look damaged",
+        file: "crates/engine/src/replica/retain.rs",
+        right: "latest = latest.max(*end);",
+        wrong: "latest = *end;",
+        tests: &[unit(
+            "replica::retain::tests::files_of_level_0_go_from_old_to_new_whatever_kind_their_times_are_of",
+        )],
     },
     Fault {
         name: "compaction-window",

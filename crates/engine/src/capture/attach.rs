@@ -29,9 +29,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(2);
 /// How long a checkpointer may take to notice that it cannot start.
 const CHECKPOINTER_ATTEMPTS: u32 = 20;
 
-/// So few frames are backfilled in the time of two syncs.
-pub(super) const SMALL_RESIDUE: u32 = 256;
-
 /// An open database whose WAL is held.
 #[derive(Debug)]
 pub(super) struct Attached {
@@ -409,24 +406,15 @@ impl Attached {
         Ok((writer.is_some(), checkpointer.is_some()))
     }
 
-    /// Backfills what can be backfilled without waiting for anybody. A writer goes on meanwhile,
-    /// so it is done again while that leaves much less.
+    /// Backfills what can be backfilled without waiting for anybody.
     pub(super) fn checkpoint(&self) -> Result<IndexHeader, CaptureError> {
-        let mut residue = u32::MAX;
-        loop {
-            let done = self
-                .connection
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-            if let Err(error) = &done {
-                tracing::warn!(database = %self.path.display(), %error, "cannot checkpoint");
-            }
-            let index = self.read_index()?;
-            let left = index.committed.saturating_sub(index.backfilled);
-            if done.is_err() || left <= SMALL_RESIDUE || left > residue / 2 {
-                return Ok(index);
-            }
-            residue = left;
+        let done = self
+            .connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        if let Err(error) = &done {
+            tracing::warn!(database = %self.path.display(), %error, "cannot checkpoint");
         }
+        self.read_index()
     }
 
     pub(super) fn shm_failed(&self) -> impl Fn(io::Error) -> Error + use<> {

@@ -24,7 +24,10 @@ pub(crate) use self::{
     image::Image,
     table::{DiskReader, Tail, changes_of},
 };
-use self::{attach::Attached, pace::Pace};
+use self::{
+    attach::Attached,
+    pace::{Approach, Pace, SMALL_RESIDUE},
+};
 use crate::{
     Error,
     state::{LocalState, Position},
@@ -81,7 +84,7 @@ impl RotationPolicy {
     /// those are, the sooner.
     fn insist_at(&self, rotate_at: u32, index: &IndexHeader) -> u32 {
         let factor = match index.committed.saturating_sub(index.backfilled) {
-            0..=attach::SMALL_RESIDUE => 1,
+            0..=SMALL_RESIDUE => 1,
             left if left <= self.rotate_at => 4,
             _ => 16,
         };
@@ -257,6 +260,7 @@ impl Capture {
         let mut tried = Tried::Nothing;
         let mut hold: Option<WriteHold> = None;
         let (mut caught_up, mut unfinished) = (false, false);
+        let mut approach = Approach::default();
         loop {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
@@ -298,8 +302,13 @@ impl Capture {
                     caught_up = true;
                 }
                 Action::Checkpoint => {
-                    self.checkpoint()?;
-                    tried = Tried::Checkpoint;
+                    let index = self.checkpoint()?;
+                    let round = approach.round(&index, self.captured_frames());
+                    caught_up &= !round.capture;
+                    tried = match round.again {
+                        true => Tried::Nothing,
+                        false => Tried::Checkpoint,
+                    };
                 }
                 Action::Insist => {
                     hold = self.hold_writers()?;

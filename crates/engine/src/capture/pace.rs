@@ -16,6 +16,8 @@ const LARGEST_WAL: u64 = 256 << 20;
 const HALF_LIFE: Duration = Duration::from_millis(100);
 /// After so many generations it is seen anew whether the application checkpoints by itself.
 const GENERATIONS_BELIEVED: u32 = 64;
+/// So few frames are backfilled in the time of two syncs.
+pub(super) const SMALL_RESIDUE: u32 = 256;
 
 /// What was seen of a WAL.
 #[derive(Clone, Debug, Default)]
@@ -108,6 +110,43 @@ impl Pace {
     }
 }
 
+/// Capturing and backfilling a WAL again and again, while its writer goes on, until so little is left that
+/// writers can be held for the rest.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Approach {
+    /// Frames left by the round before.
+    left: u32,
+}
+
+impl Default for Approach {
+    fn default() -> Self {
+        Self { left: u32::MAX }
+    }
+}
+
+/// What to do when a round has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Round {
+    /// Capture before anything else.
+    pub(super) capture: bool,
+    /// Backfill once more.
+    pub(super) again: bool,
+}
+
+impl Approach {
+    /// What is next when the wal-index says this, and so many frames are captured. There is another round
+    /// as long as each leaves much less than the one before.
+    pub(super) fn round(&mut self, index: &IndexHeader, captured: u32) -> Round {
+        let uncaptured = index.committed.saturating_sub(captured);
+        let left = uncaptured.max(index.committed.saturating_sub(index.backfilled));
+        let before = std::mem::replace(&mut self.left, left);
+        Round {
+            capture: uncaptured > SMALL_RESIDUE,
+            again: left > SMALL_RESIDUE && left <= before / 2,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use evertide_ltx::PageSize;
@@ -196,5 +235,47 @@ mod tests {
             }
         }
         assert!(!pace.brake(1_000));
+    }
+
+    #[test]
+    fn a_wal_is_approached_until_little_is_left_or_the_writer_is_too_fast() {
+        let round = |capture, again| Round { capture, again };
+        let mut steady = Approach::default();
+        assert_eq!(
+            steady.round(&index(1, 5_000, 4_990), 4_990),
+            round(false, false)
+        );
+        let mut fast = Approach::default();
+        assert_eq!(
+            fast.round(&index(1, 90_000, 60_000), 60_000),
+            round(true, true)
+        );
+        assert_eq!(
+            fast.round(&index(1, 99_000, 89_000), 98_000),
+            round(true, true)
+        );
+        assert_eq!(
+            fast.round(&index(1, 99_900, 99_000), 99_890),
+            round(false, true)
+        );
+        assert_eq!(
+            fast.round(&index(1, 99_990, 99_900), 99_990),
+            round(false, false)
+        );
+        let mut too_fast = Approach::default();
+        assert_eq!(
+            too_fast.round(&index(1, 90_000, 60_000), 90_000),
+            round(false, true)
+        );
+        // It does not catch up any more, but what is captured now need not be while writers are held.
+        assert_eq!(
+            too_fast.round(&index(1, 120_000, 100_000), 100_000),
+            round(true, false)
+        );
+        // Before the first snapshot nothing is captured.
+        assert_eq!(
+            Approach::default().round(&index(1, 900, 0), u32::MAX),
+            round(false, true)
+        );
     }
 }

@@ -138,8 +138,8 @@ fn needed<'a>(
 
 /// Plans which files of level 0 go because level 1 has them: those whose window there has been over for
 /// `grace`, which leaves those who follow the replica closely the time to read them. All of a window go
-/// together, since a state in it takes those before it, too. They wait for each other up to `grace` longer,
-/// so that one request deletes many.
+/// together, since a state in it takes those before it, too, and no window goes before an older one. They
+/// wait for each other up to `grace` longer, so that one request deletes many.
 pub(super) fn plan_level_0(
     files: &Files,
     grace: Duration,
@@ -149,16 +149,26 @@ pub(super) fn plan_level_0(
         return Next::Never;
     };
     let newest = newest_of_level_0(files);
-    let compacted =
-        |file: &&LtxObject| file.name.max < newest && files.covering(level_1, file.name).is_some();
-    let old_at = |file: &LtxObject| {
-        let end = files.covering(level_1, file.name)?.created;
-        end.max(file.created).checked_add(grace)
-    };
-    let compacted: Vec<&LtxObject> = files.at(Level::L0).filter(compacted).collect();
-    let due = |file: &&LtxObject| {
+    let compacted = files.at(Level::L0).filter_map(|file| {
+        let window = files.covering(level_1, file.name)?;
+        (file.name.max < newest).then_some((file, window))
+    });
+    let compacted: Vec<_> = compacted.collect();
+    // What a listing says of a file's age and what is known of those stored since are times of two kinds.
+    let mut ends: BTreeMap<LtxName, SystemTime> = BTreeMap::new();
+    for (file, window) in &compacted {
+        let end = ends.entry(window.name).or_insert(window.created);
+        *end = file.created.max(*end);
+    }
+    let mut latest = SystemTime::UNIX_EPOCH;
+    for end in ends.values_mut() {
+        latest = latest.max(*end);
+        *end = latest;
+    }
+    let old_at = |window: &LtxObject| ends.get(&window.name)?.checked_add(grace);
+    let due = |(file, window): &(&LtxObject, &LtxObject)| {
         let patience = file.created.checked_add(grace.saturating_mul(2))?;
-        Some(patience.max(old_at(file)?))
+        Some(patience.max(old_at(window)?))
     };
     let Some(due) = compacted.iter().filter_map(due).min() else {
         return Next::Never;
@@ -166,8 +176,10 @@ pub(super) fn plan_level_0(
     if now < due {
         return Next::At(due);
     }
-    let old = |file: &&&LtxObject| old_at(file).is_some_and(|old| old <= now);
-    Next::Now(compacted.iter().filter(old).copied().cloned().collect())
+    let old = compacted
+        .into_iter()
+        .filter(|(_, window)| old_at(window).is_some_and(|old| old <= now));
+    Next::Now(old.map(|(file, _)| file.clone()).collect())
 }
 
 /// The newest file of level 0 always stays: both Evertide and Litestream recognise their history by
@@ -272,6 +284,25 @@ pub(super) mod tests {
         };
         assert_eq!(deleted(628), [(0, 2, 2)]);
         assert_eq!(deleted(629), [(0, 2, 2), (0, 3, 3), (0, 4, 4)]);
+    }
+
+    #[test]
+    fn files_of_level_0_go_from_old_to_new_whatever_kind_their_times_are_of() {
+        let grace = Duration::from_secs(300);
+        // What was there when the process started has the time of its upload in the listing, which came long
+        // after its capture; what was stored since has that of its capture.
+        let of_one_window = [file(1, 2, 3, 20)];
+        let of_two_windows = [file(1, 2, 2, 400), file(1, 3, 3, 20)];
+        for windows in [&of_one_window[..], &of_two_windows] {
+            let listed = [file(0, 2, 2, 400), file(0, 3, 3, 20), file(0, 4, 4, 900)];
+            let files: Files = windows.iter().cloned().chain(listed).collect();
+            let plan = |now| plan_level_0(&files, grace, time(now));
+            assert_eq!(plan(699), Next::At(time(700)));
+            let Next::Now(delete) = plan(1_000) else {
+                panic!("nothing is deleted")
+            };
+            assert_eq!(names(&delete), [(0, 2, 2), (0, 3, 3)]);
+        }
     }
 
     /// A replica as years of syncs, compactions, snapshots and mishaps may leave it.
