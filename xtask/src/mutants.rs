@@ -69,6 +69,8 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         std::fs::create_dir_all(&output)?;
         let mut mutants = command("prlimit");
         mutants.args([MEMORY, "--"]).arg(&program);
+        // From mutant to mutant a line changes.
+        mutants.env("CARGO_INCREMENTAL", "1");
         mutants.args(["mutants", "--profile", "mutants"]);
         mutants
             .args(["--package", decisions.package])

@@ -233,8 +233,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "retention-newer-first",
         harm: "of level 0 newer windows are deleted before older ones, which makes a sound replica look damaged",
         file: "crates/engine/src/replica/retain.rs",
-        right: "latest = latest.max(*end);",
-        wrong: "latest = *end;",
+        right: "let time = |file: &LtxObject| times.get(&key(file)).copied();",
+        wrong: "let time = |file: &LtxObject| times.get(&key(file)).map(|_| file.created);",
         tests: &[unit(
             "replica::retain::tests::files_of_level_0_go_from_old_to_new_whatever_kind_their_times_are_of",
         )],

@@ -64,14 +64,12 @@ pub(crate) fn planted(only: &[String]) -> Result<Tally> {
     let mut tally = Tally::default();
     for fault in chosen {
         println!("--- {}: {}", fault.name, fault.harm);
-        let mut caught = fault.tests.iter().all(|test| sound.contains(test));
-        if caught {
-            tree.plant(fault.file, fault.right, fault.wrong)?;
-            for test in fault.tests {
-                caught &= expect(&tree, test, Verdict::Fails)?;
-            }
-            tree.mend(fault.file)?;
-        }
+        let caught = fault.tests.iter().all(|test| sound.contains(test))
+            && tree.with(fault, || {
+                let fails = |test| expect(&tree, test, Verdict::Fails);
+                let verdicts: Vec<bool> = fault.tests.iter().map(fails).collect::<Result<_>>()?;
+                Ok(verdicts.iter().all(|fails| *fails))
+            })?;
         println!("{}", if caught { "caught" } else { "SURVIVED" });
         tally.add(Tally::one(caught));
     }
@@ -94,6 +92,8 @@ fn expect(tree: &tree::Tree, test: &Test, expected: Verdict) -> Result<bool> {
     let mut run = command("cargo");
     run.current_dir(tree.root())
         .env("CARGO_TARGET_DIR", tree.target())
+        // From fault to fault a line changes.
+        .env("CARGO_INCREMENTAL", "1")
         .args(["test", "--quiet", "--locked", "--package", test.package])
         .args(test.binary)
         .args(["--", "--exact", test.name]);

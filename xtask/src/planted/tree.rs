@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::Fault;
 use crate::cargo::{command, output_of};
 
 /// The copy. It stays in `target/planted`, so that the next run builds less.
@@ -31,7 +32,7 @@ impl Tree {
         let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
         let names = output_of(command("git").args(list))?;
         for name in names.lines().filter(|name| from.join(name).is_file()) {
-            tree.mend(name)?;
+            tree.take(name)?;
         }
         let cache = tree.root.join(".cache");
         if !cache.exists() {
@@ -53,7 +54,7 @@ impl Tree {
 
     /// Makes a file of the copy the one of the checkout. One that is it already keeps its time, and
     /// nothing is built anew for it.
-    pub(super) fn mend(&self, name: &str) -> Result<()> {
+    fn take(&self, name: &str) -> Result<()> {
         let (from, to) = (self.from.join(name), self.root.join(name));
         let content = fs::read(&from).with_context(|| format!("reading {}", from.display()))?;
         if fs::read(&to).is_ok_and(|found| found == content) {
@@ -65,13 +66,21 @@ impl Tree {
         fs::write(&to, content).with_context(|| format!("writing {}", to.display()))
     }
 
-    /// Replaces the one place of a file of the copy.
-    pub(super) fn plant(&self, name: &str, right: &str, wrong: &str) -> Result<()> {
-        let path = self.root.join(name);
+    /// Replaces the one place of a file of the copy, does something, and puts the file back. The checkout
+    /// may change meanwhile.
+    pub(super) fn with<T>(&self, fault: &Fault, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let path = self.root.join(fault.file);
         let text = fs::read_to_string(&path)?;
-        if text.matches(right).count() != 1 {
-            bail!("the fault does not apply to {name} any more: {right:?} is not there once");
+        if text.matches(fault.right).count() != 1 {
+            bail!(
+                "the fault does not apply to {} any more: {:?} is not there once",
+                fault.file,
+                fault.right
+            );
         }
-        Ok(fs::write(&path, text.replacen(right, wrong, 1))?)
+        fs::write(&path, text.replacen(fault.right, fault.wrong, 1))?;
+        let done = work();
+        fs::write(&path, text)?;
+        done
     }
 }

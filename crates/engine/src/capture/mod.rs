@@ -260,7 +260,7 @@ impl Capture {
         let mut tried = Tried::Nothing;
         let mut hold: Option<WriteHold> = None;
         let (mut caught_up, mut unfinished) = (false, false);
-        let mut approach = Approach::default();
+        let mut approach = Approach::new(&wanted);
         loop {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
@@ -302,8 +302,8 @@ impl Capture {
                     caught_up = true;
                 }
                 Action::Checkpoint => {
-                    let index = self.checkpoint()?;
-                    let round = approach.round(&index, self.captured_frames());
+                    let left = self.checkpoint()?;
+                    let round = approach.round(&left, self.captured_frames());
                     caught_up &= !round.capture;
                     tried = match round.again {
                         true => Tried::Nothing,

@@ -118,12 +118,6 @@ pub(super) struct Approach {
     left: u32,
 }
 
-impl Default for Approach {
-    fn default() -> Self {
-        Self { left: u32::MAX }
-    }
-}
-
 /// What to do when a round has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Round {
@@ -134,15 +128,23 @@ pub(super) struct Round {
 }
 
 impl Approach {
+    /// Of a WAL of which nothing is captured or backfilled yet in this step.
+    pub(super) fn new(index: &IndexHeader) -> Self {
+        Self {
+            left: index.committed.saturating_sub(index.backfilled),
+        }
+    }
+
     /// What is next when the wal-index says this, and so many frames are captured. There is another round
     /// as long as each leaves much less than the one before.
     pub(super) fn round(&mut self, index: &IndexHeader, captured: u32) -> Round {
         let uncaptured = index.committed.saturating_sub(captured);
         let left = uncaptured.max(index.committed.saturating_sub(index.backfilled));
         let before = std::mem::replace(&mut self.left, left);
+        let again = left > SMALL_RESIDUE && left <= before / 2;
         Round {
-            capture: uncaptured > SMALL_RESIDUE,
-            again: left > SMALL_RESIDUE && left <= before / 2,
+            capture: again && uncaptured > SMALL_RESIDUE,
+            again,
         }
     }
 }
@@ -240,12 +242,12 @@ mod tests {
     #[test]
     fn a_wal_is_approached_until_little_is_left_or_the_writer_is_too_fast() {
         let round = |capture, again| Round { capture, again };
-        let mut steady = Approach::default();
+        let mut steady = Approach::new(&index(1, 4_000, 0));
         assert_eq!(
-            steady.round(&index(1, 5_000, 4_990), 4_990),
+            steady.round(&index(1, 4_010, 4_000), 4_000),
             round(false, false)
         );
-        let mut fast = Approach::default();
+        let mut fast = Approach::new(&index(1, 60_000, 0));
         assert_eq!(
             fast.round(&index(1, 90_000, 60_000), 60_000),
             round(true, true)
@@ -262,19 +264,25 @@ mod tests {
             fast.round(&index(1, 99_990, 99_900), 99_990),
             round(false, false)
         );
-        let mut too_fast = Approach::default();
+        let mut too_fast = Approach::new(&index(1, 60_000, 0));
         assert_eq!(
             too_fast.round(&index(1, 90_000, 60_000), 90_000),
             round(false, true)
         );
-        // It does not catch up any more, but what is captured now need not be while writers are held.
         assert_eq!(
             too_fast.round(&index(1, 120_000, 100_000), 100_000),
-            round(true, false)
+            round(false, false)
+        );
+        // A reader keeps all of it from being backfilled.
+        let blocked = index(1, 60_000, 10);
+        assert_eq!(
+            Approach::new(&blocked).round(&blocked, 60_000),
+            round(false, false)
         );
         // Before the first snapshot nothing is captured.
+        let mut first = Approach::new(&index(1, 900, 0));
         assert_eq!(
-            Approach::default().round(&index(1, 900, 0), u32::MAX),
+            first.round(&index(1, 900, 500), u32::MAX),
             round(false, true)
         );
     }

@@ -9,7 +9,7 @@ use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::LtxObject;
 
 use super::{
-    compact::Next,
+    compact::{Next, captured},
     files::{Files, chain_of_sorted, end_of},
     points::Keep,
 };
@@ -138,8 +138,8 @@ fn needed<'a>(
 
 /// Plans which files of level 0 go because level 1 has them: those whose window there has been over for
 /// `grace`, which leaves those who follow the replica closely the time to read them. All of a window go
-/// together, since a state in it takes those before it, too, and no window goes before an older one. They
-/// wait for each other up to `grace` longer, so that one request deletes many.
+/// together, since a state in it takes those before it, too, and no window goes before an older one that is
+/// on level 1. They wait for each other up to `grace` longer, so that one request deletes many.
 pub(super) fn plan_level_0(
     files: &Files,
     grace: Duration,
@@ -154,20 +154,19 @@ pub(super) fn plan_level_0(
         (file.name.max < newest).then_some((file, window))
     });
     let compacted: Vec<_> = compacted.collect();
-    // What a listing says of a file's age and what is known of those stored since are times of two kinds.
-    let mut ends: BTreeMap<LtxName, SystemTime> = BTreeMap::new();
-    for (file, window) in &compacted {
-        let end = ends.entry(window.name).or_insert(window.created);
-        *end = file.created.max(*end);
-    }
-    let mut latest = SystemTime::UNIX_EPOCH;
-    for end in ends.values_mut() {
-        latest = latest.max(*end);
-        *end = latest;
-    }
-    let old_at = |window: &LtxObject| ends.get(&window.name)?.checked_add(grace);
+    let key = |file: &LtxObject| (file.name.max, file.level, file.name.min);
+    let windows = compacted.iter().map(|(_, window)| *window);
+    let known: BTreeMap<_, &LtxObject> = files
+        .at(Level::L0)
+        .chain(windows)
+        .map(|file| (key(file), file))
+        .collect();
+    let in_order: Vec<&LtxObject> = known.values().copied().collect();
+    let times: BTreeMap<_, SystemTime> = known.keys().zip(captured(&in_order)).collect();
+    let time = |file: &LtxObject| times.get(&key(file)).copied();
+    let old_at = |window: &LtxObject| time(window)?.checked_add(grace);
     let due = |(file, window): &(&LtxObject, &LtxObject)| {
-        let patience = file.created.checked_add(grace.saturating_mul(2))?;
+        let patience = time(file)?.checked_add(grace.saturating_mul(2))?;
         Some(patience.max(old_at(window)?))
     };
     let Some(due) = compacted.iter().filter_map(due).min() else {
@@ -290,18 +289,20 @@ pub(super) mod tests {
     fn files_of_level_0_go_from_old_to_new_whatever_kind_their_times_are_of() {
         let grace = Duration::from_secs(300);
         // What was there when the process started has the time of its upload in the listing, which came long
-        // after its capture; what was stored since has that of its capture.
-        let of_one_window = [file(1, 2, 3, 20)];
-        let of_two_windows = [file(1, 2, 2, 400), file(1, 3, 3, 20)];
-        for windows in [&of_one_window[..], &of_two_windows] {
-            let listed = [file(0, 2, 2, 400), file(0, 3, 3, 20), file(0, 4, 4, 900)];
-            let files: Files = windows.iter().cloned().chain(listed).collect();
-            let plan = |now| plan_level_0(&files, grace, time(now));
-            assert_eq!(plan(699), Next::At(time(700)));
-            let Next::Now(delete) = plan(1_000) else {
-                panic!("nothing is deleted")
-            };
-            assert_eq!(names(&delete), [(0, 2, 2), (0, 3, 3)]);
+        // after its capture; what was stored since has that of its capture. Or a clock was wrong for a while.
+        for late in [400, 9_000] {
+            let of_one_window = [file(1, 2, 3, 20)];
+            let of_two_windows = [file(1, 2, 2, late), file(1, 3, 3, 20)];
+            for windows in [&of_one_window[..], &of_two_windows] {
+                let level_0 = [file(0, 2, 2, late), file(0, 3, 3, 20), file(0, 4, 4, 900)];
+                let files: Files = windows.iter().cloned().chain(level_0).collect();
+                let plan = |now| plan_level_0(&files, grace, time(now));
+                assert_eq!(plan(619), Next::At(time(620)));
+                let Next::Now(delete) = plan(620) else {
+                    panic!("nothing is deleted")
+                };
+                assert_eq!(names(&delete), [(0, 2, 2), (0, 3, 3)]);
+            }
         }
     }
 

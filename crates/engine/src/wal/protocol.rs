@@ -36,8 +36,8 @@ pub(crate) struct Facts {
     /// Whether capture may run now, or waits for the sync interval to pass. A WAL that is large
     /// or backfilled to its end is captured at once, so that a checkpointer is never kept waiting.
     pub due: bool,
-    /// Whether frames were captured for this notice already. Under a writer that never pauses there
-    /// are always new ones; they wait for the next notice unless they are in the way of a reset.
+    /// Whether frames were captured already, in this round. Under a writer that never pauses there
+    /// are always new ones; they wait for the next round unless they are in the way of a reset.
     pub caught_up: bool,
     /// The brake is held, beside the pin.
     pub braked: bool,
@@ -48,11 +48,11 @@ pub(crate) struct Facts {
     pub rotate_at: u32,
     /// Frames from which writers may be held for a moment to make that happen.
     pub insist_at: u32,
-    /// What was already tried for this notice without emptying the WAL.
+    /// What was already tried without emptying the WAL, in this round.
     pub tried: Tried,
 }
 
-/// How far this notice went to get the WAL backfilled.
+/// How far a round went to get the WAL backfilled. There is another one where the one before left much less.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Tried {
     /// Nothing yet.
