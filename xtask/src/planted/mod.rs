@@ -94,6 +94,8 @@ fn expect(tree: &tree::Tree, test: &Test, expected: Verdict) -> Result<bool> {
         .env("CARGO_TARGET_DIR", tree.target())
         // From fault to fault a line changes.
         .env("CARGO_INCREMENTAL", "1")
+        // Some faults need a rare coincidence.
+        .env("EVERTIDE_SIMULATIONS", "1500")
         .args(["test", "--quiet", "--locked", "--package", test.package])
         .args(test.binary)
         .args(["--", "--exact", test.name]);
