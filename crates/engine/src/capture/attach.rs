@@ -417,6 +417,14 @@ impl Attached {
         self.read_index()
     }
 
+    /// Makes what is in both files durable, so that there is little left of it for a checkpoint to do. That one
+    /// does it again, and fails where this did.
+    pub(super) fn sync(&self) {
+        if let Err(error) = self.database.sync_data().and_then(|()| self.wal.sync()) {
+            tracing::warn!(database = %self.path.display(), %error, "cannot sync");
+        }
+    }
+
     pub(super) fn shm_failed(&self) -> impl Fn(io::Error) -> Error + use<> {
         let path = beside(&self.path, "-shm");
         move |source| Error::Io {

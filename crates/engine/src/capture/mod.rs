@@ -26,7 +26,7 @@ pub(crate) use self::{
 };
 use self::{
     attach::Attached,
-    pace::{Approach, Pace, SMALL_RESIDUE},
+    pace::{Distance, Pace, SMALL_RESIDUE},
 };
 use crate::{
     Error,
@@ -126,7 +126,7 @@ pub(crate) struct StepOutcome {
     /// A checkpoint was under way, or a lock could not be had: look again soon.
     pub(crate) busy: bool,
     /// Look again after this time, whether or not something is noticed: the WAL will be so full that
-    /// it is wanted to start over, or somebody may wait for the brake.
+    /// it is wanted to start over, is approached round by round, or somebody may wait for the brake.
     pub(crate) look_in: Option<Duration>,
 }
 
@@ -260,7 +260,7 @@ impl Capture {
         let mut tried = Tried::Nothing;
         let mut hold: Option<WriteHold> = None;
         let (mut caught_up, mut unfinished) = (false, false);
-        let mut approach = Approach::new(&wanted);
+        let mut nearing = false;
         loop {
             let index = self.follow_generation()?;
             if !self.images.is_empty() {
@@ -275,6 +275,7 @@ impl Capture {
             }
             let policy = self.policy;
             let brake = self.pace.brake(policy.rotate_at);
+            let hold_again_at = self.pace.hold_again_at(&index);
             let captured = self.captured_frames();
             let attached = self.attached_mut()?;
             let facts = Facts {
@@ -288,7 +289,7 @@ impl Capture {
                 braked: attached.brake.is_some(),
                 brake: brake && !attached.checkpoint_holds_writers()?,
                 rotate_at,
-                insist_at: policy.insist_at(rotate_at, &index),
+                insist_at: policy.insist_at(rotate_at, &index).max(hold_again_at),
                 tried,
             };
             let action = next(&facts);
@@ -303,12 +304,17 @@ impl Capture {
                 }
                 Action::Checkpoint => {
                     let left = self.checkpoint()?;
-                    let round = approach.round(&left, self.captured_frames());
-                    caught_up &= !round.capture;
-                    tried = match round.again {
-                        true => Tried::Nothing,
-                        false => Tried::Checkpoint,
-                    };
+                    let distance = self.pace.round(&index, &left, captured);
+                    if distance != Distance::Near {
+                        // What is durable already is not waited for while writers are held.
+                        self.attached_mut()?.sync();
+                    }
+                    nearing = distance == Distance::Nearing;
+                    if nearing {
+                        break; // the next step is another round
+                    }
+                    caught_up &= distance == Distance::Near;
+                    tried = Tried::Checkpoint;
                 }
                 Action::Insist => {
                     hold = self.hold_writers()?;
@@ -332,6 +338,7 @@ impl Capture {
         }
         let attached = self.attached_mut()?;
         let braked = attached.brake.as_ref().map(|_| LONGEST_BRAKE);
+        let another_round = nearing.then_some(Duration::ZERO);
         // The order matters: a commit that came before the lock was seen free is in the index now.
         let (writing, checkpointing) = attached.is_busy()?;
         let index = attached.read_index()?;
@@ -349,9 +356,9 @@ impl Capture {
             writing,
             complete,
             busy: checkpointing || unfinished,
-            look_in: braked
+            look_in: [braked, another_round, self.pace.time_until(rotate_at)]
                 .into_iter()
-                .chain(self.pace.time_until(rotate_at))
+                .flatten()
                 .min(),
         })
     }
@@ -413,6 +420,7 @@ impl Capture {
         // The application may be in the middle of a checkpoint of its own, which ends by itself.
         for _ in 0..CHECKPOINTS_IN_HOLD {
             let index = self.checkpoint()?;
+            self.pace.held(&index);
             if index.backfilled == index.committed {
                 break;
             }

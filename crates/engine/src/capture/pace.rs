@@ -29,6 +29,21 @@ pub(super) struct Pace {
     /// The application checkpoints over and over as long as the WAL does not start over.
     application_checkpoints: bool,
     generations_since: u32,
+    /// Frames that the last round left, where another one follows.
+    left: Option<u32>,
+    /// The WAL as writers were held for it in vain.
+    held_in_vain: Option<IndexHeader>,
+}
+
+/// How near a round of capture and backfill came to the end of a WAL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Distance {
+    /// So little is left that writers can be held for it, or somebody reads and keeps it there.
+    Near,
+    /// Nearer than the round before; another one comes nearer still.
+    Nearing,
+    /// As far as before, since it grows too fast.
+    Far,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,50 +117,48 @@ impl Pace {
         self.application_checkpoints && in_period > f64::from(least)
     }
 
+    /// How near a round came that began with the WAL as it was `before`, and left it as `after` with so many frames
+    /// captured.
+    pub(super) fn round(
+        &mut self,
+        before: &IndexHeader,
+        after: &IndexHeader,
+        captured: u32,
+    ) -> Distance {
+        let uncaptured = after.committed.saturating_sub(captured);
+        let left = uncaptured.max(after.committed.saturating_sub(after.backfilled));
+        let nearer = self.left.take().is_none_or(|most| left <= most - most / 8);
+        if left <= SMALL_RESIDUE || after.backfilled <= before.backfilled {
+            Distance::Near
+        } else if nearer {
+            self.left = Some(left);
+            Distance::Nearing
+        } else {
+            Distance::Far
+        }
+    }
+
+    /// Notes what was left when writers were held for it.
+    pub(super) fn held(&mut self, index: &IndexHeader) {
+        self.held_in_vain = (index.backfilled < index.committed).then_some(*index);
+    }
+
+    /// From how many frames on writers may be held once more. Those that somebody reads cannot be backfilled,
+    /// however often that is tried: the WAL has to grow by half before it is, or the reader to go on.
+    pub(super) fn hold_again_at(&self, index: &IndexHeader) -> u32 {
+        match self.held_in_vain {
+            Some(vain) if (vain.salts, vain.backfilled) == (index.salts, index.backfilled) => {
+                vain.committed.saturating_add(vain.committed / 2)
+            }
+            _ => 0,
+        }
+    }
+
     /// When the WAL will have `frames`, if it goes on to grow as it does, and if that is soon.
     pub(super) fn time_until(&self, frames: u32) -> Option<Duration> {
         let missing = frames.checked_sub(self.looked?.committed)?;
         let seconds = f64::from(missing) / self.frames_per_second;
         (seconds < PERIOD.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
-    }
-}
-
-/// Capturing and backfilling a WAL again and again, while its writer goes on, until so little is left that
-/// writers can be held for the rest.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Approach {
-    /// Frames left by the round before.
-    left: u32,
-}
-
-/// What to do when a round has ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Round {
-    /// Capture before anything else.
-    pub(super) capture: bool,
-    /// Backfill once more.
-    pub(super) again: bool,
-}
-
-impl Approach {
-    /// Of a WAL of which nothing is captured or backfilled yet in this step.
-    pub(super) fn new(index: &IndexHeader) -> Self {
-        Self {
-            left: index.committed.saturating_sub(index.backfilled),
-        }
-    }
-
-    /// What is next when the wal-index says this, and so many frames are captured. There is another round
-    /// as long as each leaves much less than the one before.
-    pub(super) fn round(&mut self, index: &IndexHeader, captured: u32) -> Round {
-        let uncaptured = index.committed.saturating_sub(captured);
-        let left = uncaptured.max(index.committed.saturating_sub(index.backfilled));
-        let before = std::mem::replace(&mut self.left, left);
-        let again = left > SMALL_RESIDUE && left <= before / 2;
-        Round {
-            capture: again && uncaptured > SMALL_RESIDUE,
-            again,
-        }
     }
 }
 
@@ -240,50 +253,68 @@ mod tests {
     }
 
     #[test]
-    fn a_wal_is_approached_until_little_is_left_or_the_writer_is_too_fast() {
-        let round = |capture, again| Round { capture, again };
-        let mut steady = Approach::new(&index(1, 4_000, 0));
+    fn rounds_go_on_as_long_as_each_comes_nearer() {
+        use Distance::{Far, Near, Nearing};
+        // What was committed and backfilled before each round and after it, what was captured, and what comes of it.
+        type Rounds<'a> = &'a [([u32; 2], [u32; 2], u32, Distance)];
+        let writers: [(&str, Rounds<'_>); 5] = [
+            ("a steady one", &[([4_000, 0], [4_010, 4_000], 4_000, Near)]),
+            (
+                "a fast one",
+                &[
+                    ([60_000, 0], [90_000, 60_000], 60_000, Nearing),
+                    ([90_000, 60_000], [99_000, 89_000], 98_000, Nearing),
+                    ([99_000, 89_000], [99_200, 99_000], 99_190, Near),
+                ],
+            ),
+            (
+                "one that is too fast",
+                &[
+                    ([60_000, 0], [90_000, 60_000], 90_000, Nearing),
+                    ([90_000, 60_000], [120_000, 92_000], 120_000, Far),
+                    ([120_000, 92_000], [150_000, 120_000], 150_000, Nearing),
+                ],
+            ),
+            (
+                "beside a reader",
+                &[([60_000, 10], [60_000, 10], 60_000, Near)],
+            ),
+            (
+                "before the first snapshot",
+                &[([900, 0], [900, 500], u32::MAX, Nearing)],
+            ),
+        ];
+        for (writer, rounds) in writers {
+            let mut pace = Pace::default();
+            for (before, after, captured, distance) in rounds {
+                let [before, after] = [before, after]
+                    .map(|[committed, backfilled]| index(1, *committed, *backfilled));
+                assert_eq!(
+                    pace.round(&before, &after, *captured),
+                    *distance,
+                    "{writer}: {after:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn writers_are_not_held_over_and_over_for_what_somebody_reads() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.hold_again_at(&index(1, 1_000, 0)), 0);
+        pace.held(&index(1, 1_000, 400));
+        assert_eq!(pace.hold_again_at(&index(1, 1_200, 400)), 1_500);
         assert_eq!(
-            steady.round(&index(1, 4_010, 4_000), 4_000),
-            round(false, false)
-        );
-        let mut fast = Approach::new(&index(1, 60_000, 0));
-        assert_eq!(
-            fast.round(&index(1, 90_000, 60_000), 60_000),
-            round(true, true)
+            pace.hold_again_at(&index(1, 1_200, 401)),
+            0,
+            "the reader went on"
         );
         assert_eq!(
-            fast.round(&index(1, 99_000, 89_000), 98_000),
-            round(true, true)
+            pace.hold_again_at(&index(2, 1_200, 400)),
+            0,
+            "it started over"
         );
-        assert_eq!(
-            fast.round(&index(1, 99_900, 99_000), 99_890),
-            round(false, true)
-        );
-        assert_eq!(
-            fast.round(&index(1, 99_990, 99_900), 99_990),
-            round(false, false)
-        );
-        let mut too_fast = Approach::new(&index(1, 60_000, 0));
-        assert_eq!(
-            too_fast.round(&index(1, 90_000, 60_000), 90_000),
-            round(false, true)
-        );
-        assert_eq!(
-            too_fast.round(&index(1, 120_000, 100_000), 100_000),
-            round(false, false)
-        );
-        // A reader keeps all of it from being backfilled.
-        let blocked = index(1, 60_000, 10);
-        assert_eq!(
-            Approach::new(&blocked).round(&blocked, 60_000),
-            round(false, false)
-        );
-        // Before the first snapshot nothing is captured.
-        let mut first = Approach::new(&index(1, 900, 0));
-        assert_eq!(
-            first.round(&index(1, 900, 500), u32::MAX),
-            round(false, true)
-        );
+        pace.held(&index(1, 1_500, 1_500));
+        assert_eq!(pace.hold_again_at(&index(1, 1_500, 1_500)), 0);
     }
 }

@@ -65,6 +65,11 @@ impl WalFile {
         })
     }
 
+    /// Makes durable what was written, as a checkpoint does before it backfills.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     /// The header, where a whole one with a right checksum is there.
     pub(crate) fn header(&self) -> io::Result<Option<WalHeader>> {
         let mut bytes = [0; WAL_HEADER_LEN];

@@ -52,7 +52,7 @@ pub(crate) struct Facts {
     pub tried: Tried,
 }
 
-/// How far a round went to get the WAL backfilled. There is another one where the one before left much less.
+/// How far a round went to get the WAL backfilled.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) enum Tried {
     /// Nothing yet.

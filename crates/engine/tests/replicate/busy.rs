@@ -141,6 +141,32 @@ async fn writers_are_held_for_the_last_frames_of_a_wal_and_never_for_all_of_it()
 }
 
 #[tokio::test]
+async fn writers_are_held_beside_a_long_reader_only_as_often_as_the_wal_grows_by_half() {
+    const ROTATE_AT: u32 = 100;
+    let (scene, _conn) = Scene::with_rows(20);
+    let backup = scene.builder().rotate_at_frames(ROTATE_AT).build().unwrap();
+    backup.start().await.unwrap();
+    let reader = scene.open();
+    reader
+        .execute_batch("BEGIN; SELECT count(*) FROM t")
+        .unwrap();
+    let writer = Repeated::start(scene.open(), |conn| {
+        conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))")
+    });
+    let status = until(&backup, |status| status.wal_frames >= 100 * ROTATE_AT).await;
+    let holds = status.write_holds;
+    eprintln!("{holds} holds in {} frames", status.wal_frames);
+    // The WAL may have started over just before the reader began.
+    let grown = f64::from(status.wal_frames) / f64::from(ROTATE_AT);
+    assert!(holds as f64 <= 2.0 + grown.log(1.5), "{holds} holds");
+    reader.execute_batch("COMMIT").unwrap();
+    until(&backup, |now| now.rotations > status.rotations).await;
+    assert!(writer.end().0 > 0);
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
 async fn who_does_not_wait_is_told_busy_once_for_each_time_writers_are_held() {
     let (scene, _conn) = Scene::with_rows(20);
     let writer = scene.open();
