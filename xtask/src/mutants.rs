@@ -33,7 +33,15 @@ const DECISIONS: [Decisions; 4] = [
         name: "engine",
         package: "evertide",
         which: &["--exclude", CAPTURED],
-        tests: &["--lib", "--", "--skip", "simulation::", "--skip", "fuzz::"],
+        tests: &[
+            "--lib",
+            "--",
+            // These take seconds each time, and look at none of the decisions alone.
+            "--skip=simulation::",
+            "--skip=fuzz::",
+            "--skip=cost_tests::",
+            "--skip=restore::v3::unpack::",
+        ],
     },
     // What is done with frames is seen where there are some.
     Decisions {

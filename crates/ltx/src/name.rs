@@ -87,6 +87,13 @@ mod tests {
     }
 
     #[test]
+    fn what_starts_at_the_first_transaction_is_a_snapshot() {
+        let snapshot = |min, max| LtxName::new(Txid::new(min), Txid::new(max)).is_snapshot();
+        assert!(snapshot(1, 1) && snapshot(1, 9));
+        assert!(!snapshot(2, 9));
+    }
+
+    #[test]
     fn a_file_extends_a_history_only_without_a_gap_and_only_if_it_goes_further() {
         let name = LtxName::new(Txid::new(5), Txid::new(9));
         let extends: Vec<u64> = (0..12).filter(|n| name.extends(Txid::new(*n))).collect();

@@ -145,6 +145,7 @@ mod tests {
     use lz4_flex::frame::{BlockMode, BlockSize, FrameEncoder, FrameInfo};
 
     use super::*;
+    use crate::PageSize;
 
     /// Half random, half repeated.
     fn page(len: usize) -> Vec<u8> {
@@ -191,6 +192,18 @@ mod tests {
                 assert!(found == page, "{info:?} in {blocks} blocks");
             }
         }
+    }
+
+    #[test]
+    fn a_frame_of_an_encoder_that_flushes_at_every_chance_is_read() {
+        let size = PageSize::new(512).expect("a page size");
+        let frame = frame(FrameInfo::new(), &page(512), 64);
+        assert!(frame.len() > crate::page::max_block(size) + 2);
+        let blocks = frame.len() - 4; // and the mark that ends them
+        for max in [blocks, crate::page::max_stream(size)] {
+            assert_eq!(extent(&frame, max), Ok(Extent::Complete(frame.len())));
+        }
+        assert!(extent(&frame, blocks - 1).is_err());
     }
 
     #[test]
