@@ -417,10 +417,19 @@ impl Attached {
         self.read_index()
     }
 
-    /// Makes what is in both files durable, so that there is little left of it for a checkpoint to do. That one
-    /// does it again, and fails where this did.
-    pub(super) fn sync(&self) {
-        if let Err(error) = self.database.sync_data().and_then(|()| self.wal.sync()) {
+    /// Makes what is in the database file durable, so that a checkpoint has little left to wait for.
+    pub(super) fn sync_database(&self) {
+        self.synced(self.database.sync_data());
+    }
+
+    /// The same for the WAL.
+    pub(super) fn sync_wal(&self) {
+        self.synced(self.wal.sync());
+    }
+
+    /// The checkpoint does it again, and fails where this did.
+    fn synced(&self, done: io::Result<()>) {
+        if let Err(error) = done {
             tracing::warn!(database = %self.path.display(), %error, "cannot sync");
         }
     }

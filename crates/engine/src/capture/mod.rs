@@ -26,7 +26,7 @@ pub(crate) use self::{
 };
 use self::{
     attach::Attached,
-    pace::{Distance, Pace, SMALL_RESIDUE},
+    pace::{Pace, SMALL_RESIDUE},
 };
 use crate::{
     Error,
@@ -304,19 +304,14 @@ impl Capture {
                 }
                 Action::Checkpoint => {
                     let left = self.checkpoint()?;
-                    let distance = self.pace.round(&index, &left, captured);
-                    if distance != Distance::Near {
-                        // What is durable already is not waited for while writers are held.
-                        self.attached_mut()?.sync();
-                    }
-                    nearing = distance == Distance::Nearing;
+                    nearing = self.pace.nearing(&index, &left, captured);
                     if nearing {
                         break; // the next step is another round
                     }
-                    caught_up &= distance == Distance::Near;
                     tried = Tried::Checkpoint;
                 }
                 Action::Insist => {
+                    self.prepare_hold()?;
                     hold = self.hold_writers()?;
                     unfinished |= hold.is_none();
                     tried = Tried::Insisting;
@@ -406,6 +401,17 @@ impl Capture {
         let index = self.attached_mut()?.checkpoint()?;
         self.pace.checkpointed(&index);
         Ok(index)
+    }
+
+    /// Does what writers need not be held for: what is captured and durable already is not waited for later.
+    fn prepare_hold(&mut self) -> Result<(), CaptureError> {
+        self.attached_mut()?.sync_database();
+        let index = self.follow_generation()?;
+        if index.committed.saturating_sub(self.captured_frames()) > SMALL_RESIDUE {
+            self.capture_segment(&index)?;
+        }
+        self.attached_mut()?.sync_wal();
+        Ok(())
     }
 
     /// Holds writers and backfills the rest, unless they cannot be held for now.

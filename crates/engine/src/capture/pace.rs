@@ -35,17 +35,6 @@ pub(super) struct Pace {
     held_in_vain: Option<IndexHeader>,
 }
 
-/// How near a round of capture and backfill came to the end of a WAL.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Distance {
-    /// So little is left that writers can be held for it, or somebody reads and keeps it there.
-    Near,
-    /// Nearer than the round before; another one comes nearer still.
-    Nearing,
-    /// As far as before, since it grows too fast.
-    Far,
-}
-
 #[derive(Clone, Copy, Debug)]
 struct Look {
     at: Instant,
@@ -117,25 +106,21 @@ impl Pace {
         self.application_checkpoints && in_period > f64::from(least)
     }
 
-    /// How near a round came that began with the WAL as it was `before`, and left it as `after` with so many frames
-    /// captured.
-    pub(super) fn round(
+    /// Whether to capture and backfill once more before writers are held: a round that began with the WAL as it was
+    /// `before` left it as `after`, with so many frames captured, and so nearer to its end than the round before.
+    pub(super) fn nearing(
         &mut self,
         before: &IndexHeader,
         after: &IndexHeader,
         captured: u32,
-    ) -> Distance {
+    ) -> bool {
         let uncaptured = after.committed.saturating_sub(captured);
         let left = uncaptured.max(after.committed.saturating_sub(after.backfilled));
         let nearer = self.left.take().is_none_or(|most| left <= most - most / 8);
-        if left <= SMALL_RESIDUE || after.backfilled <= before.backfilled {
-            Distance::Near
-        } else if nearer {
-            self.left = Some(left);
-            Distance::Nearing
-        } else {
-            Distance::Far
-        }
+        // Where nothing was backfilled, somebody reads and keeps it there.
+        let nearing = nearer && left > SMALL_RESIDUE && after.backfilled > before.backfilled;
+        self.left = nearing.then_some(left);
+        nearing
     }
 
     /// Notes what was left when writers were held for it.
@@ -254,44 +239,46 @@ mod tests {
 
     #[test]
     fn rounds_go_on_as_long_as_each_comes_nearer() {
-        use Distance::{Far, Near, Nearing};
-        // What was committed and backfilled before each round and after it, what was captured, and what comes of it.
-        type Rounds<'a> = &'a [([u32; 2], [u32; 2], u32, Distance)];
+        // What was committed and backfilled before each round and after it, what was captured, and whether there is another.
+        type Rounds<'a> = &'a [([u32; 2], [u32; 2], u32, bool)];
         let writers: [(&str, Rounds<'_>); 5] = [
-            ("a steady one", &[([4_000, 0], [4_010, 4_000], 4_000, Near)]),
+            (
+                "a steady one",
+                &[([4_000, 0], [4_010, 4_000], 4_000, false)],
+            ),
             (
                 "a fast one",
                 &[
-                    ([60_000, 0], [90_000, 60_000], 60_000, Nearing),
-                    ([90_000, 60_000], [99_000, 89_000], 98_000, Nearing),
-                    ([99_000, 89_000], [99_200, 99_000], 99_190, Near),
+                    ([60_000, 0], [90_000, 60_000], 60_000, true),
+                    ([90_000, 60_000], [99_000, 89_000], 98_000, true),
+                    ([99_000, 89_000], [99_200, 99_000], 99_190, false),
                 ],
             ),
             (
                 "one that is too fast",
                 &[
-                    ([60_000, 0], [90_000, 60_000], 90_000, Nearing),
-                    ([90_000, 60_000], [120_000, 92_000], 120_000, Far),
-                    ([120_000, 92_000], [150_000, 120_000], 150_000, Nearing),
+                    ([60_000, 0], [90_000, 60_000], 90_000, true),
+                    ([90_000, 60_000], [120_000, 92_000], 120_000, false),
+                    ([120_000, 92_000], [150_000, 120_000], 150_000, true),
                 ],
             ),
             (
                 "beside a reader",
-                &[([60_000, 10], [60_000, 10], 60_000, Near)],
+                &[([60_000, 10], [60_000, 10], 60_000, false)],
             ),
             (
                 "before the first snapshot",
-                &[([900, 0], [900, 500], u32::MAX, Nearing)],
+                &[([900, 0], [900, 500], u32::MAX, true)],
             ),
         ];
         for (writer, rounds) in writers {
             let mut pace = Pace::default();
-            for (before, after, captured, distance) in rounds {
+            for (before, after, captured, another) in rounds {
                 let [before, after] = [before, after]
                     .map(|[committed, backfilled]| index(1, *committed, *backfilled));
                 assert_eq!(
-                    pace.round(&before, &after, *captured),
-                    *distance,
+                    pace.nearing(&before, &after, *captured),
+                    *another,
                     "{writer}: {after:?}"
                 );
             }
