@@ -79,6 +79,8 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         mutants.args([MEMORY, "--"]).arg(&program);
         // From mutant to mutant a line changes.
         mutants.env("CARGO_INCREMENTAL", "1");
+        // A random test that fails need not look for the smallest example.
+        mutants.env("PROPTEST_MAX_SHRINK_ITERS", "0");
         mutants.args(["mutants", "--profile", "mutants"]);
         mutants
             .args(["--package", decisions.package])

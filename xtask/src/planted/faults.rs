@@ -187,11 +187,11 @@ pub(super) const FAULTS: &[Fault] = &[
     Fault {
         name: "lock-taken-twice",
         harm: "a guard that is taken again is let go of: what a checkpoint backfills and a reset takes is never captured",
-        file: "crates/engine/src/capture/attach.rs",
+        file: "crates/engine/src/capture/attached.rs",
         right: "Action::TakeGuard if self.guard.is_some() => true,",
         wrong: "Action::TakeGuard if self.guard.is_some() && self.pin.is_none() => true,",
         tests: &[unit(
-            "capture::attach::tests::a_lock_that_is_taken_again_is_still_held",
+            "capture::attached::tests::a_lock_that_is_taken_again_is_still_held",
         )],
     },
     Fault {

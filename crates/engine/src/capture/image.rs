@@ -98,7 +98,7 @@ impl Capture {
         {
             self.skip_to_floor(&index)?;
         }
-        let path = super::attach::beside(&self.path, "-wal");
+        let path = super::connect::beside(&self.path, "-wal");
         let wal = WalFile::open(self.disk.as_ref(), &path).map_err(|source| Error::Io {
             path,
             action: "open",
@@ -240,7 +240,7 @@ impl Capture {
         let index = attached.read_index()?;
         let wal = WalFile::open(
             self.disk.as_ref(),
-            &super::attach::beside(&self.path, "-wal"),
+            &super::connect::beside(&self.path, "-wal"),
         )
         .map_err(self.attached_mut()?.wal_failed())?;
         let scan = wal

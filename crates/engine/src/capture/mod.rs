@@ -5,6 +5,8 @@
 //! the page table, which can be redone from the newest staged file. Uploads come after all that.
 
 mod attach;
+mod attached;
+mod connect;
 mod image;
 mod pace;
 mod segment;
@@ -25,7 +27,8 @@ pub(crate) use self::{
     table::{DiskReader, Tail, changes_of},
 };
 use self::{
-    attach::Attached,
+    attached::Attached,
+    connect::beside,
     pace::{Pace, SMALL_RESIDUE},
 };
 use crate::{
@@ -83,7 +86,7 @@ impl RotationPolicy {
     /// From how many frames on writers may be held while the last frames are backfilled: the fewer
     /// those are, the sooner.
     fn insist_at(&self, rotate_at: u32, index: &IndexHeader) -> u32 {
-        let factor = match index.committed.saturating_sub(index.backfilled) {
+        let factor = match index.unbackfilled() {
             0..=SMALL_RESIDUE => 1,
             left if left <= self.rotate_at => 4,
             _ => 16,
@@ -424,17 +427,18 @@ impl Capture {
         let before = attached.read_index()?;
         self.stats.write_holds += 1;
         // The application may be in the middle of a checkpoint of its own, which ends by itself.
+        let mut after = before;
         for _ in 0..CHECKPOINTS_IN_HOLD {
-            let index = self.checkpoint()?;
-            self.pace.held(&index);
-            if index.backfilled == index.committed {
+            after = self.checkpoint()?;
+            if after.unbackfilled() == 0 {
                 break;
             }
             std::thread::sleep(Duration::from_micros(500));
         }
+        self.pace.held(&after);
         // What is not captured yet will be before they go on.
-        let frames = before.committed.saturating_sub(before.backfilled)
-            + before.committed.saturating_sub(self.captured_frames());
+        let frames =
+            before.unbackfilled() + before.committed.saturating_sub(self.captured_frames());
         self.stats.most_frames_in_write_hold = self.stats.most_frames_in_write_hold.max(frames);
         Ok(Some(hold))
     }
@@ -501,7 +505,7 @@ impl Capture {
         match error {
             ScanError::Broken(what) => CaptureError::Discontinuity(what),
             ScanError::Io(source) => CaptureError::Failed(Error::Io {
-                path: attach::beside(&self.path, "-wal"),
+                path: beside(&self.path, "-wal"),
                 action: "read",
                 source,
             }),

@@ -115,7 +115,7 @@ impl Pace {
         captured: u32,
     ) -> bool {
         let uncaptured = after.committed.saturating_sub(captured);
-        let left = uncaptured.max(after.committed.saturating_sub(after.backfilled));
+        let left = uncaptured.max(after.unbackfilled());
         let nearer = self.left.take().is_none_or(|most| left <= most - most / 8);
         // Where nothing was backfilled, somebody reads and keeps it there.
         let nearing = nearer && left > SMALL_RESIDUE && after.backfilled > before.backfilled;
@@ -125,7 +125,7 @@ impl Pace {
 
     /// Notes what was left when writers were held for it.
     pub(super) fn held(&mut self, index: &IndexHeader) {
-        self.held_in_vain = (index.backfilled < index.committed).then_some(*index);
+        self.held_in_vain = (index.unbackfilled() > 0).then_some(*index);
     }
 
     /// From how many frames on writers may be held once more. Those that somebody reads cannot be backfilled,

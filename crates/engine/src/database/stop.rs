@@ -6,7 +6,7 @@ use evertide_ltx::Txid;
 use humantime::format_rfc3339_seconds;
 use tokio::time::Instant;
 
-use super::{Database, Looked, RunningReplica, Wake, images::ImageJob};
+use super::{Database, RunningReplica, Wake, images::ImageJob, look::Looked};
 use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicaStatus,
     capture::{CaptureError, Due},

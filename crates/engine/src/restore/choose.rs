@@ -131,6 +131,7 @@ mod tests {
         let at = |second| RestoreTarget::Timestamp(time(second));
         let upgraded = (vec![ltx(30), ltx(40)], vec![v3(10), v3(20)]);
         let went_back = (vec![ltx(10), ltx(20)], vec![v3(30), v3(40)]);
+        let one_moment = (vec![ltx(10)], vec![v3(10)]);
         for ((ltx, v3), target, expected) in [
             (&upgraded, RestoreTarget::Latest, Format::Ltx),
             (&upgraded, at(50), Format::Ltx),
@@ -140,6 +141,7 @@ mod tests {
             (&went_back, RestoreTarget::Latest, Format::V3),
             (&went_back, at(29), Format::Ltx),
             (&went_back, at(30), Format::V3),
+            (&one_moment, RestoreTarget::Latest, Format::Ltx),
             (&(vec![], vec![v3(10)]), RestoreTarget::Latest, Format::V3),
             (&(vec![ltx(10)], vec![]), RestoreTarget::Latest, Format::Ltx),
             (&(vec![], vec![]), RestoreTarget::Latest, Format::Ltx),

@@ -229,6 +229,7 @@ mod tests {
     use std::{collections::BTreeSet, time::Duration};
 
     use evertide_ltx::Level;
+    use evertide_storage::V3Key;
 
     use super::*;
 
@@ -247,6 +248,16 @@ mod tests {
             created: time(*second),
         };
         rows.iter().map(object).collect()
+    }
+
+    /// A snapshot of Litestream 0.3 of so many bytes.
+    fn v3(second: u64) -> V3Object {
+        let name = "generations/0000000000000001/snapshots/00000000.snapshot.lz4";
+        V3Object {
+            key: V3Key::parse(name).unwrap(),
+            size: second,
+            created: time(second),
+        }
     }
 
     /// The plan as level and transactions of each file.
@@ -382,17 +393,26 @@ mod tests {
         assert!(newest(RestoreTarget::Timestamp(time(20))));
         assert!(!newest(RestoreTarget::Timestamp(time(19))));
         // Beside files of Litestream 0.3.
-        let v3 = |second: u64| {
-            let name = "generations/0000000000000001/snapshots/00000000.snapshot.lz4";
-            let key = evertide_storage::V3Key::parse(name).unwrap();
-            let (size, created) = (1, time(second));
-            V3Object { key, size, created }
-        };
         let both = |plan: RestorePlan, second| plan.compared_with(&ltx, &[v3(second)]).is_newest();
         assert!(both(plan(&ltx, RestoreTarget::Latest).unwrap(), 5));
         assert!(!both(plan(&ltx, RestoreTarget::Latest).unwrap(), 99));
         assert!(both(RestorePlan::of_v3(vec![v3(30)]), 30));
         assert!(!both(RestorePlan::of_v3(vec![v3(15)]), 15));
+    }
+
+    #[test]
+    fn a_plan_says_how_many_files_and_bytes_are_read() {
+        let ltx = plan(
+            &objects(&[(9, 1, 2, 10), (0, 3, 3, 20)]),
+            RestoreTarget::Latest,
+        )
+        .unwrap();
+        assert_eq!((ltx.file_count(), ltx.bytes()), (2, 101 + 100));
+        assert_eq!(ltx.v3_files(), []);
+        let files = vec![v3(10), v3(11), v3(12)];
+        let old = RestorePlan::of_v3(files.clone());
+        assert_eq!((old.file_count(), old.bytes()), (3, 10 + 11 + 12));
+        assert_eq!(old.v3_files(), files);
     }
 
     #[test]

@@ -58,6 +58,13 @@ pub(crate) struct IndexHeader {
     pub(crate) backfilled: u32,
 }
 
+impl IndexHeader {
+    /// How many committed frames are not copied into the database file yet.
+    pub(crate) fn unbackfilled(&self) -> u32 {
+        self.committed.saturating_sub(self.backfilled)
+    }
+}
+
 /// Why a wal-index could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum IndexError {

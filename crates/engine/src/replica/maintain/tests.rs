@@ -1,0 +1,226 @@
+use evertide_ltx::{Encoder, Header, PageSize, Pgno};
+use evertide_storage::{Destination, ManualClock, MemoryClient, bytes_stream};
+
+use super::{
+    super::{
+        faulty::{Fault, Faulty},
+        files::tests::{file, time},
+    },
+    *,
+};
+use crate::state::Staged;
+
+const PAGES: u32 = 100;
+const PAGE: usize = 65_536;
+
+/// A file of which nothing can be compressed, so that a snapshot is larger than what is read without
+/// thinking about it.
+fn ltx(min: u64, max: u64, pages: u32, second: u64) -> (LtxName, Vec<u8>) {
+    let size = PageSize::new(PAGE as u32).unwrap();
+    let mut header = Header::new(size, PAGES, Txid::new(min), Txid::new(max));
+    header.timestamp_ms = second as i64 * 1_000;
+    let name = header.name();
+    let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+    let mut page = vec![0; PAGE];
+    for pgno in 1..=pages {
+        fastrand::Rng::with_seed(max << 32 | u64::from(pgno)).fill(&mut page);
+        encoder
+            .encode_page(Pgno::new(pgno).unwrap(), &page)
+            .unwrap();
+    }
+    (name, encoder.finish().unwrap().0)
+}
+
+/// Maintenance of a service with a large snapshot and a small file after it, some days later.
+async fn maintenance(commands: mpsc::UnboundedSender<Command>) -> (Maintenance, Arc<MemoryClient>) {
+    let client = Arc::new(MemoryClient::service("bucket"));
+    for (level, min, max, pages, second) in [(9, 1, 1, PAGES, 10), (0, 2, 2, 1, 20)] {
+        let (level, (name, bytes)) = (Level::new(level).unwrap(), ltx(min, max, pages, second));
+        let body = bytes_stream(bytes.into());
+        client.put(level, name, time(second), body).await.unwrap();
+    }
+    let options = ReplicaOptions::new("bucket", Destination::file("/nowhere").unwrap());
+    let clock = Arc::new(ManualClock::new(time(1_000_000)));
+    let (_, captured) = watch::channel(Captured {
+        txid: Txid::new(3),
+        created: None,
+        record: None,
+        begun: None,
+        staged: Arc::new([]),
+        dir: "/nowhere".into(),
+    });
+    let store = Arc::clone(&client) as Arc<dyn ReplicaClient>;
+    let maintenance = Maintenance::new(store, &options, clock);
+    let maintenance = maintenance.with_local(Arc::new(OsDisk), captured, commands);
+    (maintenance, client)
+}
+
+#[test]
+fn nothing_is_taken_for_captured_here_that_the_newest_file_does_not_prove() {
+    let from = |files: &[(u8, u64, u64)]| {
+        let files = files
+            .iter()
+            .map(|(level, min, max)| file(*level, *min, *max, 0));
+        proven_from(&files.collect::<Vec<_>>()).get()
+    };
+    assert_eq!(from(&[]), 1);
+    assert_eq!(from(&[(9, 1, 1), (0, 2, 2), (0, 3, 5)]), 2);
+    // Of a database that took over, and had transactions 7 and 8 itself.
+    let before = [(9, 1, 6), (0, 7, 7), (0, 8, 8)];
+    let started_over = [before.as_slice(), &[(9, 1, 9)]].concat();
+    assert_eq!(from(&started_over), 10);
+    assert_eq!(
+        from(&[started_over.as_slice(), &[(0, 10, 11)]].concat()),
+        10
+    );
+    // What a process that was killed sent arrived after its successor.
+    assert_eq!(from(&[(9, 1, 1), (0, 2, 3), (0, 3, 4), (0, 5, 5)]), 3);
+}
+
+#[tokio::test]
+async fn no_captured_file_is_merged_in_place_of_one_of_another_history() {
+    let (commands, _asked) = mpsc::unbounded_channel();
+    let (mut maintenance, _) = maintenance(commands).await;
+    let dir = tempfile::tempdir().unwrap();
+    let (two, four) = (file(0, 2, 2, 20), file(0, 4, 4, 40));
+    let staged = [two.name, four.name].map(|name| Staged { name, bytes: 1 });
+    let (_, captured) = watch::channel(Captured {
+        txid: four.name.max,
+        created: None,
+        record: None,
+        begun: None,
+        staged: staged.into(),
+        dir: dir.path().to_owned(),
+    });
+    maintenance.local.as_mut().unwrap().captured = captured;
+    maintenance.listed(None);
+    maintenance.arrived(file(9, 1, 3, 30));
+    maintenance.arrived(four.clone());
+    assert_eq!(
+        maintenance.copies_of(&two),
+        Vec::<std::path::PathBuf>::new()
+    );
+    let copy = dir.path().join(four.name.to_string());
+    assert_eq!(maintenance.copies_of(&four), [copy]);
+}
+
+#[tokio::test]
+async fn a_large_snapshot_of_a_service_is_not_made_by_downloading_the_one_before() {
+    let (commands, mut asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let content = image.clone();
+    let database = tokio::spawn(async move {
+        let Some(Command::Image(crate::database::ImageRequest { above, reply, .. })) =
+            asked.recv().await
+        else {
+            panic!("something else was asked for");
+        };
+        assert_eq!(above, Txid::ZERO, "no transaction of its own is needed");
+        let (created, stream) = (time(30), bytes_stream(image.into()));
+        let snapshot = Snapshot {
+            name,
+            created,
+            stream,
+        };
+        reply.send(snapshot).unwrap();
+    });
+    maintenance.run().await.unwrap();
+    database.await.unwrap();
+    let done = maintenance.done();
+    assert_eq!(done.snapshots, 1, "{done:?}");
+    assert!(done.read < SMALL_ENOUGH, "{done:?}");
+    let stored = client.get(Level::SNAPSHOT, name, None).await.unwrap();
+    let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+    assert!(stored == content);
+}
+
+#[tokio::test]
+async fn without_a_database_the_snapshot_is_made_of_what_the_replica_has() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    drop(asked);
+    let (mut maintenance, client) = maintenance(commands).await;
+    maintenance.run().await.unwrap();
+    let done = maintenance.done();
+    assert_eq!(done.snapshots, 1, "{done:?}");
+    assert!(done.read > SMALL_ENOUGH, "{done:?}");
+    let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
+    assert_eq!(snapshots.last().unwrap().name.max, Txid::new(2));
+}
+
+/// Gives whoever asks an image of the database; how often somebody did.
+async fn give_images(
+    mut asked: mpsc::UnboundedReceiver<Command>,
+    name: LtxName,
+    image: Vec<u8>,
+) -> u32 {
+    let mut images = 0;
+    while let Some(Command::Image(request)) = asked.recv().await {
+        let (created, stream) = (time(30), bytes_stream(image.clone().into()));
+        let snapshot = Snapshot {
+            name,
+            created,
+            stream,
+        };
+        request.reply.send(snapshot).unwrap();
+        images += 1;
+    }
+    images
+}
+
+#[tokio::test]
+async fn an_image_that_the_store_did_not_keep_whole_is_an_error_and_no_snapshot() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let store = Arc::new(Faulty::new(client.clone(), Fault::Halves(Level::SNAPSHOT)));
+    maintenance.merger.client = store.clone();
+    let before = client.list(Level::SNAPSHOT, None).await.unwrap();
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let size = image.len() as u64;
+    tokio::spawn(give_images(asked, name, image));
+    let error = maintenance.run().await.unwrap_err().to_string();
+    assert!(
+        error.contains(&format!("{size} bytes were sent")),
+        "{error}"
+    );
+    assert_eq!(client.list(Level::SNAPSHOT, None).await.unwrap(), before);
+    store.mend();
+    maintenance.run().await.unwrap();
+    let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
+    assert_eq!(snapshots.last().unwrap().size, size);
+}
+
+#[tokio::test]
+async fn a_snapshot_of_the_database_takes_the_place_of_what_is_damaged_for_good() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let level_0 = client.list(Level::L0, None).await.unwrap();
+    let lost = level_0[0].clone();
+    let stored = client.get(Level::L0, lost.name, None).await.unwrap();
+    let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+    let mut damaged = stored.to_vec();
+    damaged[200] ^= 1;
+    client.delete(Level::L0, &[lost.name]).await.unwrap();
+    let body = bytes_stream(damaged.into());
+    client
+        .put(Level::L0, lost.name, lost.created, body)
+        .await
+        .unwrap();
+
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let images = tokio::spawn(give_images(asked, name, image));
+    for _ in 0..2 {
+        maintenance.run().await.unwrap();
+    }
+    let snapshots = client.list(Level::SNAPSHOT, None).await.unwrap();
+    assert_eq!(snapshots.last().unwrap().name, name);
+    let left: Vec<LtxObject> = maintenance.damaged().cloned().collect();
+    assert_eq!(left, [lost]);
+    let complaint = maintenance.complaint().unwrap();
+    assert!(complaint.contains("of level 0 is damaged"), "{complaint}");
+    drop(maintenance);
+    assert_eq!(images.await.unwrap(), 1, "one is enough");
+}
+
+/// Less than a snapshot, and enough for what was captured after it.
+const SMALL_ENOUGH: u64 = 10 * PAGE as u64;
