@@ -195,14 +195,15 @@ pub(super) mod tests {
     #[test]
     fn what_is_forgotten_is_needed_neither_for_compaction_nor_for_snapshots() {
         let mut files: Files = [
-            file(0, 8, 8, 8),
             file(0, 9, 9, 9),
+            file(0, 10, 10, 10),
             file(1, 2, 4, 4),
             file(1, 5, 6, 6),
-            file(1, 7, 8, 8),
+            file(1, 7, 8, 8), // not compacted further yet
+            file(1, 9, 10, 10),
             file(2, 2, 6, 6),
             file(9, 1, 1, 1),
-            file(9, 1, 8, 8),
+            file(9, 1, 10, 10),
         ]
         .into_iter()
         .collect();
@@ -210,7 +211,7 @@ pub(super) mod tests {
         let left = files.all().map(|f| (f.level.get(), f.name.max.get()));
         assert_eq!(
             left.collect::<Vec<_>>(),
-            [(0, 8), (0, 9), (1, 8), (2, 6), (9, 8)]
+            [(0, 9), (0, 10), (1, 8), (1, 10), (2, 6), (9, 10)]
         );
         files.add(file(0, 5, 5, 5));
         files.add(file(1, 5, 6, 6));
