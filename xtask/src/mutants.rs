@@ -13,6 +13,9 @@ struct Decisions {
     package: &'static str,
     /// Which of the package's, as arguments of cargo-mutants.
     which: &'static [&'static str],
+    /// The targets that are built for each mutant, and whose tests are run.
+    targets: &'static [&'static str],
+    /// Which of their tests, as arguments of these.
     tests: &'static [&'static str],
 }
 
@@ -21,21 +24,22 @@ const DECISIONS: [Decisions; 4] = [
         name: "ltx",
         package: "evertide-ltx",
         which: &[],
-        tests: &["--lib", "--tests"],
+        targets: &["--lib", "--tests"],
+        tests: &[],
     },
     Decisions {
         name: "lease",
         package: "evertide-storage",
         which: &[],
-        tests: &["--lib"],
+        targets: &["--lib"],
+        tests: &[],
     },
     Decisions {
         name: "engine",
         package: "evertide",
         which: &["--exclude", CAPTURED],
+        targets: &["--lib"],
         tests: &[
-            "--lib",
-            "--",
             // These take seconds each time, and look at none of the decisions alone.
             "--skip=simulation::",
             "--skip=fuzz::",
@@ -48,7 +52,8 @@ const DECISIONS: [Decisions; 4] = [
         name: "segments",
         package: "evertide",
         which: &["--re", CAPTURED],
-        tests: &["--test", "replicate"],
+        targets: &["--test=replicate"],
+        tests: &[],
     },
 ];
 
@@ -85,8 +90,11 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         mutants
             .args(["--package", decisions.package])
             .args(decisions.which);
-        mutants.arg("--output").arg(output);
-        mutants.args(arguments).arg("--").args(decisions.tests);
+        for target in decisions.targets {
+            mutants.arg(format!("--cargo-arg={target}"));
+        }
+        mutants.arg("--output").arg(output).args(arguments);
+        mutants.args(["--", "--"]).args(decisions.tests);
         tally.add(run(&mut mutants)?);
     }
     Ok(tally)

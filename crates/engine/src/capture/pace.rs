@@ -198,6 +198,16 @@ mod tests {
     }
 
     #[test]
+    fn two_looks_at_one_moment_tell_nothing_of_the_speed() {
+        let (mut pace, at, committed) = writer(10);
+        for _ in 0..2 {
+            pace.look(at, &index(1, committed, 0));
+        }
+        let fast = pace.rotate_at(1_000, &index(1, committed, 0));
+        assert!((2_900..=3_000).contains(&fast), "{fast}");
+    }
+
+    #[test]
     fn it_is_known_when_a_growing_wal_will_be_full() {
         let (pace, _, committed) = writer(50);
         let soon = pace.time_until(committed + 450).unwrap();
@@ -222,6 +232,19 @@ mod tests {
     }
 
     #[test]
+    fn the_brake_is_wanted_where_a_wal_is_full_within_the_time_between_two_rotations() {
+        let (mut pace, ..) = writer(10); // 3,000 frames in that time
+        pace.application_checkpoints = true;
+        assert!(pace.brake(2_900));
+        assert!(!pace.brake(3_100));
+        let rests = Pace {
+            application_checkpoints: true,
+            ..Pace::default()
+        };
+        assert!(!rests.brake(0), "nobody writes");
+    }
+
+    #[test]
     fn our_own_checkpoints_are_not_taken_for_the_applications_and_habits_change() {
         let (mut pace, mut at, _) = writer(50);
         pace.application_checkpoints = true;
@@ -241,10 +264,18 @@ mod tests {
     fn rounds_go_on_as_long_as_each_comes_nearer() {
         // What was committed and backfilled before each round and after it, what was captured, and whether there is another.
         type Rounds<'a> = &'a [([u32; 2], [u32; 2], u32, bool)];
-        let writers: [(&str, Rounds<'_>); 5] = [
+        let writers: [(&str, Rounds<'_>); 7] = [
             (
                 "a steady one",
                 &[([4_000, 0], [4_010, 4_000], 4_000, false)],
+            ),
+            (
+                "one that leaves as much as is not worth a round",
+                &[([4_000, 0], [4_256, 4_000], 4_256, false)],
+            ),
+            (
+                "one that leaves a frame more",
+                &[([4_000, 0], [4_257, 4_000], 4_257, true)],
             ),
             (
                 "a fast one",

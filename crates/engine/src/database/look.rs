@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{Captured, Database, FIRST_RETRY, slow_look};
 use crate::{
-    DatabaseState, Error,
+    DatabaseState, Error, backoff,
     capture::{AttachOutcome, CaptureError, Due},
     error::describe,
     failing::{self, Work},
@@ -221,9 +221,9 @@ impl Database {
 
     /// Notes a failure, lets go of the database, and tries again later.
     pub(super) async fn failed(&mut self, error: &Error) -> Looked {
-        let pause = FIRST_RETRY.saturating_mul(1 << self.schedule.failures.min(10));
-        self.schedule.failures += 1;
-        self.schedule.next_look = Some(Instant::now() + pause.min(LONGEST_RETRY));
+        self.schedule.failures = self.schedule.failures.saturating_add(1);
+        let pause = backoff::pause(FIRST_RETRY, LONGEST_RETRY, self.schedule.failures);
+        self.schedule.next_look = Some(Instant::now() + pause);
         let (text, now) = (describe(error), self.config.clock.now());
         let since = self.status.borrow().failing_since.unwrap_or(now);
         tracing::error!(

@@ -38,6 +38,9 @@ impl StopTime {
 
     /// All of it by this deadline.
     pub(crate) fn within(deadline: Duration) -> Self {
+        // More than a clock can express is no limit, and a year is none either.
+        const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3_600);
+        let deadline = deadline.min(NO_LIMIT);
         let farewell = FAREWELL.min(deadline / 5);
         Self {
             uploads: deadline - farewell,

@@ -79,6 +79,15 @@ async fn stop_replicates_the_last_commit() {
 }
 
 #[tokio::test]
+async fn a_stop_may_have_all_the_time_there_is() {
+    let (scene, conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    insert(&conn, 5);
+    backup.stop(Duration::MAX).await.unwrap();
+    scene.assert_restores();
+}
+
+#[tokio::test]
 async fn stop_right_after_start_leaves_a_complete_first_snapshot() {
     let (scene, _conn) = Scene::with_rows(300);
     let backup = scene.start().await;
