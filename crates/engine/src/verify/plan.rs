@@ -230,7 +230,9 @@ mod tests {
             overlaps(&files).iter().map(pair).collect::<Vec<_>>()
         };
         assert_eq!(pairs(&[(9, 1, 4), (9, 1, 8), (0, 8, 8), (1, 5, 8)]), []);
+        assert_eq!(pairs(&[(0, 2, 4), (0, 5, 6)]), []);
         assert_eq!(pairs(&[(0, 2, 4), (0, 4, 6)]), [(4, 4)]);
+        assert_eq!(pairs(&[(0, 2, 4), (0, 5, 8), (0, 7, 9)]), [(8, 7)]);
         assert_eq!(pairs(&[(1, 2, 9), (1, 3, 3), (1, 5, 6)]), [(9, 3), (9, 5)]);
     }
 

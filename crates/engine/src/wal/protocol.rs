@@ -203,4 +203,45 @@ mod tests {
         assert_eq!(next(&tried(Tried::Checkpoint)), Action::Insist);
         assert_eq!(next(&tried(Tried::Insisting)), Action::Rest);
     }
+
+    #[test]
+    fn the_brake_is_held_beside_the_pin_until_a_large_wal_is_captured() {
+        let braking = |held, braked, caught_up, captured, committed| Facts {
+            brake: true,
+            braked,
+            caught_up,
+            ..facts(held, captured, committed, 3)
+        };
+        for (facts, expected) in [
+            (braking(Held::Pin, false, false, 5, 5), Action::TakeBrake),
+            (braking(Held::Pin, true, false, 5, 5), Action::Rest),
+            (braking(Held::Pin, true, false, 4, 1_000), Action::Capture),
+            (
+                braking(Held::Pin, true, false, 1_000, 1_000),
+                Action::ReleaseBrake,
+            ),
+            (
+                braking(Held::Pin, true, true, 990, 1_000),
+                Action::ReleaseBrake,
+            ),
+            (
+                braking(Held::Pin, false, false, 1_000, 1_000),
+                Action::Checkpoint,
+            ),
+            (
+                braking(Held::Guard, true, false, 5, 5),
+                Action::ReleaseBrake,
+            ),
+            (braking(Held::Both, true, false, 5, 5), Action::ReleaseBrake),
+            (
+                Facts {
+                    brake: false,
+                    ..braking(Held::Pin, true, false, 5, 5)
+                },
+                Action::ReleaseBrake,
+            ),
+        ] {
+            assert_eq!(next(&facts), expected, "{facts:?}");
+        }
+    }
 }
