@@ -79,9 +79,12 @@ fn follows(files: &[V3Object], first: u32, segment: &V3Object) -> Result<(), Obs
     };
     let expected = match before {
         V3Part::Snapshot { .. } => first,
-        V3Part::Segment { index: before, .. } if index == before => {
+        V3Part::Segment {
+            index: before,
+            offset: start,
+        } if index == before => {
             // Where it ends is known only once it was read; `Wal` compares that.
-            return if before_offset(last) < offset {
+            return if start < offset {
                 Ok(())
             } else {
                 Err(Obstacle::Twice {
@@ -99,13 +102,6 @@ fn follows(files: &[V3Object], first: u32, segment: &V3Object) -> Result<(), Obs
         missing: segment_name(segment.key.generation(), expected, 0),
         after: Box::new(last.clone()),
     })
-}
-
-fn before_offset(file: &V3Object) -> u64 {
-    match file.key.part() {
-        V3Part::Segment { offset, .. } => offset,
-        V3Part::Snapshot { .. } => 0,
-    }
 }
 
 fn is_snapshot(key: &V3Key) -> bool {
@@ -251,15 +247,19 @@ mod tests {
 
     #[test]
     fn one_place_in_the_history_is_not_filled_twice() {
-        let mut listing = usual();
-        let mut twin = segment(5, 3, 0, 28);
-        let text = "generations/0000000000000005/wal/00000003_0000000000000000.wal.lz4";
-        twin.key = V3Key::parse(text).unwrap();
-        listing.push(twin);
-        let planned = plan(&listing, None);
-        assert!(
-            matches!(planned, Err(Obstacle::Twice { .. })),
-            "{planned:?}"
-        );
+        for (offset, text) in [
+            (0, "00000003_0000000000000000"),
+            (0x1_0000_0000, "00000002_0000000100000000"),
+        ] {
+            let mut listing = usual();
+            let mut twin = segment(5, 3, offset, 28);
+            twin.key = V3Key::parse(&format!("generations/{:016x}/wal/{text}.wal.lz4", 5)).unwrap();
+            listing.push(twin);
+            let planned = plan(&listing, None);
+            assert!(
+                matches!(planned, Err(Obstacle::Twice { .. })),
+                "{planned:?}"
+            );
+        }
     }
 }
