@@ -11,7 +11,7 @@ use evertide_ltx::{Checksum, Header, PageSize, Pgno, Txid};
 use super::{Capture, CaptureError};
 use crate::{
     Error,
-    state::{PageChanges, PageSet, PageTable, Position, Tips},
+    state::{PageChanges, PageSet, PageTable, Position, Tips, boot},
     verify::Content,
     wal::{Cursor, WAL_HEADER_LEN, WalFile, protocol::Action},
 };
@@ -121,6 +121,7 @@ impl Capture {
                     page_size: index.page_size,
                     pages: index.pages,
                     inode: self.attached_mut()?.id.inode,
+                    boot: boot(),
                     table: None,
                     tips: Tips::default(),
                 };
@@ -264,6 +265,7 @@ impl Capture {
             checksum: scan.end.checksum,
             pages: index.pages,
             inode,
+            boot: boot(),
             ..before
         };
         if changes.checksums.is_empty() && index.pages == before.pages {
