@@ -64,4 +64,5 @@ pub use tempfile::TempDir;
 pub use workload::{
     AutoVacuum, Checkpoint, DatabaseOptions, Operation, Stop, Writer, WriterError, WriterOptions,
     WriterProcess, WriterReport, WriterThread, create_database, entries_ever, run_writer_process,
+    sqlite_version,
 };

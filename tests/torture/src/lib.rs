@@ -19,6 +19,7 @@ mod wal;
 
 pub use backup::{Form, Subject};
 pub use fault::Fault;
+pub use other_sqlite::OtherSqliteTally;
 pub use run::{Options, torture};
 pub use tally::Tally;
 pub use verdict::Verdict;

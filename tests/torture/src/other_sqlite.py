@@ -1,6 +1,7 @@
 """Writes to a database with the SQLite that Python has, until standard input ends.
 
-Arguments: database, seed. Prints the version of SQLite, and then how many transactions it committed.
+Arguments: database, seed. Prints the version of SQLite, and how many transactions it committed so far after each of
+them, so that one that is killed is counted, too.
 """
 
 import random
@@ -48,6 +49,7 @@ def main(path, seed):
                 connection.execute(f"PRAGMA wal_checkpoint({rng.choice(MODES)})").fetchall()
             else:
                 committed += transaction(connection, rng)
+                print(committed, flush=True)
         except sqlite3.OperationalError as error:
             # Others hold the lock, or changed the schema meanwhile.
             if connection.in_transaction:
@@ -55,7 +57,6 @@ def main(path, seed):
             if not any(word in str(error) for word in ("locked", "busy", "schema")):
                 raise
     connection.close()
-    print(committed, flush=True)
 
 
 if __name__ == "__main__":

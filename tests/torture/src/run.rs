@@ -107,12 +107,13 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
             writers.push(start_writer(backup, 100 * turn + id, rng)?);
         }
         if turn.is_multiple_of(7) {
-            other.kill()?;
+            other.kill(&mut tally.other_sqlite)?;
             tally.writer_kills += 1;
             other = OtherSqlite::start(&backup.database, rng.u64(..))?;
         }
     }
-    tally.other_sqlite = other.stop(WRITER_DEADLINE)?;
+    other.stop(WRITER_DEADLINE, &mut tally.other_sqlite)?;
+    tally.other_sqlite.must_have_written()?;
     for writer in writers {
         let report = writer.stop(WRITER_DEADLINE).context("stopping a writer")?;
         tally.writers.add(&report);

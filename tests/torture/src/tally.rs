@@ -4,6 +4,8 @@ use std::fmt;
 
 use evertide_testkit::WriterReport;
 
+use crate::other_sqlite::OtherSqliteTally;
+
 /// What happened in one run.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -22,8 +24,8 @@ pub struct Tally {
     pub orderly_stops: u32,
     /// Writers ended with SIGKILL.
     pub writer_kills: u32,
-    /// The version of another SQLite, and the transactions that its last process committed.
-    pub other_sqlite: (String, u64),
+    /// What was written with another SQLite.
+    pub other_sqlite: OtherSqliteTally,
     /// How often the WAL was seen to start over.
     pub wal_generations: u64,
     /// How often the backup said that it continued where it had been.
@@ -55,11 +57,7 @@ impl fmt::Display for Tally {
             "writers: {} rows; {} transactions and {} times busy of those not killed, {} killed",
             self.rows, writers.transactions, writers.busy, self.writer_kills
         )?;
-        let (version, transactions) = &self.other_sqlite;
-        writeln!(
-            f,
-            "SQLite {version}: {transactions} transactions of the last process that wrote with it"
-        )?;
+        writeln!(f, "{}", self.other_sqlite)?;
         writeln!(
             f,
             "backup: {} starts beside and {} inside the application, {} killed, {} stopped in order",

@@ -7,8 +7,12 @@ use evertide_ltx::PageSize;
 use super::{Capture, CaptureError, attached::Attached, connect::beside};
 use crate::{
     Error,
-    state::Position,
-    wal::{Cursor, IndexHeader, Salts, descriptors::FileId},
+    state::{Position, boot},
+    wal::{
+        Cursor,
+        descriptors::FileId,
+        protocol::{Refusal, Resume, ResumeFacts, resume},
+    },
 };
 
 /// How capture continues after attaching.
@@ -31,12 +35,9 @@ struct StartFacts<'a> {
     /// The page table is there and adds up to the position's database checksum.
     table: bool,
     page_size: PageSize,
-    index: &'a IndexHeader,
     inode: u64,
-    /// The last captured frame is still where it was.
-    continues: bool,
-    /// The WAL was reset once, and everything before that is captured.
-    reset_once: bool,
+    /// Whether the WAL goes on where the position is.
+    resume: Resume,
 }
 
 /// How to continue.
@@ -57,20 +58,19 @@ fn plan_start(facts: &StartFacts<'_>) -> Start {
         let reason = format!("the page size changed from {was} to {is} bytes");
         return Start::Snapshot(Some(reason));
     }
-    let reason = if position.inode != facts.inode {
-        "the database file was replaced"
-    } else if facts.reset_once {
-        return Start::ResumeAfterReset;
-    } else if position.salts != facts.index.salts {
-        "the WAL was restarted or removed while nobody watched"
-    } else if position.salts == Salts::default() {
-        // Every WAL without a frame looks like this: it may have been written, checkpointed and
-        // deleted since.
-        "the WAL was empty, which does not prove that nothing was missed"
-    } else if position.frames > facts.index.committed || !facts.continues {
-        "the WAL does not contain the last captured frame any more"
-    } else {
-        return Start::Resume;
+    let reason = match facts.resume {
+        _ if position.inode != facts.inode => "the database file was replaced",
+        Resume::Here => return Start::Resume,
+        Resume::AfterReset => return Start::ResumeAfterReset,
+        Resume::Refused(Refusal::Restarted) => {
+            "the WAL was restarted or removed while nobody watched"
+        }
+        Resume::Refused(Refusal::Empty) => {
+            "the WAL was empty, which does not prove that nothing was missed"
+        }
+        Resume::Refused(Refusal::FrameGone) => {
+            "the WAL does not contain the last captured frame any more"
+        }
     };
     if facts.table {
         Start::Rebase(reason.into())
@@ -98,38 +98,36 @@ impl Capture {
         };
         let index = attached.read_index()?;
         let position = self.state.position.as_ref();
-        let (continues, reset_once) = match position {
+        let boot = boot();
+        let resume = match position {
             Some(position) => {
                 let cursor = Cursor {
                     frames: position.frames,
                     checksum: position.checksum,
                 };
-                let (wal, salts, failed) = (&attached.wal, position.salts, attached.wal_failed());
-                let same = salts == index.salts;
-                (
-                    same && wal
-                        .continues(cursor, salts, index.page_size)
-                        .map_err(&failed)?,
-                    !same
-                        && wal
-                            .reset_once_since(cursor, salts, &index)
-                            .map_err(&failed)?,
-                )
+                let facts = attached.wal.resume_facts(cursor, position.salts, &index);
+                resume(&ResumeFacts {
+                    rebooted: boot == 0 || boot != position.boot,
+                    ..facts.map_err(attached.wal_failed())?
+                })
             }
-            None => (false, false),
+            None => Resume::Refused(Refusal::Empty),
         };
         let start = plan_start(&StartFacts {
             position,
             table: self.state.table.is_some(),
             page_size: index.page_size,
-            index: &index,
             inode: attached.id.inode,
-            continues,
-            reset_once,
+            resume,
         });
         self.attached = Some(attached);
         match start {
-            Start::Resume => Ok(AttachOutcome::Resumed),
+            Start::Resume => {
+                if let Some(position) = &mut self.state.position {
+                    position.boot = boot; // the next capture saves it
+                }
+                Ok(AttachOutcome::Resumed)
+            }
             Start::ResumeAfterReset => {
                 if let Some(position) = self.state.position {
                     self.state.save(Position {
@@ -192,9 +190,11 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use evertide_ltx::Txid;
+    use evertide_storage::{OsDisk, SystemClock};
 
     use super::*;
     use crate::{
+        capture::{Due, RotationPolicy},
         state::{TableSums, Tips},
         wal::{Salts, WalChecksum},
     };
@@ -211,61 +211,40 @@ mod tests {
             pages: 3,
             inode: 7,
             table: Some(TableSums::default()),
+            boot: 9,
             tips: Tips::default(),
-        }
-    }
-
-    fn index() -> IndexHeader {
-        IndexHeader {
-            page_size: PageSize::new(4_096).unwrap(),
-            committed: 12,
-            pages: 3,
-            checksum: WalChecksum(3, 4),
-            salts: Salts([1; 8]),
-            backfilled: 0,
         }
     }
 
     /// The three rows of the resume matrix, and what leads to each.
     #[test]
     fn a_restart_uploads_no_more_than_can_be_proven_to_be_needed() {
-        type Change = fn(&mut Option<Position>, &mut IndexHeader, &mut (bool, u64, bool));
-        let cases: [(Change, &str); 11] = [
-            (|_, _, _| {}, "resume"),
-            (|_, i, _| i.committed = 10, "resume"),
-            (|_, _, f| f.0 = false, "resume"), // the table is rebuilt beside
-            (|_, i, _| i.salts = Salts([2; 8]), "rebase"),
-            (|_, i, _| i.committed = 9, "rebase"),
-            (|_, _, f| f.2 = false, "rebase"),
-            (|_, _, f| f.1 = 8, "rebase"),
+        type Change = fn(&mut Option<Position>, &mut StartFacts<'static>);
+        const RESTARTED: Resume = Resume::Refused(Refusal::Restarted);
+        let cases: [(Change, &str); 9] = [
+            (|_, _| {}, "resume"),
+            (|_, f| f.table = false, "resume"), // the table is rebuilt beside
+            (|_, f| f.resume = Resume::AfterReset, "resume"),
+            (|_, f| f.resume = RESTARTED, "rebase"),
+            // An empty WAL, then and now: the application may have come and gone in between.
+            (|_, f| f.resume = Resume::Refused(Refusal::Empty), "rebase"),
             (
-                |_, i, f| (i.salts, f.0) = (Salts([2; 8]), false),
-                "snapshot",
-            ),
-            (|p, _, _| *p = None, "snapshot"),
-            (|_, i, f| (i.salts, f.2) = (Salts([2; 8]), false), "resume"), // reset once
-            (
-                |p, i, _| {
-                    // An empty WAL, then and now: the application may have come and gone in between.
-                    let p = p.as_mut().unwrap();
-                    (p.salts, p.frames, i.salts, i.committed) =
-                        (Salts::default(), 0, Salts::default(), 0);
-                },
+                |_, f| f.resume = Resume::Refused(Refusal::FrameGone),
                 "rebase",
             ),
+            (
+                |_, f| (f.resume, f.inode) = (Resume::AfterReset, 8),
+                "rebase",
+            ),
+            (|_, f| (f.resume, f.table) = (RESTARTED, false), "snapshot"),
+            (|p, _| *p = None, "snapshot"),
         ];
         for (number, (change, expected)) in cases.into_iter().enumerate() {
-            let (mut p, mut i, mut flags) = (Some(position()), index(), (true, 7, true));
-            change(&mut p, &mut i, &mut flags);
-            let (table, inode, continues) = flags;
+            let (mut position, mut facts) = (Some(position()), facts());
+            change(&mut position, &mut facts);
             let start = plan_start(&StartFacts {
-                position: p.as_ref(),
-                table,
-                page_size: i.page_size,
-                index: &i,
-                inode,
-                continues,
-                reset_once: number == 9,
+                position: position.as_ref(),
+                ..facts
             });
             let found = match start {
                 Start::Resume | Start::ResumeAfterReset => "resume",
@@ -278,18 +257,51 @@ mod tests {
 
     #[test]
     fn pages_of_another_size_are_never_compared() {
-        let mut i = index();
-        i.page_size = PageSize::new(8_192).unwrap();
-        let p = position();
         let start = plan_start(&StartFacts {
-            position: Some(&p),
-            table: true,
-            page_size: i.page_size,
-            index: &i,
-            inode: 7,
-            continues: true,
-            reset_once: false,
+            position: Some(&position()),
+            page_size: PageSize::new(8_192).unwrap(),
+            ..facts()
         });
         assert!(matches!(start, Start::Snapshot(_)));
+    }
+
+    /// A power cut may take a captured frame that was not synced and leave the last one: what is
+    /// committed in its place, backfilled and reset over is not captured.
+    #[test]
+    fn a_reset_is_followed_only_as_long_as_the_machine_runs() {
+        for (rebooted, expected) in [(0, "resumed"), (1, "snapshot")] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            let conn = rusqlite::Connection::open(&path).unwrap();
+            let run = |sql| conn.execute_batch(sql).unwrap();
+            run("PRAGMA journal_mode = WAL; CREATE TABLE t (a)");
+            let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
+            let policy = RotationPolicy::default();
+            let mut capture = Capture::new(path, disk, clock, policy).unwrap();
+            capture.attach().unwrap();
+            let image = capture.begin_image(None).unwrap();
+            capture.end_image(&image, None).unwrap();
+            run("INSERT INTO t VALUES (zeroblob(50000))");
+            capture.step(Due::Now).unwrap();
+            capture.detach();
+            run("PRAGMA wal_checkpoint; INSERT INTO t VALUES (1)");
+            capture.state.position.as_mut().unwrap().boot ^= rebooted;
+            let found = match capture.attach().unwrap() {
+                AttachOutcome::Resumed => "resumed",
+                AttachOutcome::NeedsSnapshot { .. } => "snapshot", // there is no page table
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(found, expected);
+        }
+    }
+
+    fn facts() -> StartFacts<'static> {
+        StartFacts {
+            position: None,
+            table: true,
+            page_size: PageSize::new(4_096).unwrap(),
+            inode: 7,
+            resume: Resume::Here,
+        }
     }
 }

@@ -11,7 +11,7 @@ use evertide_ltx::{Checksum, Header, PageSize, Pgno, Txid};
 use super::{Capture, CaptureError};
 use crate::{
     Error,
-    state::{PageChanges, PageSet, PageTable, Position, Tips},
+    state::{PageChanges, PageSet, PageTable, Position, Tips, boot},
     verify::Content,
     wal::{Cursor, WAL_HEADER_LEN, WalFile, protocol::Action},
 };
@@ -121,6 +121,7 @@ impl Capture {
                     page_size: index.page_size,
                     pages: index.pages,
                     inode: self.attached_mut()?.id.inode,
+                    boot: boot(),
                     table: None,
                     tips: Tips::default(),
                 };
@@ -163,9 +164,11 @@ impl Capture {
             true => self.capture_segment(&index),
             false => self.skip_to_floor(&index),
         }?;
-        if self.images.is_empty() {
-            // Nobody else can checkpoint while it is held, and it takes time until the file has arrived.
-            self.attached_mut()?.change_lock(Action::ReleaseGuard)?;
+        let no_image = self.images.is_empty();
+        let attached = self.attached_mut()?;
+        // Nobody else can checkpoint while it is held, and it takes time until the file has arrived.
+        if no_image && (!attached.reset_seen || attached.change_lock(Action::AwaitCheckpointer)?) {
+            attached.change_lock(Action::ReleaseGuard)?;
         }
         Ok(())
     }
@@ -264,6 +267,7 @@ impl Capture {
             checksum: scan.end.checksum,
             pages: index.pages,
             inode,
+            boot: boot(),
             ..before
         };
         if changes.checksums.is_empty() && index.pages == before.pages {
@@ -423,7 +427,35 @@ mod tests {
     use evertide_storage::{Disk, OsDisk, SystemClock};
 
     use super::*;
-    use crate::capture::{DiskReader, RotationPolicy};
+    use crate::{
+        capture::{DiskReader, RotationPolicy},
+        wal::{WalIndex, protocol::Held},
+    };
+
+    /// SQLite before 3.51.3 would have it write frames of the wrong generation.
+    #[test]
+    fn a_stop_does_not_let_a_checkpointer_from_before_a_reset_go_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app.db");
+        let conn = rusqlite::Connection::open(&path).unwrap();
+        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
+            .unwrap();
+        let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
+        let policy = RotationPolicy::default();
+        let mut capture = Capture::new(path.clone(), disk, clock, policy).unwrap();
+        capture.attach().unwrap(); // as after a reset
+        let image = capture.begin_image(None).unwrap();
+        capture.end_image(&image, None).unwrap();
+        let held_after_the_last = |capture: &mut Capture| {
+            capture.capture_one_transaction().unwrap();
+            capture.attached_mut().unwrap().held()
+        };
+        let shm = crate::capture::connect::beside(&path, "-shm");
+        let checkpointer = WalIndex::as_checkpointer(&shm).unwrap().unwrap();
+        assert_eq!(held_after_the_last(&mut capture), Held::Both);
+        drop(checkpointer);
+        assert_eq!(held_after_the_last(&mut capture), Held::Pin);
+    }
 
     #[test]
     fn a_commit_that_comes_while_ids_are_passed_over_is_not_captured_by_half() {

@@ -36,6 +36,7 @@ fn position(txid: u64) -> Position {
             checksums: 5,
             changes: 6,
         }),
+        boot: 0,
         tips: Tips::default(),
     }
 }

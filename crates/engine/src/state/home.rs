@@ -8,7 +8,7 @@ use evertide_storage::{Disk, Identity, OsDisk, Owner};
 /// The owner of the leases of a database's replicas.
 pub(crate) fn owner(id: Identity, database: &Path) -> Owner {
     let host = host();
-    let boot = read("/proc/sys/kernel/random/boot_id");
+    let boot = boot_id();
     let machine = read("/etc/machine-id");
     let program = std::env::current_exe().ok();
     let program = program.as_deref().and_then(Path::file_name);
@@ -25,6 +25,18 @@ pub(crate) fn owner(id: Identity, database: &Path) -> Owner {
         process: format!("{} ({program})", std::process::id()),
         host,
     }
+}
+
+/// A checksum that tells this start of the machine from others; 0 where nothing does.
+pub(crate) fn boot() -> u32 {
+    match boot_id().as_str() {
+        "" => 0,
+        id => (checksum(id.as_bytes()) as u32).max(1),
+    }
+}
+
+fn boot_id() -> String {
+    read("/proc/sys/kernel/random/boot_id")
 }
 
 fn host() -> String {

@@ -31,7 +31,7 @@ use crate::Error;
 
 use self::position::PositionFile;
 pub(crate) use self::{
-    home::owner,
+    home::{boot, owner},
     identity::LocalIdentity,
     pages::{PageChanges, PageEntry, PageSet, PageTable, TableSums},
     position::Position,

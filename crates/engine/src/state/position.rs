@@ -4,10 +4,10 @@
 //!   0 `EVTPOS02`             48 running checksum's second  80 min TXID of the newest staged file
 //!   8 sequence number        52 database size in pages     88 page size
 //!  16 TXID                   56 flags: 1 = table complete  96 sum of the table's transactions
-//!  24 salts                  64 timestamp of the TXID, ms  104 what replicas had, 8 of 24 bytes
-//!  32 database inode         72 database checksum (XOR of  376 CRC-64 of bytes 0..376
-//!  40 frame index, from 0       the page checksums)
-//!  44 running checksum
+//!  24 salts                  60 start of the machine       104 what replicas had, 8 of 24 bytes
+//!  32 database inode         64 timestamp of the TXID, ms  376 CRC-64 of bytes 0..376
+//!  40 frame index, from 0    72 database checksum (XOR of
+//!  44 running checksum          the page checksums)
 //! ```
 //!
 //! Integers are little-endian. A slot that was being written when the process died does not add up,
@@ -56,6 +56,8 @@ pub(crate) struct Position {
     pub(crate) pages: u32,
     /// The inode of the database file, to tell a replaced one.
     pub(crate) inode: u64,
+    /// Which start of the machine it was captured in, by a checksum; 0 where that is not known.
+    pub(crate) boot: u32,
     /// What the page table adds up to, where it is complete.
     pub(crate) table: Option<TableSums>,
     /// What replicas were last known to have.
@@ -81,6 +83,7 @@ impl Position {
         put(52, &self.pages.to_le_bytes());
         let flags = if self.table.is_some() { FLAG_TABLE } else { 0 };
         put(56, &flags.to_le_bytes());
+        put(60, &self.boot.to_le_bytes());
         put(64, &self.timestamp_ms.to_le_bytes());
         let sums = self.table.unwrap_or_default();
         put(72, &sums.checksums.to_le_bytes());
@@ -115,6 +118,7 @@ impl Position {
             page_size: PageSize::new(u32_at(88)?).ok()?,
             pages: u32_at(52)?,
             inode: u64_at(32)?,
+            boot: u32_at(60)?,
             table: has_table.then_some(sums),
             tips: Tips::decode(bytes.get(TIPS..)?.first_chunk()?),
         };
@@ -221,6 +225,7 @@ mod tests {
             page_size: PageSize::new(4_096).unwrap(),
             pages: 12,
             inode: 13,
+            boot: 16,
             table: Some(TableSums {
                 checksums: 14,
                 changes: 15,

@@ -10,6 +10,7 @@ use super::{
         FRAME_HEADER_LEN, FrameHeader, Salts, WAL_HEADER_LEN, WalChecksum, WalHeader, frame_offset,
     },
     index::IndexHeader,
+    protocol::{Generation, ResumeFacts},
 };
 
 /// Bytes read at once while scanning.
@@ -107,30 +108,40 @@ impl WalFile {
         Ok(frame.is_some_and(|f| f.salts == salts && f.checksum == cursor.checksum))
     }
 
-    /// Whether the WAL, which is in the generation of `index` now, can only have been reset once
-    /// since `cursor`, with nothing committed in between: the next salts, the last frame read is
-    /// still there behind the new ones, and no frame of its generation follows it.
-    pub(crate) fn reset_once_since(
+    /// What the WAL, which `index` is of, tells about a record of `cursor` in the generation `salts`.
+    /// It does not tell whether the machine started anew since.
+    pub(crate) fn resume_facts(
         &self,
         cursor: Cursor,
         salts: Salts,
         index: &IndexHeader,
-    ) -> io::Result<bool> {
-        let next = salts.numbers().0.wrapping_add(1) == index.salts.numbers().0;
-        if !next || index.committed >= cursor.frames {
-            return Ok(false);
-        }
+    ) -> io::Result<ResumeFacts> {
+        let (now, one_later) = (index.salts.numbers().0, salts.numbers().0.wrapping_add(1));
+        Ok(ResumeFacts {
+            generation: match index.salts == salts {
+                true if salts == Salts::default() => Generation::Nameless,
+                true => Generation::Same,
+                false if now == one_later => Generation::Next,
+                false => Generation::Other,
+            },
+            captured: cursor.frames,
+            committed: index.committed,
+            continues: self.continues(cursor, salts, index.page_size)?,
+            followed: self.is_followed(cursor, salts, index.page_size)?,
+            rebooted: true,
+        })
+    }
+
+    /// Whether a frame of the same generation follows, or what follows is unknown.
+    fn is_followed(&self, cursor: Cursor, salts: Salts, page_size: PageSize) -> io::Result<bool> {
         // SQLite cuts the file off anywhere when it has a size limit: then what followed is unknown.
-        let end = frame_offset(cursor.frames, index.page_size);
+        let end = frame_offset(cursor.frames, page_size);
         let mut bytes = [0; FRAME_HEADER_LEN];
-        let read = self.file.read_at(&mut bytes, end)?;
-        let after = match read {
-            0 if self.file.len()? == end => None,
-            FRAME_HEADER_LEN => FrameHeader::parse(&bytes),
-            _ => return Ok(false),
-        };
-        Ok(after.is_none_or(|frame| frame.salts != salts)
-            && self.continues(cursor, salts, index.page_size)?)
+        Ok(match self.file.read_at(&mut bytes, end)? {
+            0 => self.file.len()? != end,
+            FRAME_HEADER_LEN => FrameHeader::parse(&bytes).is_some_and(|f| f.salts == salts),
+            _ => true,
+        })
     }
 
     /// As [`WalFile::scan`], with an empty WAL as the empty scan: it may not even have a header.
@@ -224,6 +235,7 @@ mod tests {
     use evertide_storage::OsDisk;
 
     use super::*;
+    use crate::wal::protocol::{Resume, resume};
 
     /// A WAL of three frames, reset once, with one frame of the next generation.
     #[test]
@@ -265,8 +277,12 @@ mod tests {
         let proven = |frames, len| {
             std::fs::write(&path, &wal[..len]).unwrap();
             let file = WalFile::open(&OsDisk, &path).unwrap();
-            file.reset_once_since(cursor(frames), salts(1), &index)
-                .unwrap()
+            let facts = file.resume_facts(cursor(frames), salts(1), &index);
+            let since_the_start_of_the_machine = ResumeFacts {
+                rebooted: false,
+                ..facts.unwrap()
+            };
+            resume(&since_the_start_of_the_machine) == Resume::AfterReset
         };
         let whole = wal.len();
         assert!(proven(3, whole), "all that came before is captured");

@@ -279,6 +279,17 @@ impl WalIndex {
         Ok((size, u32::try_from(pages).unwrap_or(u32::MAX)))
     }
 
+    /// Stands for a checkpointer in another process, until the answer is dropped.
+    #[cfg(test)]
+    pub(crate) fn as_checkpointer(shm: &std::path::Path) -> io::Result<Option<impl Drop + use<>>> {
+        let file = Arc::new(File::options().read(true).write(true).open(shm)?);
+        // SQLite's locks of this process would go with a descriptor that is closed.
+        std::mem::forget(Arc::clone(&file));
+        let other = Self::new(Arc::clone(&file), file);
+        let locked = locks::try_lock(&other.file, CKPT, Lock::Exclusive)?;
+        Ok(locked.then(|| other.hold(CKPT)))
+    }
+
     fn hold(&self, byte: u64) -> HeldByte {
         HeldByte {
             file: Arc::clone(&self.file),

@@ -5,7 +5,7 @@
 //! and then *reset over* before it was captured. The **pin** (a shared lock on one of READ(1..4),
 //! with an unused mark) forbids resets; the **guard** (a shared lock on READ(0)) forbids backfill.
 //! While attached at least one is held, and the pin is let go only under the guard, when every
-//! backfilled frame is captured.
+//! backfilled frame is captured. How a start goes on after a time without any is decided here, too.
 
 /// The locks held on the wal-index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -119,6 +119,72 @@ pub(crate) fn next(facts: &Facts) -> Action {
         }
         Held::Pin if brake && !facts.braked => Action::TakeBrake,
         Held::Pin => Action::Rest,
+    }
+}
+
+/// What tells whether capture may go on after its record, read with both locks held.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct ResumeFacts {
+    /// The generation the WAL is in now, seen from the recorded one.
+    pub generation: Generation,
+    /// Frames captured of the recorded generation.
+    pub captured: u32,
+    /// Committed frames in the WAL now.
+    pub committed: u32,
+    /// The last captured frame is where it was; also where none was captured.
+    pub continues: bool,
+    /// What is behind the last captured frame is of the recorded generation, or cannot be known.
+    pub followed: bool,
+    /// The machine started anew since the record, or that is not known: a power cut may have taken
+    /// a frame that was not synced and left those behind it, and others were committed in its place.
+    pub rebooted: bool,
+}
+
+/// A generation of the WAL, told from another one by the salts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Generation {
+    /// The same salts.
+    Same,
+    /// The same, but all zero: every recovery of an empty WAL writes those.
+    Nameless,
+    /// The first salt is one more, as after one reset.
+    Next,
+    /// Anything else.
+    Other,
+}
+
+/// How capture goes on after its record.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Resume {
+    /// With the frame after the last captured one.
+    Here,
+    /// With the first frame: the WAL was reset once, and all before that is captured.
+    AfterReset,
+    /// Not: something may have been missed.
+    Refused(Refusal),
+}
+
+/// Why it cannot be proven that nothing was missed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(crate) enum Refusal {
+    /// The WAL is of another generation.
+    Restarted,
+    /// An empty WAL may have been written, backfilled and deleted since.
+    Empty,
+    /// The last captured frame is not in the WAL any more.
+    FrameGone,
+}
+
+/// Whether everything that was committed after the record is still in the WAL.
+pub(crate) fn resume(facts: &ResumeFacts) -> Resume {
+    let behind = facts.captured <= facts.committed;
+    let complete = !facts.followed && !facts.rebooted;
+    match facts.generation {
+        Generation::Next if !behind && facts.continues && complete => Resume::AfterReset,
+        Generation::Next | Generation::Other => Resume::Refused(Refusal::Restarted),
+        Generation::Nameless => Resume::Refused(Refusal::Empty),
+        Generation::Same if behind && facts.continues => Resume::Here,
+        Generation::Same => Resume::Refused(Refusal::FrameGone),
     }
 }
 
@@ -242,6 +308,75 @@ mod tests {
             ),
         ] {
             assert_eq!(next(&facts), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_reset_is_followed_only_where_all_before_it_is_known_to_be_captured() {
+        let once = ResumeFacts {
+            generation: Generation::Next,
+            captured: 5,
+            committed: 3,
+            continues: true,
+            followed: false,
+            rebooted: false,
+        };
+        assert_eq!(resume(&once), Resume::AfterReset);
+        for unknown in [
+            ResumeFacts {
+                committed: 5,
+                ..once
+            }, // the last captured frame is written over
+            ResumeFacts {
+                continues: false,
+                ..once
+            },
+            ResumeFacts {
+                followed: true,
+                ..once
+            },
+            ResumeFacts {
+                rebooted: true,
+                ..once
+            },
+            ResumeFacts {
+                generation: Generation::Other,
+                ..once
+            },
+        ] {
+            assert_eq!(
+                resume(&unknown),
+                Resume::Refused(Refusal::Restarted),
+                "{unknown:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_generation_is_continued_only_behind_the_frame_captured_last() {
+        let same = ResumeFacts {
+            generation: Generation::Same,
+            captured: 5,
+            committed: 5,
+            continues: true,
+            followed: false,
+            rebooted: true,
+        };
+        assert_eq!(resume(&same), Resume::Here);
+        let with = |generation, committed, continues| ResumeFacts {
+            generation,
+            committed,
+            continues,
+            ..same
+        };
+        for (facts, refusal) in [
+            (with(Generation::Same, 4, true), Refusal::FrameGone),
+            (with(Generation::Same, 6, false), Refusal::FrameGone),
+            // Every WAL without a frame looks like this, whatever was in it before.
+            (with(Generation::Nameless, 6, true), Refusal::Empty),
+            (with(Generation::Other, 6, true), Refusal::Restarted),
+        ] {
+            assert_eq!(resume(&facts), Resume::Refused(refusal), "{facts:?}");
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Our process: the engine's own decisions, carried out lock by lock.
 
 use super::{
-    protocol::{self, Action, Facts, Held, Tried},
+    closing,
+    protocol::{self, Action, Facts, Held, Resume, Tried},
+    resume::{self, continues},
     state::{
-        At, CAPTURE, Capture, CaptureAt, Header, Mode, OWN, Position, SLOTS, State, UNUSED, Wal,
+        At, CAPTURE, Capture, CaptureAt, Header, Image, Mode, OWN, Position, SLOTS, Salts, State,
+        UNUSED,
     },
 };
 
@@ -37,6 +40,18 @@ pub(crate) enum Mutation {
     BrakeKept,
     /// Equal salts are taken for the same WAL, without a look at the checksums.
     NoChecksum,
+    /// Zero salts are taken for the same WAL.
+    ZeroSaltsKnown,
+    /// A reset is followed although the machine lost power since the record.
+    RebootUnnoticed,
+    /// What follows the last captured frame is not looked at before a reset is followed.
+    ResetFollowed,
+    /// Our connection does not share the database file while we are attached.
+    DatabaseNotShared,
+    /// The database file is read under the pin alone.
+    ImageWithoutGuard,
+    /// After the last transaction the guard is let go without a look for a checkpointer.
+    GuardGoneAfterLast,
 }
 
 /// Our process about to make a step.
@@ -47,14 +62,16 @@ pub(crate) struct Engine<'a> {
     pub(crate) insist_at: u32,
     /// `nBackfill` is read before the header, instead of after it.
     pub(crate) backfilled_first: bool,
+    /// Connections open and close, ours too.
+    pub(crate) closing: bool,
 }
 
 impl Engine<'_> {
-    fn me(&mut self) -> &mut Capture {
+    pub(super) fn me(&mut self) -> &mut Capture {
         &mut self.s.capture
     }
 
-    fn go(&mut self, at: CaptureAt) -> bool {
+    pub(super) fn go(&mut self, at: CaptureAt) -> bool {
         self.me().at = at;
         true
     }
@@ -81,6 +98,13 @@ impl Engine<'_> {
 
     /// No lock before the header can be read: SQLite up to 3.31 cannot repair it under our locks.
     fn attach(&mut self) -> bool {
+        let shared = self.s.locks.database.is_shared_of(CAPTURE);
+        if self.closing && (!shared || self.s.index.torn) {
+            return closing::open_ours(self.s);
+        }
+        if self.mutation == Mutation::DatabaseNotShared {
+            self.s.locks.database.release(CAPTURE);
+        }
         !self.s.index.torn && self.go(CaptureAt::Do(Action::TakePin))
     }
 
@@ -96,19 +120,19 @@ impl Engine<'_> {
         if self.s.index.torn {
             return self.detach();
         }
-        if !resumes(
-            &self.s.capture.position,
-            &self.s.index.header,
-            &self.s.wal,
-            self.checksums(),
-        ) {
-            let Header { salt, frames, last } = self.s.index.header;
-            self.me().captured = self.s.database | self.s.wal.commits(0, frames);
-            self.me().position = Position { salt, frames, last };
+        let Header { salt, frames, last } = self.s.index.header;
+        let captured = self.s.database | self.s.wal.commits(0, frames);
+        match resume::resumes(self.s, self.mutation) {
+            Resume::Here => {}
+            Resume::AfterReset => self.me().position = Position::start_of(salt),
+            Resume::Refused(_) => {
+                self.me().captured = captured;
+                self.me().position = Position { salt, frames, last };
+            }
         }
         let stale = self.mutation != Mutation::NoCheckpointerCheckOnAttach;
         let me = self.me();
-        (me.attached, me.stale) = (true, stale);
+        (me.attached, me.stale, me.rebooted) = (true, stale, false);
         self.go(CaptureAt::Header)
     }
 
@@ -141,7 +165,7 @@ impl Engine<'_> {
     }
 
     /// The WAL was reset: the next frame is the first.
-    fn start_over(&mut self, salt: u8) {
+    fn start_over(&mut self, salt: Salts) {
         let mutation = self.mutation;
         let me = self.me();
         // The first writer of an empty WAL may draw new salts, and needs no reset for it.
@@ -149,16 +173,15 @@ impl Engine<'_> {
             self.s.faults.gap = true; // the pin does not allow it
             return;
         }
-        me.position = Position {
-            salt,
-            frames: 0,
-            last: 0,
-        };
+        me.position = Position::start_of(salt);
         me.stale = me.guard && mutation != Mutation::NoCheckpointerCheck;
     }
 
     fn decide(&mut self) -> bool {
         let me = *self.me();
+        if me.image != Image::None {
+            return self.hold_still();
+        }
         let backfilled = me.backfilled.unwrap_or(self.s.index.backfilled);
         self.me().backfilled = None;
         let held = match (me.pin != 0, me.guard) {
@@ -244,6 +267,7 @@ impl Engine<'_> {
         self.s.locks.read[slot].try_exclusive(CAPTURE);
         self.me().pin = slot as u8;
         self.me().read_under_pin = false;
+        self.me().discards = 0;
         self.go(CaptureAt::PinMark)
     }
 
@@ -322,7 +346,7 @@ impl Engine<'_> {
         if !self.s.locks.read[0].try_shared(CAPTURE) {
             return self.rest();
         }
-        self.me().guard = true;
+        (self.me().guard, self.me().stale) = (true, false);
         if self.mutation == Mutation::NoSecondCapture {
             return self.go(CaptureAt::Do(Action::ReleasePin));
         }
@@ -388,21 +412,29 @@ impl Engine<'_> {
     /// The header is torn: lets go of everything, so that any SQLite can repair it.
     fn detach(&mut self) -> bool {
         let Capture {
-            position, captured, ..
+            position,
+            captured,
+            rebooted,
+            ..
         } = *self.me();
         self.s.locks.release_all(CAPTURE);
+        self.s.locks.database.release(CAPTURE);
         *self.me() = Capture {
             position,
             captured,
+            rebooted,
             ..Capture::default()
         };
         true
     }
 
     /// Waits for the next notice.
-    fn rest(&mut self) -> bool {
+    pub(super) fn rest(&mut self) -> bool {
         self.s.locks.write.release(CAPTURE);
         let me = self.me();
+        if me.image != Image::Read {
+            me.image = Image::None; // a lock could not be had
+        }
         (me.tried, me.seen, me.backfilled) = (None, Header::default(), None);
         me.caught_up = false;
         self.go(CaptureAt::Idle)
@@ -415,8 +447,12 @@ impl Engine<'_> {
         me.at == CaptureAt::Idle
     }
 
-    /// Stops waiting for a checkpointer.
+    /// Stops waiting for a checkpointer; or breaks a round off after a checkpoint of ours.
     pub(crate) fn give_up(&mut self) -> bool {
+        let checkpointed = self.me().at == CaptureAt::OwnCheckpoint;
+        if checkpointed && self.me().tried == Some(Tried::Checkpoint) {
+            return self.s.connections[OWN].at == At::Idle && self.rest();
+        }
         let awaiting = self.me().at == CaptureAt::Do(Action::AwaitCheckpointer);
         if !awaiting || !self.s.locks.ckpt.is_exclusive() {
             return false;
@@ -440,25 +476,11 @@ impl Engine<'_> {
 
     /// Dies: the locks go, the record and the replica stay.
     pub(crate) fn crash(&mut self) -> bool {
-        if self.me().at == CaptureAt::Off {
+        if self.me().at == CaptureAt::Off && !self.s.locks.database.is_shared_of(CAPTURE) {
             return false;
         }
         self.s.locks.release_all(OWN);
         self.s.connections[OWN] = Default::default();
         self.detach()
     }
-}
-
-/// Whether the WAL still holds, at our position, the frame we took last.
-fn continues(position: &Position, wal: &Wal) -> bool {
-    let last = usize::from(position.frames).checked_sub(1);
-    last.is_none_or(|at| wal.frames[at].commit == position.last)
-}
-
-/// The resume check: whether everything after the position is still in the WAL.
-pub(crate) fn resumes(position: &Position, header: &Header, wal: &Wal, checksums: bool) -> bool {
-    // Zero salts are written by every recovery of an empty WAL, so without a frame they say nothing.
-    let known = position.frames > 0 || position.salt != 0;
-    let same = continues(position, wal) || !checksums;
-    known && header.salt == position.salt && header.frames >= position.frames && same
 }

@@ -5,7 +5,10 @@
 mod protocol;
 
 mod capture;
+mod closing;
+mod image;
 mod progress;
+mod resume;
 mod sqlite;
 mod state;
 mod world;
@@ -16,11 +19,13 @@ use stateright::{Checker, HasDiscoveries, Model};
 
 use self::{
     capture::Mutation,
+    protocol::{Refusal, Resume},
+    resume::resumes,
     sqlite::{Role, Version},
-    state::{At, Budget, CaptureAt, Mode},
+    state::{At, Budget, CaptureAt, Image, Mode, State},
     world::{
-        Check, NO_FOREIGN_WRITE, NO_GAP, NOTHING_INVENTED, NOTHING_LOST, PROGRESS, SQLITE_KEEPS,
-        Situation, World, resumes_here,
+        Check, IMAGE_STANDS, NO_FOREIGN_WRITE, NO_GAP, NOTHING_INVENTED, NOTHING_LOST, ONE_RESET,
+        PROGRESS, SQLITE_KEEPS, Situation, World,
     },
 };
 
@@ -227,6 +232,38 @@ fn no_frame_is_lost_unnoticed_when_everything_dies_while_we_rotate() {
     }
 }
 
+#[test]
+fn no_frame_is_lost_unnoticed_when_connections_close_and_the_last_deletes_the_wal() {
+    for version in mostly(Version::Before3513) {
+        let bounds = bounds(
+            budget(3, 0).closes(2).capture_crashes(1),
+            budget(4, 0).closes(3).crashes(1).capture_crashes(2),
+        );
+        let world = World::new(version, bounds).with_a_writer_only();
+        holds("one connection opens and closes", world);
+    }
+    for version in mostly(Version::Fixed) {
+        let bounds = bounds(
+            budget(2, 1).closes(2),
+            budget(3, 1).closes(3).capture_crashes(1),
+        );
+        let world = World::new(version, bounds).modes(&SOME_MODES);
+        holds("two connections open and close", world);
+    }
+}
+
+#[test]
+fn no_frame_is_lost_while_an_image_is_read_and_nothing_changes_under_it() {
+    for version in mostly(Version::Before3513) {
+        let bounds = bounds(budget(2, 1), budget(4, 2));
+        let world = World::new(version, bounds).modes(&SOME_MODES);
+        holds("images", world.reading_images());
+        let bounds = budget(2, 1);
+        let world = World::new(version, bounds).check(Check::Progress);
+        holds("progress after images", world.reading_images());
+    }
+}
+
 // ---- liveness
 
 #[test]
@@ -293,6 +330,55 @@ fn skipping_the_second_capture_is_caught() {
 fn letting_go_of_the_guard_before_the_pin_is_caught() {
     let world = mutated(Version::Fixed, Mutation::GuardGoneBeforePin);
     is_caught("guard gone before pin", NOTHING_LOST, world);
+}
+
+#[test]
+fn two_resets_before_the_pin_is_back_are_caught() {
+    let world = mutated(Version::Fixed, Mutation::GuardGoneBeforePin);
+    is_caught("guard gone before pin", ONE_RESET, world);
+    let world = mutated(Version::Fixed, Mutation::PinGoneBeforeGuard);
+    is_caught("pin gone before guard", ONE_RESET, world);
+}
+
+#[test]
+fn letting_the_last_connection_delete_the_wal_under_us_is_caught() {
+    let world = World::new(Version::Fixed, budget(2, 0).closes(1)).with_a_writer_only();
+    let world = world.mutated(Mutation::DatabaseNotShared);
+    is_caught("database not shared", NOTHING_LOST, world);
+}
+
+#[test]
+fn taking_an_empty_wal_for_the_one_it_was_is_caught() {
+    let bounds = budget(2, 0).closes(2).capture_crashes(1);
+    let world = World::new(Version::Fixed, bounds).with_a_writer_only();
+    let world = world.mutated(Mutation::ZeroSaltsKnown);
+    is_caught("zero salts", NOTHING_LOST, world);
+}
+
+#[test]
+fn following_a_reset_without_a_look_at_what_was_before_it_is_caught() {
+    let world = World::new(Version::Fixed, budget(3, 1).capture_crashes(1)).modes(&SOME_MODES);
+    let world = world.mutated(Mutation::ResetFollowed);
+    is_caught("reset followed", NOTHING_LOST, world);
+}
+
+#[test]
+fn following_a_reset_after_a_power_loss_is_caught() {
+    let world = World::new(Version::Fixed, budget(4, 1).power_losses(1)).modes(&[Mode::Passive]);
+    let world = world.mutated(Mutation::RebootUnnoticed);
+    is_caught("reboot unnoticed", NOTHING_INVENTED, world);
+}
+
+#[test]
+fn reading_an_image_under_the_pin_alone_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::ImageWithoutGuard).reading_images();
+    is_caught("image without guard", IMAGE_STANDS, world);
+}
+
+#[test]
+fn letting_go_of_the_guard_after_the_last_transaction_is_caught_with_old_sqlite() {
+    let world = mutated(Version::Before3513, Mutation::GuardGoneAfterLast).reading_images();
+    is_caught("guard gone after the last", NO_FOREIGN_WRITE, world);
 }
 
 #[test]
@@ -392,22 +478,60 @@ const SITUATIONS: &[Situation] = &[
     ("a checkpoint waits for the pin", |_, s| {
         s.connections[1].at == At::CkptReaders && s.capture.pin != 0
     }),
-    ("the resume check passes with frames to come", |world, s| {
+    ("the resume check passes with frames to come", |_, s| {
         let known = s.capture.position.frames;
-        s.capture.at == CaptureAt::Resume
-            && (1..s.header().frames).contains(&known)
-            && resumes_here(world, s)
+        (1..s.header().frames).contains(&known) && is_resuming(s) == Some(Resume::Here)
     }),
-    ("the resume check refuses", |world, s| {
+    ("the resume check passes after a reset", |_, s| {
+        is_resuming(s) == Some(Resume::AfterReset)
+    }),
+    ("the resume check refuses another generation", |_, s| {
         let known = s.capture.position.frames > 0;
-        s.capture.at == CaptureAt::Resume && known && !resumes_here(world, s)
+        known && is_resuming(s) == Some(Resume::Refused(Refusal::Restarted))
+    }),
+];
+
+fn is_resuming(s: &State) -> Option<Resume> {
+    let resuming = s.capture.at == CaptureAt::Resume;
+    resuming.then(|| resumes(s, Mutation::None))
+}
+
+const CLOSED: &[Situation] = &[
+    (
+        "the last connection deletes a WAL we had not captured",
+        |_, s| {
+            let gone = s.connections[0].at == At::CloseFile;
+            gone && s.committed & !s.capture.captured != 0
+        },
+    ),
+    (
+        "ours keeps the last of the application from it",
+        |world, s| s.capture.attached && s.budget.closes < world.budget.closes,
+    ),
+    ("the resume check refuses a WAL made anew", |_, s| {
+        let known = s.capture.position.frames > 0;
+        known && is_resuming(s) == Some(Resume::Refused(Refusal::Restarted))
+    }),
+    ("the resume check refuses one that was empty", |_, s| {
+        is_resuming(s) == Some(Resume::Refused(Refusal::Empty)) && s.committed != 0
+    }),
+];
+
+const IMAGES: &[Situation] = &[
+    ("frames are captured while an image is read", |_, s| {
+        let doing = CaptureAt::Do(protocol::Action::Capture);
+        s.capture.image == Image::Read && s.capture.at == doing
+    }),
+    ("a checkpoint waits for an image", |_, s| {
+        let waits = s.connections[1].at == At::CkptLockRead0;
+        waits && s.capture.image == Image::Read && s.capture.at == CaptureAt::Idle
     }),
 ];
 
 /// Takes two deaths: one between the reset and the new WAL header, one that tears the header.
 const UNDONE: &[Situation] = &[("recovery undoes a reset we followed", |_, s| {
     let (now, known) = (s.header().salt, s.capture.position.salt);
-    s.capture.attached && !s.index.torn && now < known
+    s.capture.attached && !s.index.torn && now.second < known.second
 })];
 
 const BRAKED: &[Situation] = &[("a checkpoint waits for the brake", |_, s| {
@@ -424,6 +548,9 @@ fn the_model_reaches_the_situations_the_protocol_is_about() {
     );
     reaches(world(budget(2, 2).crashes(2)), UNDONE);
     reaches(world(budget(2, 2)).braking().modes(&[Mode::Full]), BRAKED);
+    let bounds = budget(2, 0).closes(2).capture_crashes(1);
+    reaches(world(bounds).with_a_writer_only(), CLOSED);
+    reaches(world(budget(2, 1)).reading_images(), IMAGES);
 }
 
 fn reaches(world: World, situations: &'static [Situation]) {

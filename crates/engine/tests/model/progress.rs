@@ -45,6 +45,7 @@ fn run(world: &World, s: &mut State) -> bool {
 
 /// One notice: our process works until it rests, or waits for somebody.
 fn look(world: &World, s: &mut State) {
+    world.engine(s).end_image(); // nobody reads one for ever
     for _ in 0..ROUNDS {
         if !world.engine(s).step() {
             world.engine(s).give_up();

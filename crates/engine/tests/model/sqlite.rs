@@ -1,7 +1,9 @@
 //! SQLite's side, step by step as in `wal.c`. One step takes at most one lock, or makes one change
 //! others can see; reads whose result is checked again under that lock belong to it.
 
-use super::state::{At, Connection, Frame, Header, Mode, SLOTS, State, UNUSED, commit};
+use super::state::{
+    At, Connection, Frame, Header, Image, Mode, SLOTS, Salts, State, UNUSED, commit,
+};
 
 /// Which `wal.c`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -31,16 +33,16 @@ pub(crate) struct Sqlite<'a> {
 }
 
 impl Sqlite<'_> {
-    fn me(&mut self) -> &mut Connection {
+    pub(super) fn me(&mut self) -> &mut Connection {
         &mut self.s.connections[self.who]
     }
 
-    fn go(&mut self, at: At) -> bool {
+    pub(super) fn go(&mut self, at: At) -> bool {
         self.me().at = at;
         true
     }
 
-    fn end(&mut self) -> bool {
+    pub(super) fn end(&mut self) -> bool {
         self.s.locks.release_all(self.who);
         let me = self.me();
         *me = me.idle();
@@ -62,7 +64,10 @@ impl Sqlite<'_> {
             At::RestartInfo => self.restart_info(),
             At::WriteFrame => self.write_frame(),
             At::Publish => self.publish(),
-            At::EndWrite | At::EndCkpt => self.end(),
+            At::EndWrite => self.end(),
+            At::EndCkpt => self.end_ckpt(),
+            At::CloseIndex => self.close_index(),
+            At::CloseFile => self.close_file(),
             At::CkptWrite => self.ckpt_write(),
             At::CkptHeader => self.ckpt_header(),
             At::CkptWork => self.ckpt_work(),
@@ -198,7 +203,11 @@ impl Sqlite<'_> {
 
     /// The first half of `walRestartHdr`.
     fn reset_header(&mut self, next: At) -> bool {
-        let salt = self.s.fresh_salt();
+        let salt = Salts {
+            first: self.me().header.salt.first.wrapping_add(1),
+            second: self.s.draw(),
+        };
+        self.s.note_reset();
         let header = Header {
             salt,
             frames: 0,
@@ -207,7 +216,6 @@ impl Sqlite<'_> {
         self.me().header = header;
         self.me().restarted = true;
         self.s.index.header = header;
-        self.s.faults.reset_under_pin |= self.s.capture.pin != 0;
         self.go(next)
     }
 
@@ -233,10 +241,14 @@ impl Sqlite<'_> {
         }
         let mine = self.me().header;
         self.s.last_commit += 1;
-        let (commit, chain) = (self.s.last_commit, self.s.wal.chain);
+        let commit = self.s.last_commit;
+        let after = match mine.frames {
+            0 => self.s.wal.chain,
+            _ => mine.last,
+        };
         self.s.wal.frames[usize::from(mine.frames)] = Frame {
             salt: mine.salt,
-            chain,
+            after,
             commit,
         };
         self.me().mark = commit;
@@ -245,9 +257,9 @@ impl Sqlite<'_> {
 
     fn write_wal_header(&mut self) {
         if !self.me().restarted {
-            self.me().header.salt = self.s.fresh_salt();
+            self.me().header.salt = self.s.draw_salts();
         }
-        self.s.wal.chain = self.s.fresh_salt();
+        self.s.wal.chain = self.s.draw();
         self.s.wal.salt = self.me().header.salt;
     }
 
@@ -342,7 +354,8 @@ impl Sqlite<'_> {
     }
 
     fn is_stale(&mut self) -> bool {
-        self.s.index.header.salt != self.me().header.salt
+        let known = self.me().header.salt;
+        self.s.index.header.salt != known
     }
 
     /// Copies frames into the database file; all of them, or, in a crash, the first only.
@@ -358,6 +371,7 @@ impl Sqlite<'_> {
         } else if foreign {
             self.s.faults.foreign_write_detached = true;
         }
+        self.s.faults.image_changed |= self.s.capture.image == Image::Read;
         self.s.database |= self.s.wal.commits(from, to);
         self.go(At::SetBackfill)
     }
@@ -453,7 +467,10 @@ impl Sqlite<'_> {
     }
 
     fn recovered(&mut self) -> bool {
-        if self.role == Role::Checkpointer {
+        if self.opens_for_us() {
+            return self.end();
+        }
+        if self.role == Role::Checkpointer || self.is_closing() {
             if self.me().mode == Mode::Passive {
                 self.s.locks.write.release(self.who);
             }

@@ -57,6 +57,14 @@ impl Lock {
         self.exclusive & (1 << who) != 0
     }
 
+    pub(crate) fn is_shared_of(self, who: usize) -> bool {
+        self.shared & (1 << who) != 0
+    }
+
+    pub(crate) fn is_free(self) -> bool {
+        self.shared | self.exclusive == 0
+    }
+
     pub(crate) fn release(&mut self, who: usize) {
         self.shared &= !(1 << who);
         self.exclusive &= !(1 << who);
@@ -69,6 +77,9 @@ pub(crate) struct Locks {
     pub(crate) write: Lock,
     pub(crate) ckpt: Lock,
     pub(crate) read: [Lock; SLOTS],
+    /// On the database file: shared by every open connection, exclusive for the closing of the
+    /// last. Only where connections open and close ([`super::closing`]).
+    pub(crate) database: Lock,
 }
 
 impl Locks {
@@ -84,6 +95,7 @@ impl Locks {
         self.read[1..].iter_mut().for_each(|lock| lock.release(who));
     }
 
+    /// All but the one on the database file.
     pub(crate) fn release_all(&mut self, who: usize) {
         self.write.release(who);
         self.ckpt.release(who);
@@ -91,16 +103,34 @@ impl Locks {
     }
 }
 
+/// The salts of a generation of the WAL. All zero is what recovery of an empty WAL writes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) struct Salts {
+    /// One more after each reset, or drawn.
+    pub(crate) first: u8,
+    /// Drawn: never twice the same.
+    pub(crate) second: u8,
+}
+
 /// The header of the wal-index, as far as anybody decides by it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Header {
-    /// The salts; equal numbers are equal salts. 0 is what recovery of an empty WAL writes.
-    pub(crate) salt: u8,
+    pub(crate) salt: Salts,
     /// `mxFrame`.
     pub(crate) frames: u8,
     /// `aFrameCksum`: stands for the content of the WAL up to the last frame.
     pub(crate) last: u8,
 }
+
+/// The header of an empty WAL, recovered.
+pub(crate) const NO_HEADER: Header = Header {
+    salt: Salts {
+        first: 0,
+        second: 0,
+    },
+    frames: 0,
+    last: 0,
+};
 
 /// The wal-index.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -116,16 +146,17 @@ pub(crate) struct Index {
 /// A frame in the WAL file; commit 0 is none.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Frame {
-    pub(crate) salt: u8,
-    /// Which writing of the WAL header its checksum continues.
-    pub(crate) chain: u8,
+    pub(crate) salt: Salts,
+    /// What its checksum continues: the commit before it, or for the first the writing of the WAL
+    /// header.
+    pub(crate) after: u8,
     pub(crate) commit: u8,
 }
 
 /// The WAL file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Wal {
-    pub(crate) salt: u8,
+    pub(crate) salt: Salts,
     /// Numbers every writing of the WAL header; 0 is an empty file.
     pub(crate) chain: u8,
     pub(crate) frames: [Frame; FRAMES],
@@ -137,10 +168,12 @@ impl Wal {
         if self.chain == 0 {
             return Header::default();
         }
-        let valid = self
-            .frames
-            .iter()
-            .take_while(|f| f.commit != 0 && f.chain == self.chain);
+        let mut before = self.chain;
+        let valid = self.frames.iter().take_while(|frame| {
+            let valid = frame.commit != 0 && frame.after == before && frame.salt == self.salt;
+            before = frame.commit;
+            valid
+        });
         let frames = valid.count();
         let last = frames.checked_sub(1).map_or(0, |at| self.frames[at].commit);
         Header {
@@ -207,6 +240,9 @@ pub(crate) enum At {
     TruncateInfo,
     TruncateFile,
     EndCkpt,
+    // sqlite3WalClose of the last connection, after its checkpoint
+    CloseIndex,
+    CloseFile,
     // walIndexRecover
     Recover,
     RecoverHeader,
@@ -245,9 +281,19 @@ impl Connection {
 /// How far capture got: after this frame of this WAL, with this checksum.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Position {
-    pub(crate) salt: u8,
+    pub(crate) salt: Salts,
     pub(crate) frames: u8,
     pub(crate) last: u8,
+}
+
+impl Position {
+    /// Before the first frame of a generation.
+    pub(crate) fn start_of(salt: Salts) -> Self {
+        Self {
+            salt,
+            ..Self::default()
+        }
+    }
 }
 
 /// The next step of our process.
@@ -280,6 +326,19 @@ pub(crate) enum CaptureAt {
     OwnCheckpoint,
 }
 
+/// What our process holds both locks for, beside letting go of one.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub(crate) enum Image {
+    #[default]
+    None,
+    /// An image of the database is about to be read: `begin_image`.
+    Wanted,
+    /// It is being read.
+    Read,
+    /// One transaction is captured last of all, before an orderly stop: `capture_one_transaction`.
+    OneTransaction,
+}
+
 /// Our process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Capture {
@@ -302,6 +361,11 @@ pub(crate) struct Capture {
     pub(crate) seen: Header,
     /// `nBackfill`, where it was read before the header.
     pub(crate) backfilled: Option<u8>,
+    pub(crate) image: Image,
+    /// The machine lost power since the record was written; it outlives a crash.
+    pub(crate) rebooted: bool,
+    /// Resets that discarded frames since the pin was let go.
+    pub(crate) discards: u8,
     /// The record on disk; it outlives a crash.
     pub(crate) position: Position,
     /// What the replica holds; it outlives a crash.
@@ -319,6 +383,8 @@ pub(crate) struct Faults {
     pub(crate) foreign_write_detached: bool,
     /// Capture found its position gone while attached.
     pub(crate) gap: bool,
+    /// The database file or its WAL changed under an image.
+    pub(crate) image_changed: bool,
 }
 
 /// What is left of the bounds.
@@ -330,9 +396,14 @@ pub(crate) struct Budget {
     pub(crate) crashes: u8,
     pub(crate) capture_crashes: u8,
     pub(crate) power_losses: u8,
+    pub(crate) closes: u8,
 }
 
 impl Budget {
+    pub(crate) fn closes(self, closes: u8) -> Self {
+        Self { closes, ..self }
+    }
+
     pub(crate) fn reads(self, reads: u8) -> Self {
         Self { reads, ..self }
     }
@@ -397,9 +468,29 @@ impl State {
         }
     }
 
-    pub(crate) fn fresh_salt(&mut self) -> u8 {
+    /// A number that was never drawn before.
+    pub(crate) fn draw(&mut self) -> u8 {
         self.last_salt += 1;
         self.last_salt
+    }
+
+    /// Salts of which both are drawn: apart from all others by more than there are resets.
+    pub(crate) fn draw_salts(&mut self) -> Salts {
+        let second = self.draw();
+        Salts {
+            first: second.wrapping_mul(8),
+            second,
+        }
+    }
+
+    /// The WAL starts over at frame 1, or is deleted.
+    pub(crate) fn note_reset(&mut self) {
+        let frames = self.header().frames;
+        let capture = &mut self.capture;
+        self.faults.reset_under_pin |= capture.pin != 0;
+        self.faults.image_changed |= capture.image == Image::Read;
+        let discards = frames > 0 && capture.attached && capture.pin == 0;
+        capture.discards = (capture.discards + u8::from(discards)).min(2);
     }
 
     /// The header, or what recovery will make of a torn one.

@@ -3,10 +3,12 @@
 use stateright::{Model, Property};
 
 use super::{
-    capture::{Engine, Mutation, resumes},
+    capture::{Engine, Mutation},
     progress,
+    protocol::Resume,
+    resume::resumes,
     sqlite::{Role, Sqlite, Version},
-    state::{At, Budget, CONNECTIONS, Mode, OWN, State},
+    state::{At, Budget, CONNECTIONS, FRAMES, Image, Mode, OWN, State},
 };
 
 /// Something that can happen next.
@@ -22,18 +24,28 @@ pub(crate) enum Event {
     Checkpoint(usize, Mode),
     /// A process of the application dies; halfway through its step, or before it.
     Crash(usize, bool),
+    /// A connection opens, or opens again.
+    Open(usize),
+    /// It closes; the last one checkpoints and deletes the WAL.
+    Close(usize),
     /// Our next step.
     Capture,
+    /// We begin an image, or capture the last transaction.
+    Image(Image),
+    /// The image is read, or given up.
+    ImageEnds,
     /// Commits come faster than before, or slower.
     CapturePace,
-    /// We stop waiting for a checkpointer.
+    /// We stop waiting for a checkpointer, or break a round off.
     CaptureGivesUp,
     /// We die.
     CaptureCrash,
     /// Every process dies and the wal-index is gone.
     AllCrash,
-    /// The machine loses power; frames after this one were never synced.
+    /// The machine loses power; frames after so many were never synced, and are lost.
     PowerLoss(u8),
+    /// The same, but only the one after so many is lost, and those behind it are not.
+    PowerLossOfOne(u8),
 }
 
 /// Who takes part, within which bounds.
@@ -50,6 +62,10 @@ pub(crate) struct World {
     pub(crate) backfilled_first: bool,
     /// We take the brake when commits come fast.
     pub(crate) brakes: bool,
+    /// Connections open and close; otherwise all are open from the beginning.
+    pub(crate) closing: bool,
+    /// We read images.
+    pub(crate) images: bool,
     pub(crate) check: Check,
 }
 
@@ -88,6 +104,8 @@ impl World {
             insist_at: u32::MAX,
             backfilled_first: false,
             brakes: false,
+            closing: budget.closes > 0,
+            images: false,
             check: Check::Safety,
         }
     }
@@ -106,6 +124,17 @@ impl World {
     /// Rotates at two frames, and brakes below.
     pub(crate) fn braking(mut self) -> Self {
         (self.rotate_at, self.insist_at, self.brakes) = (2, 2, true);
+        self
+    }
+
+    pub(crate) fn reading_images(mut self) -> Self {
+        self.images = true;
+        self
+    }
+
+    /// One connection of the application only.
+    pub(crate) fn with_a_writer_only(mut self) -> Self {
+        self.roles[1] = Role::Nobody;
         self
     }
 
@@ -140,6 +169,7 @@ impl World {
             rotate_at,
             insist_at,
             backfilled_first,
+            closing,
             ..
         } = *self;
         Engine {
@@ -148,6 +178,7 @@ impl World {
             rotate_at,
             insist_at,
             backfilled_first,
+            closing,
         }
     }
 
@@ -186,7 +217,20 @@ impl World {
             return false;
         };
         s.budget.crashes = less;
-        self.sqlite(s, who).crash(halfway)
+        let mut sqlite = self.sqlite(s, who);
+        if !self.closing {
+            return sqlite.crash(halfway);
+        }
+        let idle = sqlite.me().at == At::Idle;
+        (idle && !halfway || sqlite.crash(halfway)) && sqlite.gone()
+    }
+
+    fn close(&self, s: &mut State, who: usize) -> bool {
+        let Some(less) = s.budget.closes.checked_sub(1) else {
+            return false;
+        };
+        s.budget.closes = less;
+        self.sqlite(s, who).close()
     }
 
     fn capture_crash(&self, s: &mut State) -> bool {
@@ -210,23 +254,26 @@ impl World {
         s.budget.power_losses = less;
         self.engine(s).crash();
         for who in 0..CONNECTIONS {
-            s.locks.release_all(who);
-            s.connections[who] = Default::default();
+            self.sqlite(s, who).gone();
         }
         s.index.torn = true;
         true
     }
 
-    /// Frames that no checkpoint has synced may be gone, from the last backwards.
-    fn power_loss(&self, s: &mut State, kept: u8) -> bool {
-        let synced = s.wal.frames.iter().rposition(|f| {
-            f.commit != 0 && f.chain == s.wal.chain && s.database & (1 << f.commit) != 0
-        });
+    /// Frames that no checkpoint has synced may be gone: so many, after those that are kept.
+    fn power_loss(&self, s: &mut State, kept: u8, lost: u8) -> bool {
+        let frames = s.wal.recovered().frames;
+        let written = &s.wal.frames[..frames.into()];
+        let synced = written
+            .iter()
+            .rposition(|f| s.database & (1 << f.commit) != 0);
         let least = synced.map_or(0, |at| at as u8 + 1);
-        if kept < least || kept >= s.wal.recovered().frames || !self.all_crash(s) {
+        if kept < least || kept >= frames || !self.all_crash(s) {
             return false;
         }
-        s.wal.frames[kept.into()..].fill(Default::default());
+        s.capture.rebooted = true;
+        let end = kept.saturating_add(lost).min(FRAMES as u8);
+        s.wal.frames[kept.into()..end.into()].fill(Default::default());
         s.committed = s.database | s.wal.commits(0, kept);
         true
     }
@@ -237,7 +284,11 @@ impl Model for World {
     type Action = Event;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::new(self.budget)]
+        let mut s = State::new(self.budget);
+        for who in (0..OWN).filter(|&who| self.closing && self.roles[who] != Role::Nobody) {
+            s.locks.database.try_shared(who);
+        }
+        vec![s]
     }
 
     fn actions(&self, s: &State, events: &mut Vec<Event>) {
@@ -248,6 +299,14 @@ impl Model for World {
             .filter(|(_, r)| **r != Role::Nobody)
         {
             let at = s.connections[who].at;
+            if self.closing && who != OWN && at == At::Idle {
+                if !s.locks.database.is_shared_of(who) {
+                    events.push(Event::Open(who));
+                    continue;
+                }
+                events.push(Event::Close(who));
+                events.push(Event::Crash(who, false));
+            }
             if at != At::Idle {
                 events.push(Event::Step(who));
                 if s.connections[who].patient {
@@ -267,13 +326,19 @@ impl Model for World {
             if self.brakes {
                 events.push(Event::CapturePace);
             }
+            if self.images {
+                let images = [Image::Wanted, Image::OneTransaction].map(Event::Image);
+                events.extend(images.into_iter().chain([Event::ImageEnds]));
+            }
             if s.budget.capture_crashes > 0 {
                 events.push(Event::CaptureCrash);
             }
         }
         if s.budget.power_losses > 0 {
             events.push(Event::AllCrash);
-            events.extend((0..s.wal.recovered().frames).map(Event::PowerLoss));
+            let frames = s.wal.recovered().frames;
+            events.extend((0..frames).map(Event::PowerLoss));
+            events.extend((1..frames).map(|after| Event::PowerLossOfOne(after - 1)));
         }
     }
 
@@ -286,12 +351,17 @@ impl Model for World {
             Event::Begin(who) => self.begin(s, who),
             Event::Checkpoint(who, mode) => self.checkpoint(s, who, mode),
             Event::Crash(who, halfway) => self.crash(s, who, halfway),
+            Event::Open(who) => self.sqlite(s, who).open(),
+            Event::Close(who) => self.close(s, who),
             Event::Capture => self.engine(s).step(),
+            Event::Image(image) => self.engine(s).begin_image(image),
+            Event::ImageEnds => self.engine(s).end_image(),
             Event::CapturePace => self.engine(s).change_pace(),
             Event::CaptureGivesUp => self.engine(s).give_up(),
             Event::CaptureCrash => self.capture_crash(s),
             Event::AllCrash => self.all_crash(s),
-            Event::PowerLoss(kept) => self.power_loss(s, kept),
+            Event::PowerLoss(kept) => self.power_loss(s, kept, u8::MAX),
+            Event::PowerLossOfOne(kept) => self.power_loss(s, kept, 1),
         };
         happened.then_some(after)
     }
@@ -310,6 +380,8 @@ impl Model for World {
             Property::always(NO_GAP, |_, s: &State| !s.faults.gap),
             Property::always(SQLITE_KEEPS, sqlite_keeps),
             Property::always(A_LOCK_IS_HELD, a_lock_is_held),
+            Property::always(ONE_RESET, |_, s: &State| s.capture.discards < 2),
+            Property::always(IMAGE_STANDS, |_, s: &State| !s.faults.image_changed),
         ];
         match self.check {
             Check::Safety => safety.into(),
@@ -330,6 +402,8 @@ pub(crate) const NO_FOREIGN_WRITE: &str = "no frame of another generation in the
 pub(crate) const NO_GAP: &str = "no re-base while attached";
 pub(crate) const SQLITE_KEEPS: &str = "SQLite keeps what it committed";
 pub(crate) const A_LOCK_IS_HELD: &str = "pin or guard is held while attached";
+pub(crate) const ONE_RESET: &str = "one reset at most discards frames before the pin is back";
+pub(crate) const IMAGE_STANDS: &str = "nothing changes under an image";
 pub(crate) const PROGRESS: &str = "everybody finishes and the WAL starts over";
 
 /// While attached, and after a resume check that passes: what is committed is captured, or still
@@ -339,22 +413,19 @@ fn nothing_lost(world: &World, s: &State) -> bool {
         return true;
     }
     let (capture, header) = (&s.capture, s.header());
-    let from = match (capture.attached, resumes_here(world, s)) {
-        (_, true) => capture.position.frames,
-        (true, false) => 0,
-        (false, false) => return true, // the whole database will be taken
+    let from = match resumes(s, world.mutation) {
+        Resume::Here => capture.position.frames,
+        _ if capture.attached && header.salt == capture.position.salt => capture.position.frames,
+        Resume::Refused(_) if !capture.attached => return true, // the whole database will be taken
+        Resume::AfterReset | Resume::Refused(_) => 0,
     };
     s.committed & !(capture.captured | s.wal.commits(from, header.frames)) == 0
 }
 
 fn nothing_invented(world: &World, s: &State) -> bool {
-    let counts = s.capture.attached || resumes_here(world, s);
+    let refused = matches!(resumes(s, world.mutation), Resume::Refused(_));
+    let counts = s.capture.attached || !refused;
     !counts || s.capture.captured & !s.committed == 0
-}
-
-pub(crate) fn resumes_here(world: &World, s: &State) -> bool {
-    let checksums = world.mutation != Mutation::NoChecksum;
-    resumes(&s.capture.position, &s.header(), &s.wal, checksums)
 }
 
 fn no_foreign_write(_: &World, s: &State) -> bool {

@@ -76,3 +76,9 @@ pub fn entries_ever(path: &Path) -> rusqlite::Result<u64> {
     let count: i64 = connection.query_row(sql, [], |row| row.get(0))?;
     Ok(u64::try_from(count).unwrap_or(0))
 }
+
+/// The version of SQLite that everything here is built with.
+#[must_use]
+pub fn sqlite_version() -> &'static str {
+    rusqlite::version()
+}

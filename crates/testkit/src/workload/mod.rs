@@ -12,7 +12,7 @@ mod process;
 mod thread;
 mod writer;
 
-pub use create::{AutoVacuum, DatabaseOptions, create_database, entries_ever};
+pub use create::{AutoVacuum, DatabaseOptions, create_database, entries_ever, sqlite_version};
 pub use operation::{Checkpoint, Operation};
 pub use process::{WriterProcess, run_writer_process};
 pub use thread::{Stop, WriterThread};
