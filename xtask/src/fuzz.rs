@@ -3,6 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::cargo::{command, run_tests_and};
+use crate::coverage::Coverage;
 use crate::steps::Tally;
 
 /// Tests of one binary.
@@ -36,6 +37,20 @@ const SUITES: &[Suite] = &[
         ],
     },
     Suite {
+        package: "evertide-storage",
+        binary: &["--lib"],
+        targets: &[
+            (
+                "lease",
+                "lease::fuzz::no_bytes_are_taken_for_a_lease_that_cannot_be_written_again_or_never_ends",
+            ),
+            (
+                "webdav",
+                "webdav::fuzz::no_answer_of_a_server_is_read_as_files_that_another_could_not_have",
+            ),
+        ],
+    },
+    Suite {
         package: "evertide",
         binary: &["--lib"],
         targets: &[
@@ -50,6 +65,10 @@ const SUITES: &[Suite] = &[
             (
                 "position",
                 "state::fuzz::no_bytes_are_taken_for_a_position_that_nobody_saved",
+            ),
+            (
+                "identity",
+                "state::fuzz::no_bytes_are_taken_for_the_identity_of_another_state",
             ),
             (
                 "pages",
@@ -120,6 +139,23 @@ const SUITES: &[Suite] = &[
 
 /// Runs every target, or those named, for so many seconds each, and says what each has covered.
 pub(crate) fn fuzz(seconds: u64, only: &[String], seed: Option<u64>) -> Result<Tally> {
+    run(seconds, only, seed, None)
+}
+
+/// The same, and which lines of the parsers were reached.
+pub(crate) fn coverage(seconds: u64, only: &[String], seed: Option<u64>) -> Result<Tally> {
+    let mut coverage = Coverage::begin()?;
+    let tally = run(seconds, only, seed, Some(&mut coverage))?;
+    coverage.print()?;
+    Ok(tally)
+}
+
+fn run(
+    seconds: u64,
+    only: &[String],
+    seed: Option<u64>,
+    mut coverage: Option<&mut Coverage>,
+) -> Result<Tally> {
     let known: Vec<&str> = names().collect();
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         bail!(
@@ -135,11 +171,21 @@ pub(crate) fn fuzz(seconds: u64, only: &[String], seed: Option<u64>) -> Result<T
         if targets.is_empty() {
             continue;
         }
-        // With the features of the whole workspace, so that what the other tests built is used again.
         let mut test = command("cargo");
-        test.args(["test", "--locked", "--workspace"])
-            .args(suite.binary)
-            .args(["--", "--nocapture", "--exact"])
+        match &mut coverage {
+            Some(coverage) => {
+                let arguments =
+                    [&["--locked", "--package", suite.package][..], suite.binary].concat();
+                coverage.build(&arguments)?;
+                coverage.count(test.arg("test").args(arguments));
+            }
+            // With the features of the whole workspace, so that what the other tests built is used again.
+            None => drop(
+                test.args(["test", "--locked", "--workspace"])
+                    .args(suite.binary),
+            ),
+        }
+        test.args(["--", "--nocapture", "--exact"])
             .args(targets.iter().map(|(_, test)| test))
             .env("EVERTIDE_FUZZ_SECONDS", seconds.to_string());
         if let Some(seed) = seed {

@@ -5,6 +5,7 @@
 
 mod cargo;
 mod check;
+mod coverage;
 mod documents;
 mod features;
 mod fuzz;
@@ -93,6 +94,10 @@ enum Task {
         /// The seed of every target; drawn without it.
         #[arg(long)]
         seed: Option<u64>,
+        /// Also count which lines of the parsers are reached. Builds into `target/coverage`, and needs
+        /// `rustup component add llvm-tools`.
+        #[arg(long)]
+        coverage: bool,
     },
     /// Random writers, the backup killed again and again, and at the end two restores compared.
     #[command(disable_help_flag = true)]
@@ -167,7 +172,11 @@ fn main() -> ExitCode {
             seconds,
             target,
             seed,
-        } => fuzz::fuzz(seconds, &target, seed),
+            coverage,
+        } => match coverage {
+            true => fuzz::coverage(seconds, &target, seed),
+            false => fuzz::fuzz(seconds, &target, seed),
+        },
         Task::Torture { arguments } => run::torture(&arguments),
         Task::Planted { only } => planted::planted(&only),
         Task::Soak { hours, seed } => soak::soak(hours, seed),

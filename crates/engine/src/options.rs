@@ -248,6 +248,22 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_quorum_is_more_than_half_and_never_more_than_there_are() {
+        for (replicas, any, quorum) in [
+            (1, 1, 1),
+            (2, 1, 2),
+            (3, 1, 2),
+            (4, 1, 3),
+            (5, 1, 3),
+            (6, 1, 4),
+        ] {
+            let needed = [Durability::Any, Durability::Quorum, Durability::All]
+                .map(|durability| durability.needed(replicas));
+            assert_eq!(needed, [any, quorum, replicas], "{replicas} replicas");
+        }
+    }
+
+    #[test]
     fn windows_of_levels_grow_and_there_are_eight_at_most() {
         let mistakes = |seconds: &[u64]| {
             let windows: Vec<_> = seconds.iter().copied().map(Duration::from_secs).collect();

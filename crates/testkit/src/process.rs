@@ -165,21 +165,31 @@ pub fn another_process_can_truncate(database: &std::path::Path) -> bool {
 ///
 /// When the other process cannot be asked.
 pub fn another_process_finds_locked(file: &std::path::Path, byte: u32) -> bool {
+    another_process_finds_a_lock_of(file, byte).is_some()
+}
+
+/// Whose lock another process finds on this byte of a file: the process whose POSIX lock it is, as SQLite takes
+/// them, or -1 where it belongs to an open file, as those of a backup do.
+///
+/// # Panics
+///
+/// When the other process cannot be asked.
+pub fn another_process_finds_a_lock_of(file: &std::path::Path, byte: u32) -> Option<i32> {
     const SCRIPT: &str = "import fcntl, struct, sys
 with open(sys.argv[1], 'r+b') as file:
     asked = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, int(sys.argv[2]), 1, 0)
-    answer = fcntl.fcntl(file, fcntl.F_GETLK, asked)
-    sys.exit(0 if struct.unpack('hhqqi4x', answer)[0] == fcntl.F_UNLCK else 1)";
-    let status = Command::new("python3")
+    answer = struct.unpack('hhqqi4x', fcntl.fcntl(file, fcntl.F_GETLK, asked))
+    print('none' if answer[0] == fcntl.F_UNLCK else answer[4])";
+    let output = Command::new("python3")
         .args(["-c", SCRIPT])
         .arg(file)
         .arg(byte.to_string())
-        .status()
+        .output()
         .expect("python3 runs");
-    match status.code() {
-        Some(0) => false,
-        Some(1) => true,
-        other => panic!("the other process ended with {other:?}"),
+    assert!(output.status.success(), "the other process: {output:?}");
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "none" => None,
+        owner => Some(owner.parse().expect("a process id")),
     }
 }
 

@@ -11,6 +11,10 @@ use anyhow::{Context, Result};
 
 use super::markdown::Document;
 
+/// How many promises and traps there are: with a new one this grows, and none goes unnoticed.
+const PROMISES: usize = 11;
+const TRAPS: usize = 42;
+
 /// Adds a problem for each named test that is nowhere; returns how many are named.
 pub(super) fn check(
     root: &Path,
@@ -41,6 +45,8 @@ pub(super) fn check(
     for (line, title) in without_a_test(&text, &lines) {
         problems.push(format!("{}:{line}: no test holds {title}", path.display()));
     }
+    let wrong = misnumbered(&text, PROMISES, TRAPS).into_iter();
+    problems.extend(wrong.map(|wrong| format!("{}: {wrong}", path.display())));
     Ok(named.len())
 }
 
@@ -49,11 +55,11 @@ pub(super) fn check(
 fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
     let mut items: Vec<(usize, Option<&str>)> = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let begins = |rest: &&str| rest.starts_with(|c: char| c.is_ascii_digit());
-        let promise = line.strip_prefix("## ");
-        let trap = line.strip_prefix("- **T").filter(begins).map(|_| line);
-        if promise.is_some() || trap.is_some() {
-            items.push((index + 1, promise.filter(begins).or(trap)));
+        let heading = line.strip_prefix("## ");
+        let promise = heading.filter(|title| number(title).is_some());
+        let trap = trap(line).map(|_| line);
+        if heading.is_some() || trap.is_some() {
+            items.push((index + 1, promise.or(trap)));
         }
     }
     let ends = items.iter().skip(1).map(|(line, _)| *line);
@@ -65,6 +71,42 @@ fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
             title.filter(|_| !is_held).map(|title| (*line, title))
         })
         .collect()
+}
+
+/// Which promises and traps are missing, there more than once, or not known: deleted with its tests, one would be
+/// missed by nobody.
+fn misnumbered(text: &str, promises: usize, traps: usize) -> Vec<String> {
+    let headings = text.lines().filter_map(|line| line.strip_prefix("## "));
+    let mut wrong = Vec::new();
+    for (kind, found, expected) in [
+        ("promise ", headings.filter_map(number).collect(), promises),
+        ("trap T", text.lines().filter_map(trap).collect(), traps),
+    ] {
+        let found: Vec<usize> = found;
+        for number in 1..=expected {
+            match found.iter().filter(|found| **found == number).count() {
+                0 => wrong.push(format!("{kind}{number} is missing")),
+                1 => {}
+                _ => wrong.push(format!("{kind}{number} is there more than once")),
+            }
+        }
+        let unknown = found
+            .iter()
+            .filter(|found| !(1..=expected).contains(*found));
+        wrong.extend(unknown.map(|number| format!("{kind}{number} is not counted in xtask")));
+    }
+    wrong
+}
+
+/// The number of the trap that begins with this line.
+fn trap(line: &str) -> Option<usize> {
+    number(line.strip_prefix("- **T")?)
+}
+
+/// The number that a text begins with.
+fn number(text: &str) -> Option<usize> {
+    let end = text.find(|c: char| !c.is_ascii_digit());
+    text.get(..end.unwrap_or(text.len()))?.parse().ok()
 }
 
 /// The last part of a path, when it reads like a sentence.
@@ -125,6 +167,31 @@ mod tests {
                     - **T2, not held.**\n  `a_b`\n- **T3, held.**\n  `a_b_c`\n";
         let missing = without_a_test(text, &[4, 8, 12]);
         assert_eq!(missing, [(5, "2. Not held"), (9, "- **T2, not held.**")]);
+    }
+
+    #[test]
+    fn a_promise_or_trap_that_is_gone_is_missed() {
+        let text = "## 1. One\n## Traps\n- **T1, one.**\n- **T2, two (T9).**\n## 2. Two\n";
+        assert!(misnumbered(text, 2, 2).is_empty());
+        let gone = text.replace("## 1. One\n", "").replace("T2, two", "two");
+        assert_eq!(
+            misnumbered(&gone, 2, 2),
+            ["promise 1 is missing", "trap T2 is missing"]
+        );
+        let twice = text.replace("T2, two", "T1, two");
+        assert_eq!(
+            misnumbered(&twice, 2, 2),
+            ["trap T1 is there more than once", "trap T2 is missing"]
+        );
+        let more = text.replace("2. Two", "3. Three");
+        assert_eq!(
+            misnumbered(&more, 2, 1),
+            [
+                "promise 2 is missing",
+                "promise 3 is not counted in xtask",
+                "trap T2 is not counted in xtask"
+            ]
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Many databases in one process: what they take of it.
 
-use std::{fs, path::Path, time::Duration};
+use std::{collections::BTreeMap, ffi::OsString, fs, path::Path, time::Duration};
 
 use evertide_testkit::{ChildProcess, wait_until};
 
@@ -18,6 +18,10 @@ const MOST_THREADS: u64 = 16;
 /// For each database: it, its WAL and its index, of SQLite's connection and of ours, and three files of local state.
 const MOST_DESCRIPTORS: u64 = 9;
 
+/// How long nothing happens, and how often a thread may be woken meanwhile: less often than once a second.
+const IDLE: Duration = Duration::from_secs(4);
+const MOST_WAKE_UPS: u64 = 3;
+
 /// In KiB, for each database, in a build without optimisation.
 const MOST_MEMORY: u64 = 400;
 
@@ -26,7 +30,13 @@ const BASE_MEMORY: u64 = 64 << 10;
 
 /// A number in a file that the kernel keeps about a process.
 fn number(process: &ChildProcess, file: &str, name: &str) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/{file}", process.id())).unwrap();
+    number_in(
+        &fs::read_to_string(format!("/proc/{}/{file}", process.id())).unwrap(),
+        name,
+    )
+}
+
+fn number_in(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     let digits = line
         .unwrap()
@@ -34,6 +44,31 @@ fn number(process: &ChildProcess, file: &str, name: &str) -> u64 {
         .trim()
         .trim_end_matches(" kB");
     digits.parse().unwrap()
+}
+
+/// How often threads of a process went to sleep, and so were woken before: those that are there at both looks. Each
+/// system call in which somebody waits counts, `epoll` and `futex` as well.
+fn wake_ups(process: &ChildProcess, time: Duration) -> u64 {
+    let look = || -> BTreeMap<OsString, u64> {
+        let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+        let sleeps = threads.filter_map(|thread| {
+            let thread = thread.ok()?;
+            let text = fs::read_to_string(thread.path().join("status")).ok()?;
+            Some((
+                thread.file_name(),
+                number_in(&text, "voluntary_ctxt_switches"),
+            ))
+        });
+        sleeps.collect()
+    };
+    let before = look();
+    std::thread::sleep(time);
+    let after = look();
+    assert!(
+        after.keys().all(|id| before.contains_key(id)),
+        "a new thread"
+    );
+    after.iter().map(|(id, sleeps)| sleeps - before[id]).sum()
 }
 
 /// Databases by the hundred, each with a row.
@@ -74,7 +109,7 @@ fn databases_by_the_hundred_take_few_threads_descriptors_and_memory_and_rest_whe
     create(&place, count);
     place.write(
         "litestream.yml",
-        "dbs: [{dir: data, pattern: '*.db', recursive: true, watch: true,\n\
+        "dbs: [{dir: data, pattern: '*.db', recursive: true, watch: true, monitor-interval: 1h,\n\
          replica: {path: backup, sync-interval: 50ms}}]\n",
     );
     let replicate = place.command(&["replicate", "--config", "litestream.yml"]);
@@ -105,6 +140,11 @@ fn databases_by_the_hundred_take_few_threads_descriptors_and_memory_and_rest_whe
         std::thread::sleep(Duration::from_secs(2));
         last == before && number(&process, "status", "Threads") <= MOST_THREADS
     });
+
+    // Nor does it wake up: what it looks at from time to time it looks at each `monitor-interval`, and at nothing else.
+    let woken = wake_ups(&process, IDLE);
+    eprintln!("woken {woken} times in {IDLE:?}");
+    assert!(woken <= MOST_WAKE_UPS, "{woken} of {count} databases");
 
     // Each is still looked after.
     for index in [0, count / 2, count - 1] {

@@ -3,14 +3,15 @@
 #![allow(clippy::disallowed_methods, reason = "no file of a database")]
 #![allow(clippy::ptr_arg, reason = "the form that every repair has")]
 
-use std::{cmp::Ordering, fs, path::Path};
+use std::{cmp::Ordering, fs, os::unix::fs::MetadataExt, path::Path};
 
-use evertide_ltx::{LtxName, PageSize, Pgno, Txid};
+use evertide_ltx::{Checksum, LtxName, PageSize, Pgno, Txid};
 use evertide_storage::OsDisk;
 use evertide_testkit::Fuzz;
 
 use super::{
     TableSums, Tips,
+    identity::{self, LocalIdentity, Stored},
     pages::{PageChanges, PageEntry, PageTable},
     position::{Position, PositionFile, crc_at_the_end},
     stage::Stage,
@@ -115,6 +116,75 @@ fn no_bytes_are_taken_for_a_position_that_nobody_saved() {
             }
         })
         .assert_reached(&["nothing", "as it was saved", "with another number"], 3);
+}
+
+/// Puts a line with the right checksum at the end.
+fn seal(bytes: &mut Vec<u8>) {
+    let end = bytes.windows(5).rposition(|window| window == b"\ncrc ");
+    bytes.truncate(end.map_or(bytes.len(), |end| end + 1));
+    let crc = Checksum::page(Pgno::FIRST, bytes);
+    bytes.extend(format!("crc {crc}\n").bytes());
+}
+
+#[test]
+fn no_bytes_are_taken_for_the_identity_of_another_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("identity");
+    fs::write(&path, "").unwrap();
+    let found = fs::metadata(&path).unwrap();
+    let place = (found.dev(), found.ino());
+    let [owner, lineage] = ["1", "2"].map(|digit| digit.repeat(32).parse().unwrap());
+    let stored = |place, lineage| {
+        identity::encode(&Stored {
+            owner,
+            place,
+            lineage,
+        })
+    };
+    Fuzz::target("identity")
+        .corpus([
+            stored(place, None),
+            stored(place, Some(lineage)),
+            stored((1, 2), Some(lineage)),
+            b"evertide identity 1\n".to_vec(),
+        ])
+        .words(&[
+            "owner ",
+            "place ",
+            "lineage ",
+            "none",
+            "\n",
+            "18446744073709551616",
+            "crc ",
+        ])
+        .repair(seal)
+        .inputs(2_000)
+        .run(|input| {
+            fs::write(&path, input.bytes).unwrap();
+            let stored = identity::decode(input.bytes);
+            if let Some(stored) = stored {
+                assert_eq!(identity::decode(&identity::encode(&stored)), Some(stored));
+            }
+            let begun = LocalIdentity::open(&OsDisk, &path).unwrap();
+            // The owner is that of this very file, and the history that of whoever had a copy of it.
+            let own = stored.filter(|stored| stored.place == place);
+            if let Some(stored) = stored {
+                assert_eq!(begun.owner == stored.owner, own.is_some());
+            }
+            assert_eq!(begun.lineage(), stored.and_then(|stored| stored.lineage));
+            // Whatever was there, what is found next is what was begun.
+            let again = LocalIdentity::open(&OsDisk, &path).unwrap();
+            assert_eq!(
+                (again.owner, again.lineage()),
+                (begun.owner, begun.lineage())
+            );
+            match (stored, own) {
+                (None, _) => "refused".into(),
+                (_, None) => "a copy".into(),
+                (_, Some(_)) => "its own".to_owned(),
+            }
+        })
+        .assert_reached(&["refused", "a copy", "its own"], 3);
 }
 
 /// The entries of a table, by the documentation.

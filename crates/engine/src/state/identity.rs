@@ -112,13 +112,13 @@ fn place(file: &dyn DiskFile) -> io::Result<Place> {
 
 /// What the file holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Stored {
-    owner: Identity,
-    place: Place,
-    lineage: Option<Identity>,
+pub(super) struct Stored {
+    pub(super) owner: Identity,
+    pub(super) place: Place,
+    pub(super) lineage: Option<Identity>,
 }
 
-fn encode(stored: &Stored) -> Vec<u8> {
+pub(super) fn encode(stored: &Stored) -> Vec<u8> {
     let (owner, (device, inode)) = (stored.owner, stored.place);
     let lineage = stored.lineage.map(|lineage| lineage.to_string());
     let lineage = lineage.as_deref().unwrap_or("none");
@@ -128,7 +128,7 @@ fn encode(stored: &Stored) -> Vec<u8> {
 }
 
 /// Reads what `encode` wrote; `None` where it is damaged, or of another version.
-fn decode(bytes: &[u8]) -> Option<Stored> {
+pub(super) fn decode(bytes: &[u8]) -> Option<Stored> {
     let mut lines = unsealed(bytes)?.lines();
     let title = lines.next()?;
     let owner = lines.next()?.strip_prefix("owner ")?;

@@ -1,7 +1,8 @@
 //! Readers while the copy is being updated.
 
-use std::{fs, os::unix::fs::FileExt, time::Duration};
+use std::{cell::Cell, fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
+use evertide_testkit::another_process_finds_it_open;
 use rusqlite::Connection;
 
 use crate::scene::{Process, Scene, check, follow_until, judge_until, paths, read_copy, version};
@@ -74,6 +75,42 @@ async fn a_reader_that_stays_keeps_its_state_and_delays_the_update_no_longer_tha
     }
     reader.execute_batch("COMMIT").unwrap();
     following.await.unwrap().unwrap();
+    assert_eq!(read(), Ok(5));
+    scene.assert_current().await;
+}
+
+/// The application's reader and the follower are in one process here, where a file that is closed drops the
+/// locks of both.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_the_copy_keeps_its_lock_whatever_follower_comes_and_goes() {
+    let mut scene = Scene::new(4096).await;
+    scene.write_durably(2).await;
+    scene.follow_to_the_end().await.unwrap();
+    let copy = scene.path("copy.db");
+    let reader = Connection::open(&copy).unwrap();
+    reader.execute_batch("BEGIN").unwrap();
+    let read = || reader.query_row("SELECT n FROM version", [], |row| row.get::<_, i64>(0));
+    assert_eq!(read(), Ok(2));
+    let held = |when: &str| {
+        assert!(another_process_finds_it_open(&copy), "{when}");
+        assert_eq!(read(), Ok(2), "{when}");
+    };
+    held("at first");
+    // With nothing new, and with a change that has to wait for the reader.
+    for changes in 0..3 {
+        scene.write_durably(changes).await;
+        let seen = Cell::new(0);
+        let looks_a_while = |_: &Path| {
+            held("while it is followed");
+            seen.set(seen.get() + 1);
+            seen.get() > 5
+        };
+        follow_until(scene.options(), looks_a_while).await.unwrap();
+        held("after the follower has stopped");
+    }
+    reader.execute_batch("COMMIT").unwrap();
+    assert!(!another_process_finds_it_open(&copy), "the probe works");
+    scene.follow_to_the_end().await.unwrap();
     assert_eq!(read(), Ok(5));
     scene.assert_current().await;
 }

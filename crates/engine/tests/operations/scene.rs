@@ -25,6 +25,25 @@ const MOST_STATES: usize = 20;
 /// What the table holds.
 type Rows = BTreeMap<i64, Vec<u8>>;
 
+/// What a run made happen.
+#[derive(Clone, Copy, Default, Debug)]
+pub(crate) struct Reached {
+    pub(crate) rebases: u64,
+    pub(crate) rotations: u64,
+}
+
+impl Reached {
+    pub(crate) fn outcome(self) -> String {
+        let how_often = |count: u64| match count {
+            0 => "no",
+            1..3 => "few",
+            _ => "many",
+        };
+        let (rebases, rotations) = (how_often(self.rebases), how_often(self.rotations));
+        format!("{rebases} rebases {rotations} rotations")
+    }
+}
+
 /// How things are, and how they should be.
 pub(crate) struct Scene {
     dir: tempfile::TempDir,
@@ -332,7 +351,7 @@ impl Scene {
     }
 
     /// Everything at the end, by the official program as well; what the run was like.
-    pub(crate) async fn finish(mut self) -> String {
+    pub(crate) async fn finish(mut self) -> Reached {
         self.reader = None;
         self.durable().await;
         let rows = self.rows.clone();
@@ -345,16 +364,10 @@ impl Scene {
         restore_with_litestream(&self.replica, &official);
         assert_same_database(&self.db, &official);
         self.assert_no_overlaps();
-        let how_often = |count: u64| match count {
-            0 => "no",
-            1..3 => "few",
-            _ => "many",
-        };
-        format!(
-            "{} rebases {} rotations",
-            how_often(self.rebases),
-            how_often(self.rotations)
-        )
+        Reached {
+            rebases: self.rebases,
+            rotations: self.rotations,
+        }
     }
 
     /// No transaction is in two files of level 0.

@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::{Connection, ErrorCode, ffi};
 
-use crate::{DEADLINE, Scene, durable, until};
+use crate::{DEADLINE, Scene, durable, load::MODES, steps::Steps, until};
 
 /// A thread that does something to the database, again and again; how often it was told "busy".
-struct Repeated {
+pub(crate) struct Repeated {
     stop: Arc<AtomicBool>,
     busy: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
@@ -21,7 +21,7 @@ struct Repeated {
 }
 
 impl Repeated {
-    fn start(
+    pub(crate) fn start(
         conn: Connection,
         work: impl Fn(&Connection) -> rusqlite::Result<()> + Send + 'static,
     ) -> Self {
@@ -48,7 +48,7 @@ impl Repeated {
     }
 
     /// Ends it: how often it worked, and how often it was told "busy".
-    fn end(mut self) -> (u64, u64) {
+    pub(crate) fn end(mut self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().unwrap().join().unwrap();
         (
@@ -198,6 +198,52 @@ async fn who_does_not_wait_is_told_busy_once_for_each_time_writers_are_held() {
         commits > 0 && busy <= holds,
         "busy {busy} times in {holds} holds"
     );
+    let backup = scene.start().await;
+    durable(&backup).await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
+/// Steps of capture that are in the way of a checkpoint that does not wait: checkpoints of its own, and taking READ(0),
+/// with which no frame is backfilled and without which the WAL does not start over.
+const IN_THE_WAY: [&str; 4] = ["Checkpoint", "Insist", "TakeGuard", "TakeBrake"];
+
+#[tokio::test]
+async fn a_checkpoint_that_does_not_wait_is_told_busy_once_for_each_step_of_ours_that_is_in_its_way()
+ {
+    let (scene, conn) = Scene::with_rows(20);
+    let turns = AtomicU64::new(0);
+    // Nobody else uses the database: without a backup it would never be told "busy".
+    let application = Repeated::start(conn, move |conn| {
+        conn.busy_timeout(DEADLINE)?;
+        conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))")?;
+        let turn = turns.fetch_add(1, Ordering::Relaxed) as usize;
+        let mode = MODES[turn % MODES.len()];
+        let sql = format!("PRAGMA wal_checkpoint({mode})");
+        let is_busy = || conn.query_row(&sql, [], |row| row.get::<_, bool>(0));
+        conn.busy_timeout(Duration::ZERO)?;
+        if !is_busy()? {
+            return Ok(());
+        }
+        // What it is told counts once: then it asks until it is done.
+        while is_busy()? {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        let busy = ffi::Error::new(ffi::SQLITE_BUSY);
+        Err(rusqlite::Error::SqliteFailure(busy, None))
+    });
+    const STARTS: u64 = 3;
+    for _ in 0..STARTS {
+        let backup = scene.start().await;
+        until(&backup, |status| status.rotations >= 5).await;
+        backup.stop(DEADLINE).await.unwrap();
+    }
+    let (done, busy) = application.end();
+    let ours = Steps::count(&scene.db, &IN_THE_WAY);
+    eprintln!("busy {busy} times in {ours} steps and {done} checkpoints");
+    assert!(ours >= STARTS * 5, "{ours}: are these their names?");
+    // Attaching takes both locks, too, and a snapshot keeps them.
+    assert!(done > 0 && busy <= ours + 2 * STARTS, "{busy} of {ours}");
     let backup = scene.start().await;
     durable(&backup).await;
     backup.stop(DEADLINE).await.unwrap();

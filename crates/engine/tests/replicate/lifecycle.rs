@@ -29,6 +29,7 @@ async fn a_wal_that_starts_over_again_and_again_loses_nothing() {
     let status = backup.status();
     assert!(status.rotations >= 5, "{status:#?}");
     assert_eq!(status.rebases, 0, "{status:#?}");
+    assert_eq!(status.replicas[0].snapshots, 1, "{status:#?}");
     backup.stop(DEADLINE).await.unwrap();
     scene.assert_restores();
 }

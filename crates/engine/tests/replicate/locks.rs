@@ -10,7 +10,7 @@ use evertide::{
 use evertide_storage::{Destination, Fault, FaultDisk, OsDisk, ReplicaClient};
 use evertide_testkit::{
     another_process_can_truncate, another_process_can_write as can_write,
-    another_process_finds_it_open, another_process_finds_locked,
+    another_process_finds_a_lock_of, another_process_finds_it_open, another_process_finds_locked,
 };
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options};
@@ -222,4 +222,135 @@ async fn a_reader_keeps_others_from_truncating_the_wal_whatever_came_and_went() 
         another_process_can_truncate(&scene.db),
         "nothing stays locked"
     );
+}
+
+/// A reader of the application, and where on the wal-index its lock is: one of READ(1) to READ(4).
+struct Reader {
+    conn: rusqlite::Connection,
+    slot: u32,
+    rows: i64,
+}
+
+impl Reader {
+    /// It reads frames of the WAL that stay the newest ones for nobody but it.
+    fn begin(scene: &Scene, writer: &rusqlite::Connection) -> Self {
+        let conn = scene.open();
+        insert(writer, 1);
+        conn.execute_batch("BEGIN").unwrap();
+        let rows = rows(&conn);
+        let slots: Vec<_> = (GUARD + 1..GUARD + 5)
+            .filter(|slot| Self::owner(scene, *slot) == Some(std::process::id().cast_signed()))
+            .collect();
+        let [slot] = slots[..] else {
+            panic!("{slots:?} are locked by connections of this process")
+        };
+        insert(writer, 1);
+        Self { conn, slot, rows }
+    }
+
+    fn owner(scene: &Scene, slot: u32) -> Option<i32> {
+        another_process_finds_a_lock_of(&scene.dir.path().join("app.db-shm"), slot)
+    }
+
+    /// Its lock is there and nobody else's in its place, and it reads what it read before.
+    #[track_caller]
+    fn assert_held(&self, scene: &Scene, after: impl Display) {
+        assert_eq!(
+            Self::owner(scene, self.slot),
+            Some(std::process::id().cast_signed()),
+            "the lock of the reader after {after}"
+        );
+        assert!(another_process_finds_it_open(&scene.db), "after {after}");
+        assert!(!another_process_can_truncate(&scene.db), "after {after}");
+        assert_eq!(rows(&self.conn), self.rows, "after {after}");
+    }
+
+    fn end(self, scene: &Scene) {
+        self.conn.execute_batch("COMMIT").unwrap();
+        assert_eq!(Self::owner(scene, self.slot), None, "the probe works");
+    }
+}
+
+fn rows(conn: &rusqlite::Connection) -> i64 {
+    conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0))
+        .unwrap()
+}
+
+/// The canary: a descriptor that is closed by hand drops the lock of a reader, too.
+#[test]
+fn a_wal_index_opened_and_closed_by_hand_lets_others_truncate_under_a_reader() {
+    let (scene, conn) = Scene::with_rows(20);
+    let reader = Reader::begin(&scene, &conn);
+    reader.assert_held(&scene, "its begin");
+    drop(File::open(scene.dir.path().join("app.db-shm")).unwrap());
+    assert_eq!(Reader::owner(&scene, reader.slot), None);
+    assert!(another_process_can_truncate(&scene.db));
+}
+
+#[tokio::test]
+async fn a_reader_keeps_its_lock_through_reload_restore_verify_and_stop() {
+    let (scene, conn) = Scene::with_rows(100);
+    let reader = Reader::begin(&scene, &conn);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    reader.assert_held(&scene, "the start");
+
+    let mut options = backup.options();
+    let second = scene.dir.path().join("second");
+    options.replicas.push(replica_options("second", &second));
+    backup.update(options.clone()).await.unwrap();
+    durable(&backup).await;
+    reader.assert_held(&scene, "a reload that adds a replica");
+    options.replicas.truncate(1);
+    backup.update(options).await.unwrap();
+    reader.assert_held(&scene, "a reload that removes one");
+
+    let output = scene.dir.path().join("restored.db");
+    restore(RestoreOptions::new(client(&scene), &output))
+        .await
+        .unwrap();
+    reader.assert_held(&scene, "a restore");
+    let onto_itself = RestoreOptions::new(client(&scene), &scene.db);
+    assert!(restore(onto_itself).await.is_err());
+    reader.assert_held(&scene, "a restore that was refused");
+    for depth in [VerifyDepth::Files, VerifyDepth::Restore] {
+        let mut options = VerifyOptions::new(client(&scene));
+        options.depth = depth;
+        verify(options).await.unwrap();
+        reader.assert_held(&scene, format_args!("a verification of {depth:?}"));
+    }
+    assert!(scene.replication().start().await.is_err());
+    reader.assert_held(&scene, "a start that was refused");
+    // More than makes the WAL start over, which it cannot.
+    insert(&conn, 120);
+    durable(&backup).await;
+    reader.assert_held(&scene, "what would be a rotation");
+    backup.stop(DEADLINE).await.unwrap();
+    reader.assert_held(&scene, "the stop");
+    reader.end(&scene);
+    assert!(another_process_can_truncate(&scene.db));
+}
+
+#[tokio::test]
+async fn no_error_of_the_disk_drops_the_lock_of_a_reader() {
+    let (scene, conn) = Scene::with_rows(20);
+    let (mut tripped, mut started_well) = (0, 0);
+    for n in [1, 4, 9, 14, 19, 29, 45] {
+        let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+        disk.fail_at(n, Fault::Forever, 5);
+        let backup = scene.builder().disk(disk.clone()).build().unwrap();
+        let reader = Reader::begin(&scene, &conn);
+        let started = backup.start().await;
+        reader.assert_held(&scene, format_args!("{started:?} at operation {n}"));
+        if started.is_ok() {
+            started_well += 1;
+            let wait = backup.wait_durable(evertide::Durability::All);
+            let _ = tokio::time::timeout(Duration::from_millis(50), wait).await;
+            let _ = backup.stop(Duration::from_millis(50)).await;
+            reader.assert_held(&scene, format_args!("the stop, failing from {n} on"));
+        }
+        tripped += u32::from(disk.tripped());
+        reader.end(&scene);
+    }
+    assert!(tripped > 4 && started_well > 1, "{tripped} {started_well}");
 }

@@ -8,11 +8,13 @@ mod failures;
 mod footprint;
 mod gate;
 mod lifecycle;
+mod load;
 mod locks;
 mod outages;
 mod restarts;
 mod review;
 mod snapshots;
+mod steps;
 mod writers;
 
 use std::{
@@ -23,6 +25,9 @@ use std::{
 use evertide::{DatabaseStatus, Durability, ReplicaOptions, Replication, ReplicationBuilder};
 use evertide_storage::Destination;
 use rusqlite::Connection;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+use steps::Steps;
 
 /// Long enough for anything here; reaching it is a failure.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -36,10 +41,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let filter = std::env::var("EVERTIDE_LOG").unwrap_or_else(|_| "warn".into());
-        let _ = tracing_subscriber::fmt()
+        let shown = std::env::var("EVERTIDE_LOG").unwrap_or_else(|_| "warn".into());
+        let shown = tracing_subscriber::fmt::layer()
             .with_test_writer()
-            .with_env_filter(filter)
+            .with_filter(EnvFilter::new(shown));
+        let _ = tracing_subscriber::registry()
+            .with(shown)
+            .with(Steps::layer())
             .try_init();
         let dir = tempfile::tempdir().unwrap();
         let (db, replica) = (dir.path().join("app.db"), dir.path().join("replica"));

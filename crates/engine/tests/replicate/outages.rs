@@ -10,6 +10,7 @@ use std::{
 
 use evertide::{DatabaseState, Durability, Replication, ReplicationBuilder};
 use evertide_storage::{Clock, ManualClock};
+use futures_util::FutureExt;
 use rusqlite::Connection;
 
 use crate::{
@@ -325,6 +326,53 @@ async fn each_of_several_replicas_gets_what_changed_in_its_own_absence() {
         evertide_testkit::assert_same_database(&scene.db, restored(&scene, other));
     }
     backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quorum_is_waited_for_below_it_and_no_longer() {
+    let (scene, conn) = Scene::with_rows(20);
+    let others = [1, 2].map(|n| scene.dir.path().join(format!("other-{n}")));
+    let builder = others.iter().fold(scene.builder(), |builder, other| {
+        let name = other.file_name().unwrap().to_str().unwrap();
+        builder.replica(replica_options(name, other))
+    });
+    let backup = builder.build().unwrap();
+    backup.start().await.unwrap();
+    durable(&backup).await;
+    others.iter().for_each(|other| take_away(other));
+    insert(&conn, 1);
+    let [any, mut quorum, mut all] = [Durability::Any, Durability::Quorum, Durability::All]
+        .map(|durability| Box::pin(backup.wait_durable(durability)));
+    let on_one = async {
+        until(&backup, |status| status.replicas[1].error.is_some()).await;
+        until(&backup, |status| status.replicas[2].error.is_some()).await;
+        any.await.unwrap()
+    };
+    let txid = tokio::select! {
+        txid = tokio::time::timeout(DEADLINE, on_one) => txid.unwrap(),
+        done = &mut quorum => panic!("{done:?} is on one of three only"),
+        done = &mut all => panic!("{done:?} is on one of three only"),
+    };
+    // What each asked for first is answered before this is, so that both wait for replicas by now.
+    backup.sync().await.unwrap();
+    assert!((&mut quorum).now_or_never().is_none(), "on one of three");
+    assert!((&mut all).now_or_never().is_none(), "on one of three");
+
+    give_back(&others[0]);
+    let reached = tokio::time::timeout(DEADLINE, quorum).await;
+    assert_eq!(reached.unwrap().unwrap(), txid);
+    let has = backup.status().replicas;
+    let has: Vec<_> = has.iter().map(|replica| replica.txid >= txid).collect();
+    assert_eq!(has, [true, true, false]);
+    assert!((&mut all).now_or_never().is_none(), "on two of three");
+
+    give_back(&others[1]);
+    let reached = tokio::time::timeout(DEADLINE, all).await;
+    assert_eq!(reached.unwrap().unwrap(), txid);
+    backup.stop(DEADLINE).await.unwrap();
+    for other in &others {
+        evertide_testkit::assert_same_database(&scene.db, restored(&scene, other));
+    }
 }
 
 /// A scene with a fast and a slow replica. The slow one's gate is still open.

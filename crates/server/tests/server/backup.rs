@@ -12,7 +12,11 @@ use evertide_server::{
     BackupDaemon, BackupError, Daemon, FleetDaemon, Reloaded, Server,
     settings::{DatabaseSettings, parse_toml},
 };
-use evertide_testkit::{OssServer, Road, TempDir, WireProxy, restore_with_litestream, temp_dir};
+use evertide_testkit::{
+    OssServer, Road, TempDir, WireProxy, another_process_can_truncate, another_process_can_write,
+    another_process_finds_a_lock_of, another_process_finds_it_open, restore_with_litestream,
+    temp_dir,
+};
 use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -158,6 +162,60 @@ async fn a_reload_adds_and_removes_replicas_without_a_restart() {
     handle.shut_down();
     running.await.unwrap().unwrap();
     assert_eq!(site.rows_on("one"), 0, "the removed replica was written to");
+}
+
+/// Seen from another process, as only that one shows POSIX locks; settings are read from the same file meanwhile.
+#[tokio::test]
+async fn the_applications_locks_survive_reloads_that_work_and_fail_and_the_shutdown() {
+    const READ_MARKS: std::ops::Range<u32> = 124..128;
+    let site = Site::new();
+    site.save(&site.settings(&["one"]));
+    let backup = site.daemon().await.unwrap();
+    let replication = backup.replication();
+    let (handle, running) = spawn(Server::new(Router::new()).add_daemon(backup));
+    address(&handle).await;
+    replication.wait_durable(Durability::All).await.unwrap();
+
+    let (reader, writer) = (site.connect(), site.connect());
+    let insert = || writer.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+    let read = || -> i64 {
+        let count = "SELECT count(*) FROM t";
+        reader.query_row(count, (), |row| row.get(0)).unwrap()
+    };
+    insert();
+    reader.execute_batch("BEGIN").unwrap();
+    assert_eq!(read(), 1);
+    let (database, index) = (site.database(), site.replica("app.db-shm"));
+    let us = Some(std::process::id().cast_signed());
+    let is_ours = |slot: &u32| another_process_finds_a_lock_of(&index, *slot) == us;
+    let slot = READ_MARKS.into_iter().find(is_ours).unwrap();
+    insert();
+    let assert_held = |after: &str| {
+        assert!(!another_process_can_write(&database), "after {after}");
+        assert!(another_process_finds_it_open(&database), "after {after}");
+        assert!(is_ours(&slot), "the reader after {after}");
+        assert_eq!(read(), 1, "after {after}");
+    };
+    for (settings, works) in [
+        (site.settings(&["one", "two"]), true),
+        ("monitor_interval = \"soon\"\n".to_owned(), false),
+        (site.settings(&["two"]), true),
+    ] {
+        site.save(&settings);
+        writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(handle.reload().await.unwrap().is_ok(), works);
+        assert_held(if works { "a reload" } else { "one that failed" });
+        writer.execute_batch("COMMIT").unwrap();
+    }
+    writer.execute_batch("BEGIN IMMEDIATE").unwrap();
+    handle.shut_down();
+    running.await.unwrap().unwrap();
+    assert_held("the shutdown");
+    writer.execute_batch("COMMIT").unwrap();
+    assert!(another_process_can_write(&database), "the probe works");
+    assert!(!another_process_can_truncate(&database), "the reader's WAL");
+    reader.execute_batch("COMMIT").unwrap();
+    assert!(another_process_can_truncate(&database), "the probe works");
 }
 
 #[tokio::test]

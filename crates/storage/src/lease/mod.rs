@@ -499,4 +499,6 @@ impl Drop for UnderWay<'_> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -10,6 +10,8 @@
 //! - the time of an LTX file is read from its header where it matters: servers date files when they are
 //!   uploaded.
 
+#[cfg(test)]
+mod fuzz;
 mod listing;
 mod options;
 mod share;

@@ -14,6 +14,7 @@ mod key_file;
 mod locks;
 mod secrets;
 mod store;
+mod synced;
 
 use std::{
     fs,
