@@ -8,7 +8,7 @@ use super::{Capture, CaptureError};
 use crate::{
     Error,
     state::{PageChanges, Position, StageWriter},
-    wal::{Cursor, FRAME_HEADER_LEN, IndexHeader, Scan, frame_offset},
+    wal::{Cursor, IndexHeader, Scan},
 };
 
 impl Capture {
@@ -23,10 +23,6 @@ impl Capture {
         let (min, max) = self.next_txids();
         let mut header = Header::new(index.page_size, scan.pages, min, max);
         header.timestamp_ms = self.timestamp();
-        let frame_len = FRAME_HEADER_LEN as i64 + i64::from(index.page_size.get());
-        header.wal_offset = frame_offset(from.frames, index.page_size) as i64;
-        header.wal_size = i64::from(scan.end.frames - from.frames) * frame_len;
-        (header.wal_salt1, header.wal_salt2) = index.salts.numbers();
 
         let missing = missing_growth(&scan, before.pages, index.page_size.lock_page());
         let sources = self.page_sources(&scan, &missing);

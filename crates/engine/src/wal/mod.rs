@@ -12,9 +12,7 @@ pub(crate) mod protocol;
 
 pub(crate) use self::{
     file::{Cursor, Scan, ScanError, WalFile},
-    format::{
-        FRAME_HEADER_LEN, FrameHeader, Salts, WAL_HEADER_LEN, WalChecksum, WalHeader, frame_offset,
-    },
+    format::{FRAME_HEADER_LEN, FrameHeader, Salts, WAL_HEADER_LEN, WalChecksum, WalHeader},
     index::{Brake, Guard, IndexError, IndexHeader, Pin, WalIndex, WriteHold},
     locks::{try_lock_file, unlock_file},
 };
