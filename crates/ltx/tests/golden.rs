@@ -11,13 +11,13 @@ mod common;
 use std::{
     collections::BTreeMap,
     fs,
-    io::Cursor,
+    io::{self, Cursor, Read},
     path::{Path, PathBuf},
 };
 
 use evertide_ltx::{Batch, BatchReader, Error, LtxName, PageIndex, Pgno, Tracking, merge};
 
-use common::{Content, Model, decode, encode, pgno};
+use common::{Content, Model, decode, decode_from, encode, pgno};
 
 /// The folders, with their page sizes.
 const FOLDERS: [(&str, u32); 5] = [
@@ -73,7 +73,8 @@ fn all() -> Vec<(u32, LtxName, Vec<u8>)> {
 #[test]
 fn every_file_of_litestream_decodes_and_is_what_its_name_says() {
     for (size, name, file) in all() {
-        let Content { header, model, .. } = decode(&file).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let Content { header, model, .. } =
+            decode(&file[..]).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(header.name(), name);
         assert_eq!(header.page_size.get(), size);
         assert_eq!(
@@ -90,6 +91,24 @@ fn every_file_of_litestream_decodes_and_is_what_its_name_says() {
             model.pages.len() as u32 == header.commit,
             "{name}"
         );
+    }
+}
+
+/// Gives one byte at a time.
+struct Slow<'a>(&'a [u8]);
+
+impl Read for Slow<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let len = buffer.len().min(1);
+        self.0.read(&mut buffer[..len])
+    }
+}
+
+#[test]
+fn a_file_is_read_to_its_end_and_no_further_however_slowly_it_comes() {
+    for (_, name, file) in all() {
+        let whole = decode(&file).unwrap();
+        assert_eq!(decode_from(Slow(&file)).unwrap(), whole, "{name}");
     }
 }
 

@@ -3,7 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, io::Read};
 
 use evertide_ltx::{
     Checksum, Decoder, Encoder, Error, Header, PageSize, Pgno, Tracking, Trailer, Txid,
@@ -95,6 +95,10 @@ pub struct Content {
 }
 
 pub fn decode(file: &[u8]) -> Result<Content, Error> {
+    decode_from(file)
+}
+
+pub fn decode_from(file: impl Read) -> Result<Content, Error> {
     let mut decoder = Decoder::new(file)?;
     let header = decoder.header().clone();
     let mut model = Model {
