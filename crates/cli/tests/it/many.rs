@@ -46,20 +46,30 @@ fn number_in(text: &str, name: &str) -> u64 {
     digits.parse().unwrap()
 }
 
+/// What the kernel says of each thread of a process.
+fn threads(process: &ChildProcess) -> BTreeMap<OsString, String> {
+    let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
+    let status = threads.filter_map(|thread| {
+        let thread = thread.ok()?;
+        let text = fs::read_to_string(thread.path().join("status")).ok()?;
+        Some((thread.file_name(), text))
+    });
+    status.collect()
+}
+
+/// Whether any thread of a process waits for the disk, in which time it neither reads nor writes.
+fn waits_for_the_disk(process: &ChildProcess) -> bool {
+    let waits = |text: &String| text.lines().any(|line| line.starts_with("State:\tD"));
+    threads(process).values().any(waits)
+}
+
 /// How often threads of a process went to sleep, and so were woken before: those that are there at both looks. Each
 /// system call in which somebody waits counts, `epoll` and `futex` as well.
 fn wake_ups(process: &ChildProcess, time: Duration) -> u64 {
     let look = || -> BTreeMap<OsString, u64> {
-        let threads = fs::read_dir(format!("/proc/{}/task", process.id())).unwrap();
-        let sleeps = threads.filter_map(|thread| {
-            let thread = thread.ok()?;
-            let text = fs::read_to_string(thread.path().join("status")).ok()?;
-            Some((
-                thread.file_name(),
-                number_in(&text, "voluntary_ctxt_switches"),
-            ))
-        });
-        sleeps.collect()
+        let sleeps = |text: &String| number_in(text, "voluntary_ctxt_switches");
+        let threads = threads(process).into_iter();
+        threads.map(|(id, text)| (id, sleeps(&text))).collect()
     };
     let before = look();
     std::thread::sleep(time);
@@ -134,11 +144,12 @@ fn databases_by_the_hundred_take_few_threads_descriptors_and_memory_and_rest_whe
 
     // Whoever has nothing to do neither reads nor writes.
     let calls = || ["syscr", "syscw"].map(|kind| number(&process, "io", kind));
-    let mut before = [0, 0];
     wait_until(patience, "rest", || {
-        let last = std::mem::replace(&mut before, calls());
+        let before = calls();
         std::thread::sleep(Duration::from_secs(2));
-        last == before && number(&process, "status", "Threads") <= MOST_THREADS
+        calls() == before
+            && number(&process, "status", "Threads") <= MOST_THREADS
+            && !waits_for_the_disk(&process)
     });
 
     // Nor does it wake up: what it looks at from time to time it looks at each `monitor-interval`, and at nothing else.

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use crate::{DEADLINE, Scene, busy::Repeated, durable, locks::client, until};
 
 /// In which an application checkpoints.
-pub(crate) const MODES: [&str; 4] = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"];
+const MODES: [&str; 4] = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"];
 
 /// How an application writes.
 #[derive(Clone, Copy, Debug)]
