@@ -1,135 +1,237 @@
 //! The real binary, ended with SIGKILL at any of the things that it tells its log: each step of capture with its locks,
-//! each lease, compaction, snapshot and end of a start or stop is told there.
+//! each operation that changes a file, of local state, replica, lease or what is restored, and each end of a start, reload
+//! or stop is told there.
 
-use std::{fs, os::unix::process::ExitStatusExt, time::Duration};
+mod scene;
 
-use evertide_testkit::{ChildProcess, assert_same_database, restore_with_litestream};
-use rusqlite::Connection;
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+};
 
-use super::support::{PATIENCE, Workplace, insert};
+use self::scene::{Act, Scene};
 
-/// In each test run; `EVERTIDE_POINTS` says how many more.
-const POINTS: usize = 6;
-/// Commits in the life of a process that is not killed.
-const COMMITS: u32 = 60;
+/// Kills in each test run beside one in each phase; `EVERTIDE_POINTS` says how many more, or `all`.
+const POINTS: usize = 4;
+/// Lives at a time: they wait more than they work.
+const PARALLEL: usize = 4;
 
-/// A database and its replica, with intervals so short that all of maintenance comes within a second.
-struct Scene {
-    place: Workplace,
-    database: Connection,
+/// What the binary dies at: the n-th thing, from 1, that it tells the log, among those that say a text, from the first on
+/// that says another one.
+#[derive(Clone, Debug)]
+struct Point {
+    act: Act,
+    after: &'static str,
+    among: &'static str,
+    n: u64,
 }
 
-impl Scene {
-    fn new() -> Self {
-        let place = Workplace::new();
-        let database = place.database("app.db", 5);
-        let (path, replica) = (place.path("app.db"), place.path("replica"));
-        place.write(
-            "settings.toml",
-            &format!(
-                "[[databases]]\npath = \"{}\"\nlevels = [{{ interval = \"100ms\" }}, {{ interval = \"300ms\" }}]\n\
-                 level_0_retention = \"50ms\"\ncheckpoint_interval = \"100ms\"\n\
-                 [[databases.replicas]]\nname = \"replica\"\ntype = \"file\"\nfile_path = \"{}\"\n\
-                 sync_interval = \"10ms\"\nsnapshot_interval = \"300ms\"\nretention = \"1s\"\n\
-                 retention_check_interval = \"100ms\"\n",
-                path.display(),
-                replica.display(),
-            ),
-        );
-        Self { place, database }
+/// What the binary does, and how that is found in what it tells.
+struct Phase {
+    name: &'static str,
+    act: Act,
+    after: &'static str,
+    among: &'static str,
+    /// So many of the things it tells belong to it at least.
+    things: usize,
+}
+
+const fn phase(
+    name: &'static str,
+    act: Act,
+    [after, among]: [&'static str; 2],
+    things: usize,
+) -> Phase {
+    Phase {
+        name,
+        act,
+        after,
+        among,
+        things,
+    }
+}
+
+/// All of them, each of which has a kill in every run.
+const PHASES: [Phase; 18] = [
+    phase("start", Act::Replicate, ["", ""], 20),
+    phase("lease", Act::Replicate, ["", "/replica/evertide/*lease"], 4),
+    phase("capture", Act::Replicate, ["step=Capture", ""], 20),
+    phase("upload", Act::Replicate, ["", "/replica/ltx/0/"], 20),
+    phase("pin", Act::Replicate, ["", "step=TakePin"], 1),
+    phase("checkpoint", Act::Replicate, ["", "step=Checkpoint"], 1),
+    phase("rotation", Act::Replicate, ["step=ReleasePin", ""], 10),
+    phase("compaction", Act::Replicate, ["", "/replica/ltx/1/"], 8),
+    // The first one is stored before anything is compacted.
+    phase(
+        "snapshot",
+        Act::Replicate,
+        ["/replica/ltx/1/", "/replica/ltx/9/"],
+        4,
+    ),
+    phase(
+        "retention",
+        Act::Replicate,
+        ["", "remove_file*/replica/ltx/"],
+        2,
+    ),
+    phase("reload", Act::Replicate, ["SIGHUP", ""], 20),
+    phase("second replica", Act::Replicate, ["", "/second/"], 20),
+    // The lease is let go of when it is taken away.
+    phase(
+        "replica removed",
+        Act::Replicate,
+        ["uploaded a snapshot*second", "/second/evertide/*lease"],
+        4,
+    ),
+    phase("shutdown", Act::Replicate, ["SIGTERM", ""], 4),
+    // It comes within the start, and is told when it is staged.
+    phase("start that re-bases", Act::Rebase, ["", ""], 20),
+    phase("re-base", Act::Rebase, ["message=re-based txid", ""], 6),
+    phase("restore", Act::Restore, ["", ""], 8),
+    phase("restore over another", Act::Replace, [".replaced-", ""], 4),
+];
+
+impl Phase {
+    /// How many of these things a process told.
+    fn found(&self, told: &[String]) -> usize {
+        let says = |line: &&String, text: &str| text.split('*').all(|part| line.contains(part));
+        let begun = told.iter().skip_while(|line| !says(line, self.after));
+        begun.filter(|line| says(line, self.among)).count()
     }
 
-    /// Commits while the binary runs, which is killed at this point or stopped in order. Whether it was killed.
-    fn live(&self, point: Option<u64>) -> bool {
-        let arguments = ["replicate", "--config", "settings.toml"];
-        let told = ["--log-level", "trace"];
-        let mut command = self.place.command(&[&arguments[..], &told].concat());
-        if let Some(point) = point {
-            command.env("EVERTIDE_DIES_AT", point.to_string());
+    /// One of those that there are at least.
+    fn point(&self, random: &mut fastrand::Rng) -> Point {
+        Point {
+            act: self.act,
+            after: self.after,
+            among: self.among,
+            n: random.u64(1..=self.things as u64),
         }
-        let log = self.place.path("log");
-        let mut process = ChildProcess::spawn_logged(&mut command, &log).unwrap();
-        // Enough frames for the WAL to start over.
-        let large = "INSERT INTO t VALUES (randomblob(100000))";
-        for _ in 0..COMMITS {
-            self.database.execute(large, []).unwrap();
-            std::thread::sleep(Duration::from_millis(20));
-            if !process.is_running().unwrap() {
-                break;
-            }
+    }
+}
+
+/// Dies there, and gives what it told last, unless it ended before.
+fn die_at(point: &Point) -> Result<Option<String>, String> {
+    let died = catch_unwind(AssertUnwindSafe(|| {
+        let mut scene = Scene::new(point.act);
+        let ended = scene.live(point.act, Some(point));
+        let last = ended.told.last().cloned().unwrap_or_default();
+        let failed = |what| format!("{point:?}, after {last}: {what}");
+        scene.check(point.act).map_err(failed)?;
+        Ok(ended.killed.then_some(last))
+    }));
+    died.unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>();
+        Err(format!(
+            "{point:?}: {}",
+            message.map_or("panicked", |text| text)
+        ))
+    })
+}
+
+/// In the phase, as often as it takes: which thing is the n-th depends on how quick everything is, and so does whether
+/// there are as many.
+fn die_in(phase: &Phase, random: &mut fastrand::Rng) -> Result<String, String> {
+    for _ in 0..5 {
+        let point = phase.point(random);
+        if let Some(last) = die_at(&point)? {
+            return Ok(format!("{} {}: {last}", phase.name, point.n));
         }
-        let status = process.terminate(PATIENCE).unwrap();
-        assert!(
-            status.success() || status.signal() == Some(9),
-            "{status}: {}",
-            process.log()
-        );
-        status.signal() == Some(9)
     }
+    Err(format!("nobody was killed in {}", phase.name))
+}
 
-    /// What is on the replica is a state that the database had, and the next start makes it the present one.
-    fn assert_whole_again(&self) {
-        let restored = self.place.replicated_rows("replica");
-        let rows = self.place.rows("app.db");
-        assert!(restored <= rows, "{restored} of {rows} rows");
-        let any = self.levels().contains(&"9");
-        assert!(restored >= 5 || !any, "{restored} rows are on the replica");
-        // Its locks went with it: the WAL may start over before the next one comes.
-        let truncate = "PRAGMA wal_checkpoint(TRUNCATE)";
-        self.database.query_row(truncate, [], |_| Ok(())).unwrap();
-        insert(&self.database, 1);
-        let arguments = ["replicate", "--once", "--config", "settings.toml"];
-        self.place.ok(&arguments);
-        let output = self.place.path("restored.db");
-        restore_with_litestream(self.place.path("replica"), &output);
-        assert_same_database(self.place.path("app.db"), &output);
-    }
+/// Some at a time.
+fn each<T: Send, R: Send>(all: Vec<T>, work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let (left, done) = (Mutex::new(all), Mutex::new(Vec::new()));
+    let next = || left.lock().unwrap().pop();
+    std::thread::scope(|scope| {
+        for _ in 0..PARALLEL {
+            scope.spawn(|| {
+                while let Some(one) = next() {
+                    let result = work(one);
+                    done.lock().unwrap().push(result);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap()
+}
 
-    /// What it told the log, of each line what it is about.
-    fn told(&self) -> Vec<String> {
-        let log = self.place.read("log");
-        log.lines().map(str::to_owned).collect()
-    }
+/// How many things a process tells in each act that nobody kills, which does all that it should.
+fn whole_lives() -> BTreeMap<Act, usize> {
+    let whole = Act::ALL.map(|act| {
+        let mut scene = Scene::new(act);
+        let ended = scene.live(act, None);
+        assert!(!ended.killed, "nobody killed it");
+        scene.check(act).unwrap();
+        let found = PHASES.iter().filter(|phase| phase.act == act);
+        let found: Vec<_> = found
+            .map(|phase| (phase.name, phase.found(&ended.told), phase.things))
+            .collect();
+        let all = ended.told.join("\n");
+        let enough = found.iter().all(|(_, found, things)| found >= things);
+        assert!(enough, "{all}\n{found:?}");
+        eprintln!("{act:?}: {} points; {found:?}", ended.told.len());
+        (act, ended.told.len())
+    });
+    whole.into()
+}
 
-    /// The levels that have files.
-    fn levels(&self) -> Vec<&'static str> {
-        let has_files = |level: &&str| {
-            let folder = self.place.path("replica/ltx").join(level);
-            let mut names = fs::read_dir(folder).into_iter().flatten();
-            names.any(|entry| entry.unwrap().path().extension() == Some("ltx".as_ref()))
-        };
-        ["0", "1", "2", "9"].into_iter().filter(has_files).collect()
+/// Some points of each act, or all.
+fn draw(whole: &BTreeMap<Act, usize>, random: &mut fastrand::Rng) -> Vec<Point> {
+    let (after, among) = ("", "");
+    let of = |act: &Act, things: &usize| {
+        let act = *act;
+        (1..=*things as u64).map(move |n| Point {
+            act,
+            after,
+            among,
+            n,
+        })
+    };
+    let mut points: Vec<Point> = whole
+        .iter()
+        .flat_map(|(act, things)| of(act, things))
+        .collect();
+    random.shuffle(&mut points);
+    match std::env::var("EVERTIDE_POINTS").ok().as_deref() {
+        Some("all") => {}
+        given => points.truncate(given.map_or(POINTS, |points| points.parse().unwrap())),
     }
+    points
+}
+
+fn assert_none_failed<'a>(lives: usize, failures: impl Iterator<Item = &'a String>) {
+    let failures: Vec<_> = failures.collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {lives} failed: {failures:#?}",
+        failures.len()
+    );
 }
 
 #[test]
 fn the_binary_killed_at_anything_it_tells_its_log_leaves_a_replica_that_the_next_start_completes() {
-    let scene = Scene::new();
-    assert!(!scene.live(None), "nobody killed it");
-    scene.assert_whole_again();
-    let told = scene.told();
-    for what in ["ReleasePin", "TakePin", "compacted", "daemon stopped"] {
-        assert!(
-            told.iter().any(|line| line.contains(what)),
-            "{what}: {told:#?}"
-        );
-    }
-    assert!(scene.levels().contains(&"2"), "{:?}", scene.levels());
-
-    let points = std::env::var("EVERTIDE_POINTS").ok();
-    let points = points.map_or(POINTS, |points| points.parse().unwrap());
+    let whole = whole_lives();
     let mut random = fastrand::Rng::with_seed(evertide_testkit::seed());
-    let mut kills = 0;
-    for _ in 0..points {
-        let point = random.u64(1..=told.len() as u64);
-        let scene = Scene::new();
-        if scene.live(Some(point)) {
-            kills += 1;
-            eprintln!("{point}: {}", scene.told().last().unwrap());
-        }
-        scene.assert_whole_again();
+    let phases = PHASES.iter().map(|phase| (phase, random.fork())).collect();
+    let died = each(phases, |(phase, mut random)| die_in(phase, &mut random));
+    eprintln!("{died:#?}");
+    assert_none_failed(
+        died.len(),
+        died.iter().filter_map(|died| died.as_ref().err()),
+    );
+
+    let points = draw(&whole, &mut random);
+    let lives = each(points, |point| (point.act, die_at(&point)));
+    for (act, things) in whole {
+        let of_act = || lives.iter().filter(|(of, _)| *of == act);
+        let killed = of_act().filter(|(_, died)| matches!(died, Ok(Some(_))));
+        let (killed, drawn) = (killed.count(), of_act().count());
+        eprintln!("{act:?}: {killed} kills at {drawn} of {things} points");
     }
-    eprintln!("{kills} kills at {points} of {} points", told.len());
-    // How much there is to tell depends on how quick everything is.
-    assert!(kills * 2 > points, "{kills} of {points} were killed");
+    let failures = lives.iter().filter_map(|(_, died)| died.as_ref().err());
+    assert_none_failed(lives.len(), failures);
 }
