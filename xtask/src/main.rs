@@ -115,7 +115,7 @@ enum Task {
         #[arg(value_name = "NAME")]
         only: Vec<String>,
     },
-    /// Torture, kill loop, power cuts, two writers, lives of replicas and fuzzing in turn, for hours.
+    /// Torture, kills, failing disks, power cuts, two writers, lives of replicas, storms and fuzzing in turn, for hours.
     Soak {
         /// How long; a fraction is possible.
         #[arg(long, default_value_t = 1.0)]

@@ -24,9 +24,10 @@ const RACES: u32 = 200;
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("torture", torture),
     ("kill loop", kills),
+    ("kills of the real binary", kills_of_the_binary),
     ("failing disks", faults),
     ("power cuts", crashes),
     ("two writers", races),
@@ -93,6 +94,15 @@ fn kills(seed: u64) -> Result<Tally> {
         ],
     );
     test.env("EVERTIDE_KILLS", KILLS.to_string());
+    test.env("EVERTIDE_POINTS", POINTS.to_string());
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn kills_of_the_binary(seed: u64) -> Result<Tally> {
+    let mut test = tests(
+        "evertide-cli",
+        &["--test", "it", "points::", "--", "--nocapture"],
+    );
     test.env("EVERTIDE_POINTS", POINTS.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }

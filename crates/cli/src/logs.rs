@@ -49,34 +49,68 @@ pub(crate) fn start_quiet() {
     });
 }
 
-/// For tests that kill the real binary: with `EVERTIDE_DIES_AT=N` it ends itself with SIGKILL at the N-th thing that it
-/// tells the log, at whatever level and whether or not that is shown. No release build has this.
+/// For tests that kill the real binary: with `EVERTIDE_DIES_AT=N` it says on standard error what it tells the log, at
+/// whatever level, and ends itself with SIGKILL at the N-th of those things, if there is one. It counts those that say
+/// `EVERTIDE_DIES_AMONG`, from the first on that says `EVERTIDE_DIES_AFTER`, where these are given. Among them is each
+/// operation that changes a file, before it is done. Where `*` is in a text, both sides of it are to be said. No release
+/// build has this.
 #[cfg(debug_assertions)]
 mod death {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::{
+        env,
+        fmt::{Debug, Write as _},
+        io::Write as _,
+        sync::{Mutex, PoisonError},
+    };
 
     use nix::sys::signal::{Signal, raise};
-    use tracing::{Event, Subscriber};
+    use tracing::{Event, Subscriber, field::Field};
     use tracing_subscriber::{Layer, layer::Context};
 
     pub(super) struct Death {
         at: u64,
-        told: AtomicU64,
+        among: String,
+        after: String,
+        told: Mutex<Told>,
+    }
+
+    #[derive(Default)]
+    struct Told {
+        begun: bool,
+        counted: u64,
     }
 
     impl Death {
         pub(super) fn from_environment() -> Option<Self> {
-            let at = std::env::var("EVERTIDE_DIES_AT").ok()?.parse().ok()?;
-            let told = AtomicU64::new(0);
-            Some(Self { at, told })
+            let text = |name| env::var(name).unwrap_or_default();
+            Some(Self {
+                at: env::var("EVERTIDE_DIES_AT").ok()?.parse().ok()?,
+                among: text("EVERTIDE_DIES_AMONG"),
+                after: text("EVERTIDE_DIES_AFTER"),
+                told: Mutex::default(),
+            })
         }
     }
 
     impl<S: Subscriber> Layer<S> for Death {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let ours = event.metadata().target().starts_with("evertide");
-            if ours && self.told.fetch_add(1, Ordering::Relaxed) + 1 == self.at {
-                // Nothing is left to hear of a failure.
+            if !event.metadata().target().starts_with("evertide") {
+                return;
+            }
+            let mut line = "told:".to_owned();
+            event.record(&mut |field: &Field, value: &dyn Debug| {
+                let _ = write!(line, " {}={value:?}", field.name());
+            });
+            line.push('\n');
+            // Until the end: nothing is told after what it dies at.
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let says = |text: &str| text.split('*').all(|part| line.contains(part));
+            told.begun |= says(&self.after);
+            let counts = told.begun && says(&self.among);
+            told.counted += u64::from(counts);
+            // Nothing is left to hear of a failure.
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            if counts && told.counted == self.at {
                 let _ = raise(Signal::SIGKILL);
             }
         }

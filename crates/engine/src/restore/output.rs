@@ -19,6 +19,8 @@ const JOURNALS: [&str; 2] = ["-wal", "-journal"];
 const SHARED_MEMORY: &str = "-shm";
 /// What the temporary file is for, as a part of its name.
 const TEMPORARY: &str = "restoring";
+/// The same of what belonged to a database that is replaced.
+const ASIDE: &str = "replaced";
 
 /// The output of a restore. Shared by the thread that writes it and the future that waits for it:
 /// whichever gives up first, the temporary file goes.
@@ -35,6 +37,8 @@ pub(super) struct Output {
 struct State {
     cancelled: bool,
     temporary: Option<PathBuf>,
+    /// What restores set aside that were killed before.
+    left_aside: Vec<PathBuf>,
     /// Stops SQLite in the middle of a check.
     interrupt: Option<InterruptHandle>,
 }
@@ -112,6 +116,7 @@ impl Output {
         let created = self.disk.create_new(&temporary, mode);
         let file = created.map_err(RestoreError::io("create", &temporary))?;
         state.temporary = Some(temporary);
+        state.left_aside = self.named_for(ASIDE);
         // Tells other restores that it is in use. Where locks do not work, none of them will take
         // it for a leftover either.
         let _ = try_lock_file(file.as_fd());
@@ -148,18 +153,29 @@ impl Output {
     /// Removes the temporary files of restores to this output that were killed. One that still runs
     /// holds a lock on its file.
     fn sweep(&self) {
-        let prefix = self.hidden(TEMPORARY);
-        for entry in self.disk.read_dir(self.directory()).unwrap_or_default() {
-            let ours = entry.name.as_bytes().starts_with(prefix.as_bytes());
-            let path = self.directory().join(&entry.name);
-            if ours
-                && let Ok(file) = self.disk.open_rw(&path)
+        for path in self.named_for(TEMPORARY) {
+            if let Ok(file) = self.disk.open_rw(&path)
                 && let Ok(true) = try_lock_file(file.as_fd())
             {
-                let removed = self.disk.remove_file(&path).is_ok();
-                tracing::info!(path = %path.display(), removed, "found what a killed restore left");
+                self.remove_leftover(&path);
             }
         }
+    }
+
+    /// The files beside the output that have a name for this purpose.
+    fn named_for(&self, purpose: &str) -> Vec<PathBuf> {
+        let prefix = self.hidden(purpose);
+        let entries = self.disk.read_dir(self.directory()).unwrap_or_default();
+        entries
+            .into_iter()
+            .filter(|entry| entry.name.as_bytes().starts_with(prefix.as_bytes()))
+            .map(|entry| self.directory().join(entry.name))
+            .collect()
+    }
+
+    fn remove_leftover(&self, path: &Path) {
+        let removed = self.disk.remove_file(path).is_ok();
+        tracing::info!(path = %path.display(), removed, "found what a killed restore left");
     }
 
     fn directory(&self) -> &Path {
@@ -230,7 +246,13 @@ impl Output {
                     _ => RestoreError::io("name", &self.path)(error),
                 })?;
             }
-            ExistingOutput::Replace => self.replace(&temporary)?,
+            ExistingOutput::Replace => {
+                self.replace(&temporary)?;
+                // Until now the former database could be put together again with it.
+                for path in &state.left_aside {
+                    self.remove_leftover(path);
+                }
+            }
         }
         state.temporary = None;
         let directory = self.directory();
@@ -277,7 +299,7 @@ impl Output {
         for suffix in JOURNALS.into_iter().chain([SHARED_MEMORY]) {
             let from = beside(&self.path, suffix);
             if self.look(&from)?.is_some() {
-                let moved = self.sibling("replaced");
+                let moved = self.sibling(ASIDE);
                 let renamed = self.disk.rename(&from, &moved);
                 renamed.map_err(RestoreError::io("set aside", &from))?;
                 aside.push((from, moved));

@@ -314,7 +314,15 @@ impl Scene {
             .map(|name| self.replica.join(name));
         strays.retain(|path| !own.contains(path));
         strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
+        strays.extend(self.strays_of_restores());
         strays
+    }
+
+    /// What restores have beside their output while they run.
+    fn strays_of_restores(&self) -> Vec<PathBuf> {
+        let mut left = names(&self.dir);
+        left.retain(|name| name.contains(".restoring-") || name.contains(".replaced-"));
+        left.into_iter().map(|name| self.dir.join(name)).collect()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use evertide::{ExistingOutput, IntegrityCheck, RestoreError, restore};
+use evertide::{ExistingOutput, IntegrityCheck, RestoreError, RestoreTarget, restore};
+use evertide_ltx::Txid;
 use rusqlite::Connection;
 
 use crate::scene::{Scene, name};
@@ -138,6 +139,27 @@ async fn what_a_killed_restore_left_is_removed_by_the_next_one_and_nothing_else_
     let error = running.await.unwrap().unwrap_err();
     assert!(matches!(error, RestoreError::OutputExists(_)), "{error}");
     assert_eq!(scene.left().len(), 3);
+}
+
+#[tokio::test]
+async fn what_a_killed_restore_set_aside_goes_when_the_database_is_replaced_and_not_before() {
+    let scene = Scene::usual().await;
+    let aside = ".app.db.replaced-0123456789abcdef";
+    write(scene.out().join(aside), "WAL of the former database");
+    write(scene.out().join(".other.db.replaced-0123456789abcdef"), "");
+    write(scene.output(), "former");
+    // Whoever comes to put the former database together again finds all of it.
+    scene.restore().await.unwrap_err();
+    let mut options = scene.options();
+    options.existing = ExistingOutput::Replace;
+    options.target = RestoreTarget::Txid(Txid::new(1_000));
+    restore(options).await.unwrap_err();
+    assert!(scene.left().contains(&aside.into()), "{:?}", scene.left());
+    let mut options = scene.options();
+    options.existing = ExistingOutput::Replace;
+    restore(options).await.unwrap();
+    let left = scene.left();
+    assert_eq!(left, [".other.db.replaced-0123456789abcdef", "app.db"]);
 }
 
 /// A replica of a real database in WAL mode, whose index lacks an entry if `corrupt`.

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, BorrowedFd},
         unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     time::SystemTime,
 };
 
@@ -18,28 +18,38 @@ use super::{DirEntry, Disk, DiskFile, FileKind, Metadata};
 #[derive(Clone, Copy, Default, Debug)]
 pub struct OsDisk;
 
+/// Tells the log, at its finest level, of an operation before it is done: whoever looks for what a killed process did
+/// last finds it there, and tests kill it there. Only with debug assertions: there are too many.
+fn tell(operation: &'static str, path: &Path) {
+    if cfg!(debug_assertions) {
+        tracing::trace!(operation, path = %path.display(), "disk");
+    }
+}
+
 impl Disk for OsDisk {
     fn open_read(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OsFile(File::open(path)?)))
+        Ok(OsFile::boxed(File::open(path)?, path))
     }
 
     fn open_rw(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        Ok(Box::new(OsFile(
-            OpenOptions::new().read(true).write(true).open(path)?,
-        )))
+        let file = OpenOptions::new().read(true).write(true).open(path)?;
+        Ok(OsFile::boxed(file, path))
     }
 
     fn create_new(&self, path: &Path, mode: u32) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(mode);
-        Ok(Box::new(OsFile(options.open(path)?)))
+        tell("create_new", path);
+        Ok(OsFile::boxed(options.open(path)?, path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        tell("rename", to);
         fs::rename(from, to)
     }
 
     fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
+        tell("rename_noreplace", to);
         #[cfg(target_os = "linux")]
         {
             use nix::{
@@ -61,14 +71,17 @@ impl Disk for OsDisk {
     }
 
     fn remove_file(&self, path: &Path) -> io::Result<()> {
+        tell("remove_file", path);
         fs::remove_file(path)
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        tell("remove_dir", path);
         fs::remove_dir(path)
     }
 
     fn create_dir(&self, path: &Path, mode: u32) -> io::Result<()> {
+        tell("create_dir", path);
         fs::DirBuilder::new().mode(mode).create(path)
     }
 
@@ -77,6 +90,7 @@ impl Disk for OsDisk {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        tell("sync_dir", path);
         match File::open(path)?.sync_all() {
             // Some network file systems cannot sync a directory: there is nothing more that could
             // be done.
@@ -103,13 +117,28 @@ impl Disk for OsDisk {
 }
 
 #[derive(Debug)]
-struct OsFile(File);
+struct OsFile {
+    file: File,
+    /// What it was opened as; empty where nobody is told.
+    path: PathBuf,
+}
+
+impl OsFile {
+    fn boxed(file: File, path: &Path) -> Box<dyn DiskFile> {
+        let path = if cfg!(debug_assertions) {
+            path.to_owned()
+        } else {
+            PathBuf::new()
+        };
+        Box::new(Self { file, path })
+    }
+}
 
 impl DiskFile for OsFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut filled = 0;
         while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.0.read_at(rest, offset + filled as u64) {
+            match self.file.read_at(rest, offset + filled as u64) {
                 Ok(0) => break,
                 Ok(count) => filled += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -120,18 +149,21 @@ impl DiskFile for OsFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        tell("write_at", &self.path);
+        self.file.write_all_at(bytes, offset)
     }
 
     fn metadata(&self) -> io::Result<Metadata> {
-        Ok(self.0.metadata()?.into())
+        Ok(self.file.metadata()?.into())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        tell("set_len", &self.path);
+        self.file.set_len(len)
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
+        tell("allocate", &self.path);
         #[cfg(target_os = "linux")]
         {
             use nix::{
@@ -142,37 +174,40 @@ impl DiskFile for OsFile {
             // cannot reserve.
             let size = i64::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
             if size > 0 {
-                match fallocate(self.0.as_fd(), FallocateFlags::empty(), 0, size) {
+                match fallocate(self.file.as_fd(), FallocateFlags::empty(), 0, size) {
                     Ok(()) | Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {}
                     Err(errno) => return Err(errno.into()),
                 }
             }
         }
-        if self.0.metadata()?.len() < len {
-            self.0.set_len(len)?;
+        if self.file.metadata()?.len() < len {
+            self.file.set_len(len)?;
         }
         Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        self.0.sync_all()
+        tell("sync_all", &self.path);
+        self.file.sync_all()
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        tell("sync_data", &self.path);
+        self.file.sync_data()
     }
 
     fn set_modified(&self, time: SystemTime) -> io::Result<()> {
-        self.0
+        tell("set_modified", &self.path);
+        self.file
             .set_times(FileTimes::new().set_modified(time).set_accessed(time))
     }
 
     fn set_owner(&self, uid: u32, gid: u32) -> io::Result<()> {
-        std::os::unix::fs::fchown(&self.0, Some(uid), Some(gid))
+        std::os::unix::fs::fchown(&self.file, Some(uid), Some(gid))
     }
 
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.file.as_fd()
     }
 }
 
