@@ -115,3 +115,12 @@ fn a_file_that_shrinks_while_its_index_is_read_is_an_error_and_no_endless_loop()
         assert!(matches!(read, Err(Error::BadIndex)), "{pages} pages");
     }
 }
+
+#[test]
+fn an_index_is_no_longer_than_the_file_has_room_for() {
+    let room = 1_000 - HEADER - END - FOOT;
+    let foot = |len: u64| [&len.to_be_bytes()[..], &[0; 16]].concat();
+    let read = |len| PageIndex::from_tail(&foot(len), 1_000);
+    assert_eq!(read(room).unwrap(), Tail::Needs(room + FOOT));
+    assert!(matches!(read(room + 1), Err(Error::BadIndex)));
+}
