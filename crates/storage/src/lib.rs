@@ -28,7 +28,7 @@
 //!
 //! Features: `s3` adds replicas in S3 and what speaks like it, `gcs` in Google Cloud Storage, `azure` in
 //! Azure Blob Storage, `oss` in Alibaba Cloud OSS, `webdav` on a WebDAV share, `sftp` on a server with SSH, `nats` in
-//! an object store of NATS JetStream. `testing` adds a disk that fails on request, a disk that replays power cuts, a
+//! an object store of NATS JetStream. `testing` adds a disk and a client that fail on request, a disk that replays power cuts, a
 //! clock that tests turn, and the suite that every client must pass.
 
 mod client;
@@ -42,6 +42,8 @@ mod destination;
 mod disk;
 mod doctor;
 mod error;
+#[cfg(feature = "testing")]
+mod faulty;
 mod file;
 mod layout;
 mod lease;
@@ -105,5 +107,6 @@ pub use self::{
 pub use self::{
     clock::ManualClock,
     disk::{CrashPoint, Fault, FaultDisk, RecordingDisk, Unsynced},
+    faulty::{FaultClient, ReadFault},
     memory::MemoryClient,
 };

@@ -6,6 +6,8 @@
 
 mod gauges;
 mod proof;
+#[cfg(test)]
+mod reads;
 mod schedule;
 
 use std::{
@@ -409,7 +411,10 @@ mod tests {
         (client, sum, pages)
     }
 
-    pub(super) fn drill(client: &Arc<MemoryClient>, directory: &std::path::Path) -> Drill {
+    pub(super) fn drill(
+        client: &Arc<impl ReplicaClient + 'static>,
+        directory: &std::path::Path,
+    ) -> Drill {
         let destination = evertide_storage::Destination::file("/nowhere").unwrap();
         let mut options = ReplicaOptions::new("memory", destination);
         options.drill_interval = Some(Duration::from_secs(1));

@@ -12,6 +12,7 @@ use std::{
 
 use evertide_ltx::{Checksum, PageSize, Pgno, Txid};
 use evertide_storage::{Disk, ReplicaClient};
+use rusqlite::ErrorCode;
 
 use super::{
     Finding, FindingKind, VerifyError, VerifyOptions, VerifyProgress, VerifyReport, VerifyStage,
@@ -185,6 +186,20 @@ fn failed(
                 needed: u64::from(report.pages) * u64::from(page_size),
             });
         }
+        // SQLite could not look at it, which says nothing about the replica.
+        RestoreError::Check(error) if report.is_sound() && !finds_fault(&error) => {
+            return Err(VerifyError::Temporary {
+                path: options.temporary.clone(),
+                action: "check the restored database in",
+                source: io::Error::other(error),
+            });
+        }
+        // All files could be read a moment ago: the store, or the way to it, has failed since.
+        RestoreError::Replica(error) => return Err(VerifyError::Replica(error)),
+        RestoreError::Interrupted { ref location, .. } if report.is_sound() => {
+            let (location, reason) = (location.clone(), error.to_string());
+            return Err(VerifyError::Unreadable { location, reason });
+        }
         RestoreError::Cancelled => return Err(VerifyError::Cancelled),
         RestoreError::Start(error) => return Err(VerifyError::Start(error)),
         // There is a finding that says so.
@@ -204,6 +219,14 @@ fn failed(
     let found = Finding::new(FindingKind::Restore, &report.location, problem, meaning);
     report.findings.insert(0, found);
     Ok(())
+}
+
+/// Whether SQLite says that a database is damaged, as opposed to that it cannot read it.
+fn finds_fault(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt)
+    )
 }
 
 /// Compares with what the files were found to hold, if that is the same state.

@@ -56,13 +56,15 @@ enum Damage {
     Flipped(u64),
     /// It is the one of a copy of the database that went another way.
     Foreign,
+    /// It is the one of a database that has nothing in common with this one, not even the size of a page.
+    Unrelated,
     /// It is the one of some commits before.
     Old,
     /// It says to be in a format of the future.
     Newer,
 }
 
-/// A scene to damage again and again, a copy of its database that went another way, and a state of
+/// A scene to damage again and again, a copy of its database that went another way, another database, and a state of
 /// before.
 struct Scenes {
     situation: Situation,
@@ -70,6 +72,7 @@ struct Scenes {
     /// The scene before the damage.
     intact: PathBuf,
     twin: Scene,
+    unrelated: Scene,
     old: PathBuf,
 }
 
@@ -113,8 +116,29 @@ impl Scenes {
             scene,
             intact,
             twin,
+            unrelated: Self::unrelated().await,
             old,
         }
+    }
+
+    /// A database with pages of another size, of which something waits for its replica.
+    async fn unrelated() -> Scene {
+        let scene = Scene::new();
+        let conn = Connection::open(&scene.db).unwrap();
+        conn.execute_batch(
+            "PRAGMA page_size = 1024; CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
+        )
+        .unwrap();
+        drop(conn);
+        let conn = scene.open();
+        insert(&conn, 30);
+        for row in [1, 9, 4] {
+            change(&conn, row, "unrelated");
+            scene.replicate_one_more_commit(&conn).await.unwrap();
+        }
+        change(&conn, 2, "unrelated");
+        Self::capture_only(&scene).await;
+        scene
     }
 
     /// Makes everything as it was before the damage, and returns the application's connection.
@@ -181,9 +205,10 @@ impl Scenes {
                 content[at] ^= 1 << rng.u8(..8);
                 std::fs::write(&path, content).unwrap();
             }
-            Damage::Foreign | Damage::Old => {
+            Damage::Foreign | Damage::Unrelated | Damage::Old => {
                 let from = match damage {
                     Damage::Old => &self.old,
+                    Damage::Unrelated => &self.unrelated.state(),
                     _ => &self.twin.state(),
                 };
                 // The file of the same name where there is one.
@@ -305,6 +330,7 @@ async fn no_damage_to_the_local_state_makes_a_wrong_backup() {
     let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
     let mut damages = vec![
         (File::Folder, Damage::Foreign),
+        (File::Folder, Damage::Unrelated),
         (File::Folder, Damage::Old),
         (File::Folder, Damage::Deleted),
         (File::Identity, Damage::Newer),
@@ -326,6 +352,7 @@ async fn no_damage_to_the_local_state_makes_a_wrong_backup() {
             Damage::Emptied,
             Damage::Halved,
             Damage::Foreign,
+            Damage::Unrelated,
             Damage::Old,
             Damage::Flipped(rng.u64(..)),
             Damage::Flipped(rng.u64(..)),

@@ -7,5 +7,6 @@ mod history;
 mod interop;
 mod kills;
 mod readers;
+mod reads;
 mod refusals;
 mod scene;

@@ -12,6 +12,7 @@ mod missing;
 mod model;
 mod moves;
 mod promise;
+mod reads;
 mod schedule;
 mod shaky;
 mod tiers;

@@ -6,6 +6,7 @@ mod damage;
 mod faults;
 mod interop;
 mod outputs;
+mod reads;
 mod scene;
 mod stores;
 mod targets;

@@ -131,36 +131,39 @@ async fn damage_is_a_finding_of_the_deep_proof_too() {
 #[tokio::test]
 async fn a_disk_that_fails_at_any_operation_leaves_nothing_behind_and_blames_no_replica() {
     let scene = of_evertide().await;
-    let mut said_how_much = false;
-    for at in 1.. {
-        let temporary = tempfile::tempdir().unwrap();
-        let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
-        disk.fail_at(at, Fault::Once, ENOSPC);
-        let mut options = options(&scene.replica, temporary.path());
-        options.disk = disk.clone();
-        let done = verify(options).await;
-        let failed = disk.tripped();
-        if let Err(error) = &done {
-            let text = error.to_string();
-            assert!(failed && text.contains("TMPDIR"), "{text}");
-            said_how_much |= text.contains("the restore needs ");
-        }
-        if let Ok(report) = done {
-            assert_eq!(report.findings, [], "operation {at}");
-        }
-        // What could not be removed is there; that was the operation that failed.
-        let left = OsDisk.read_dir(temporary.path()).unwrap();
-        let removal = disk
-            .log()
-            .get(at as usize - 1)
-            .is_some_and(|op| *op == "remove_file");
-        assert!(
-            left.is_empty() || (failed && removal),
-            "operation {at}: {left:?}"
-        );
-        if !failed {
-            assert!(at > 8 && said_how_much, "only {at} operations were tried");
-            return;
+    for lasts in [Fault::Once, Fault::Forever] {
+        let mut said_how_much = false;
+        for at in 1.. {
+            let temporary = tempfile::tempdir().unwrap();
+            let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+            disk.fail_at(at, lasts, ENOSPC);
+            let mut options = options(&scene.replica, temporary.path());
+            options.disk = disk.clone();
+            let done = verify(options.clone()).await;
+            let failed = disk.tripped();
+            if let Err(error) = &done {
+                let text = error.to_string();
+                assert!(failed && text.contains("TMPDIR"), "{text}");
+                said_how_much |= text.contains("the restore needs ");
+            }
+            if let Ok(report) = done {
+                assert_eq!(report.findings, [], "operation {at}");
+            }
+            // What could not be removed is there: that was the operation that failed, or all did from then on.
+            let left = || OsDisk.read_dir(temporary.path()).unwrap();
+            let removal = disk.log().get(at as usize - 1) == Some(&"remove_file");
+            let stays = failed && (removal || lasts == Fault::Forever);
+            assert!(left().is_empty() || stays, "operation {at}: {:?}", left());
+            if !failed {
+                assert!(at > 8 && said_how_much, "only {at} operations were tried");
+                break;
+            }
+            let before = left().len();
+            disk.heal();
+            let report = verify(options).await.unwrap();
+            assert_eq!(report.findings, [], "operation {at}, mended");
+            assert!(report.restored.is_some());
+            assert!(left().len() <= before, "operation {at}, mended");
         }
     }
 }

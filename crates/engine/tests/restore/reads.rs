@@ -1,0 +1,73 @@
+//! The N-th read of a file fails, for every N until a restore is clean: it is refused, breaks off or ends early, once or
+//! for as long as the store is like that.
+
+use std::{fs, sync::Arc};
+
+use evertide::{RestoreError, restore};
+use evertide_storage::{Fault, FaultClient, ReadFault};
+use futures_util::{StreamExt, future::join_all, stream};
+
+use crate::scene::Scene;
+
+/// Runs at a time: those that fail for good wait more than they work.
+const AT_ONCE: usize = 8;
+
+/// Whether a restore came to the N-th read. If that is in its way, then only until the store is mended.
+async fn restored(scene: &Scene, n: u64, how: ReadFault, lasts: Fault) -> bool {
+    let client = Arc::new(FaultClient::new(Arc::clone(&scene.replica)));
+    client.fail_read_at(n, how, lasts);
+    let mut options = scene.options();
+    options.replica = client.clone();
+    // A large file is read in several parts then.
+    options.parallelism = 64;
+    let done = restore(options.clone()).await;
+    let tripped = client.tripped();
+    match done {
+        Ok(_) => assert!(lasts == Fault::Once || !tripped, "{n} {how:?}"),
+        Err(error) => {
+            assert_eq!(lasts, Fault::Forever, "{n} {how:?}: {error}");
+            let text = error.to_string();
+            let named = |file: &String| text.contains(file.as_str());
+            assert!(client.failed().iter().any(named), "{n} {how:?}: {text}");
+            let interrupted = matches!(error, RestoreError::Interrupted { .. });
+            assert!(interrupted, "{n} {how:?}: {text}");
+            scene.assert_nothing_left();
+            client.heal();
+            restore(options).await.unwrap();
+        }
+    }
+    scene.assert_restored();
+    fs::remove_file(scene.output()).unwrap();
+    tripped
+}
+
+/// How many reads a restore of the usual scene, or of one with large files, makes.
+async fn each_read_fails(scene: impl AsyncFn() -> Scene, how: ReadFault, lasts: Fault) -> u64 {
+    let run = async |n| restored(&scene().await, n, how, lasts).await;
+    let mut runs = Box::pin(stream::iter(1..).map(run).buffered(AT_ONCE));
+    let mut reads = 0;
+    while runs.next().await.unwrap() {
+        reads += 1;
+    }
+    reads
+}
+
+#[tokio::test]
+async fn whichever_read_fails_a_restore_is_whole_or_names_the_file_and_works_once_the_store_does() {
+    let kinds = ReadFault::ALL.map(|how| [(how, Fault::Once), (how, Fault::Forever)]);
+    let runs = kinds
+        .into_iter()
+        .flatten()
+        .map(|(how, lasts)| each_read_fails(Scene::usual, how, lasts));
+    assert_eq!(join_all(runs).await, [6; 6], "one for each file");
+}
+
+#[tokio::test]
+async fn whichever_part_of_a_large_file_fails_a_restore_is_whole_or_names_the_file() {
+    let lasts = [Fault::Once, Fault::Forever].into_iter();
+    let runs = lasts.zip([ReadFault::Breaks, ReadFault::Refused]);
+    let runs = runs.map(|(lasts, how)| each_read_fails(Scene::large, how, lasts));
+    for reads in join_all(runs).await {
+        assert!(reads > 6, "only {reads} parts");
+    }
+}
