@@ -94,13 +94,20 @@ fn every_file_of_litestream_decodes_and_is_what_its_name_says() {
     }
 }
 
-/// Gives one byte at a time.
-struct Slow<'a>(&'a [u8]);
+/// Gives one byte at a time, and is interrupted before each.
+struct Slow<'a> {
+    bytes: &'a [u8],
+    interrupted: bool,
+}
 
 impl Read for Slow<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.interrupted = !self.interrupted;
+        if self.interrupted {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         let len = buffer.len().min(1);
-        self.0.read(&mut buffer[..len])
+        self.bytes.read(&mut buffer[..len])
     }
 }
 
@@ -108,7 +115,11 @@ impl Read for Slow<'_> {
 fn a_file_is_read_to_its_end_and_no_further_however_slowly_it_comes() {
     for (_, name, file) in all() {
         let whole = decode(&file).unwrap();
-        assert_eq!(decode_from(Slow(&file)).unwrap(), whole, "{name}");
+        let slow = Slow {
+            bytes: &file,
+            interrupted: false,
+        };
+        assert_eq!(decode_from(slow).unwrap(), whole, "{name}");
     }
 }
 
