@@ -121,11 +121,7 @@ async fn scenario(
 }
 
 /// Commits until the replica was compacted, has had another snapshot, and something was deleted; not on a dead disk.
-pub(crate) async fn kept_small(
-    backup: &Replication,
-    conn: &Connection,
-    dead: impl Fn() -> bool,
-) -> bool {
+async fn kept_small(backup: &Replication, conn: &Connection, dead: impl Fn() -> bool) -> bool {
     let done = async {
         loop {
             let done = backup.status().replicas[0].maintained;
@@ -203,19 +199,12 @@ async fn operations_to_fail(history: History) -> Vec<u64> {
         errno: EIO,
     };
     let total = run(clean).await.unwrap().operations;
-    let mut all = some_of(history.all_up_to(total), total);
-    all.push(total * 10);
-    all
-}
-
-/// Operations of a run that has so many: all of the `first`, and some of the others, or all where the environment
-/// says so.
-pub(crate) fn some_of(first: u64, total: u64) -> Vec<u64> {
     let given = std::env::var("EVERTIDE_FAULTS").ok();
     let samples = match given.as_deref() {
         Some("all") => usize::MAX,
         given => given.map_or(SAMPLES, |samples| samples.parse().unwrap()),
     };
+    let first = history.all_up_to(total);
     let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
     let last = match samples {
         usize::MAX => total,
@@ -227,6 +216,7 @@ pub(crate) fn some_of(first: u64, total: u64) -> Vec<u64> {
     let mut all: Vec<u64> = (1..=first).chain(later).collect();
     all.sort_unstable();
     println!("{} of {total} operations fail", all.len());
+    all.push(total * 10);
     all
 }
 
