@@ -53,13 +53,12 @@ const fn phase(
 }
 
 /// All of them, each of which has a kill in every run.
-const PHASES: [Phase; 18] = [
+const PHASES: [Phase; 17] = [
     phase("start", Act::Replicate, ["", ""], 20),
     phase("lease", Act::Replicate, ["", "/replica/evertide/*lease"], 4),
     phase("capture", Act::Replicate, ["step=Capture", ""], 20),
     phase("upload", Act::Replicate, ["", "/replica/ltx/0/"], 20),
     phase("pin", Act::Replicate, ["", "step=TakePin"], 1),
-    phase("checkpoint", Act::Replicate, ["", "step=Checkpoint"], 1),
     phase("rotation", Act::Replicate, ["step=ReleasePin", ""], 10),
     phase("compaction", Act::Replicate, ["", "/replica/ltx/1/"], 8),
     // The first one is stored before anything is compacted.
