@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     io,
     ops::Range,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
@@ -32,13 +33,32 @@ pub enum ReadFault {
 impl ReadFault {
     /// All there are.
     pub const ALL: [Self; 3] = [Self::Refused, Self::Breaks, Self::Ends];
+
+    /// Each of them, once and for ever.
+    pub fn each() -> impl Iterator<Item = (Self, Fault)> {
+        let lasts = |how| [Fault::Once, Fault::Forever].map(|lasts| (how, lasts));
+        Self::ALL.into_iter().flat_map(lasts)
+    }
+}
+
+/// Runs with 1, 2, 3 and so on, so many at a time, until one says that it did not come to the fault that this was the
+/// number of; how many did.
+pub async fn failing_runs<F: Future<Output = bool>>(
+    at_once: usize,
+    run: impl FnMut(u64) -> F,
+) -> u64 {
+    let mut runs = pin!(stream::iter(1..).map(run).buffered(at_once));
+    let mut failing = 0;
+    while runs.next().await == Some(true) {
+        failing += 1;
+    }
+    failing
 }
 
 /// A client that passes everything on to another one, counts the reads of LTX files, and of those of
 /// Litestream 0.3, and fails the N-th.
 ///
-/// Loop `n` from 1 until a run completes without [`FaultClient::tripped`], and every read has been the one that
-/// fails.
+/// [`failing_runs`] has each read be the one that fails: until a run completes without [`FaultClient::tripped`].
 #[derive(Debug)]
 pub struct FaultClient {
     inner: Arc<dyn ReplicaClient>,
@@ -79,9 +99,10 @@ impl FaultClient {
         !self.state().failed.is_empty()
     }
 
-    /// The names of the files of which a read failed.
-    pub fn failed(&self) -> Vec<String> {
-        self.state().failed.iter().cloned().collect()
+    /// Whether a message has the name of a file of which a read failed.
+    pub fn is_named_in(&self, message: &str) -> bool {
+        let state = self.state();
+        state.failed.iter().any(|file| message.contains(file))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -107,6 +107,6 @@ pub use self::{
 pub use self::{
     clock::ManualClock,
     disk::{CrashPoint, Fault, FaultDisk, RecordingDisk, Unsynced},
-    faulty::{FaultClient, ReadFault},
+    faulty::{FaultClient, ReadFault, failing_runs},
     memory::MemoryClient,
 };

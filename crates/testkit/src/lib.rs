@@ -25,6 +25,7 @@
 
 mod checkout;
 mod compare;
+mod errors;
 mod fuzz;
 mod metrics;
 #[cfg(feature = "oss")]
@@ -41,6 +42,7 @@ pub use checkout::{
     cache_dir, checkout_root, free_port, memory_dir, temp_dir, wait_until, workspace_program,
 };
 pub use compare::{CompareError, Comparison, Difference, assert_same_database, compare_databases};
+pub use errors::error_with_causes;
 pub use fuzz::{Fuzz, FuzzReport, Input, mutate, phrase, seed, variant};
 pub use metrics::Metrics;
 #[cfg(feature = "oss")]

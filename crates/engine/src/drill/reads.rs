@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use evertide_ltx::{Encoder, Header, Level, PageSize, Pgno};
-use evertide_storage::{Fault, FaultClient, MemoryClient, OsDisk, ReadFault, bytes_stream};
-use futures_util::{StreamExt, future::join_all, stream};
+use evertide_storage::{
+    Fault, FaultClient, MemoryClient, OsDisk, ReadFault, bytes_stream, failing_runs,
+};
+use futures_util::future::join_all;
 use rusqlite::Connection;
 
 use super::{tests::drill, *};
@@ -71,8 +73,7 @@ async fn read_fails(replica: &Arc<MemoryClient>, n: u64, how: ReadFault, lasts: 
         Err(Failed { kind, problem }) => {
             assert_eq!(lasts, Fault::Forever, "{n} {how:?}: {problem}");
             assert_eq!(kind, DrillFailureKind::Unfinished, "{n} {how:?}: {problem}");
-            let named = |file: &String| problem.contains(file.as_str());
-            assert!(client.failed().iter().any(named), "{n} {how:?}: {problem}");
+            assert!(client.is_named_in(&problem), "{n} {how:?}: {problem}");
             client.heal();
             let again = drill.drill().await.map_err(|failed| failed.problem);
             assert_eq!(again.unwrap().txid, Txid::new(4));
@@ -85,19 +86,9 @@ async fn read_fails(replica: &Arc<MemoryClient>, n: u64, how: ReadFault, lasts: 
 #[tokio::test]
 async fn whichever_read_fails_a_drill_accuses_no_replica_and_proves_it_once_the_store_works() {
     let replica = replica().await;
-    let each = async |how, lasts| {
-        let run = |n| read_fails(&replica, n, how, lasts);
-        let mut runs = Box::pin(stream::iter(1..).map(run).buffered(AT_ONCE));
-        let mut reads = 0;
-        while runs.next().await.unwrap() {
-            reads += 1;
-        }
-        reads
-    };
-    let kinds = ReadFault::ALL.map(|how| [(how, Fault::Once), (how, Fault::Forever)]);
-    let runs = kinds
-        .into_iter()
-        .flatten()
-        .map(|(how, lasts)| each(how, lasts));
+    let runs = ReadFault::each().map(|(how, lasts)| {
+        let replica = &replica;
+        failing_runs(AT_ONCE, move |n| read_fails(replica, n, how, lasts))
+    });
     assert_eq!(join_all(runs).await, [4; 6], "one for each file");
 }

@@ -13,8 +13,8 @@ use std::{
 };
 
 use evertide::{FollowError, FollowEvent, RestoreError, follow};
-use evertide_storage::{Fault, FaultClient, FaultDisk, OsDisk, ReadFault};
-use futures_util::{StreamExt, future::join_all, stream};
+use evertide_storage::{Fault, FaultClient, FaultDisk, OsDisk, ReadFault, failing_runs};
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 
 use crate::scene::{Scene, check, connect, follow_until, options, version};
@@ -85,7 +85,6 @@ impl Replica {
         copy_all(&self.first, &replica);
         let client = Arc::new(FaultClient::new(connect(&replica)));
         client.fail_read_at(n, how, lasts);
-        let named = |text: &str| client.failed().iter().any(|file| text.contains(file));
 
         let followed = loop {
             match self.follow(client.clone(), &replica, &copy).await {
@@ -93,7 +92,8 @@ impl Replica {
                 // The first restore.
                 Err(FollowError::Restore(error @ RestoreError::Interrupted { .. })) => {
                     assert_eq!(lasts, Fault::Forever, "{n} {how:?}: {error}");
-                    assert!(named(&error.to_string()), "{n} {how:?}: {error}");
+                    let text = error.to_string();
+                    assert!(client.is_named_in(&text), "{n} {how:?}: {text}");
                     assert!(!copy.exists(), "{n} {how:?}: half of a copy");
                     client.heal();
                 }
@@ -103,7 +103,7 @@ impl Replica {
         match followed {
             Some(error) => {
                 assert_eq!(lasts, Fault::Forever, "{n} {how:?}: {error}");
-                assert!(named(&error), "{n} {how:?}: {error}");
+                assert!(client.is_named_in(&error), "{n} {how:?}: {error}");
             }
             None => assert_eq!(check(&copy, 0), self.versions[1]),
         }
@@ -190,27 +190,13 @@ impl Replica {
     }
 }
 
-async fn count(runs: impl Iterator<Item = impl Future<Output = bool>>) -> u64 {
-    let mut runs = Box::pin(stream::iter(runs).buffered(AT_ONCE));
-    let mut tripped = 0;
-    while runs.next().await.unwrap() {
-        tripped += 1;
-    }
-    tripped
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_read_fails_a_followed_copy_stays_whole_and_becomes_current_once_the_store_works()
 {
     let replica = Replica::new().await;
-    let kinds = ReadFault::ALL.map(|how| [(how, Fault::Once), (how, Fault::Forever)]);
-    let kinds = kinds.into_iter().flatten();
-    let runs = kinds.map(|(how, lasts)| {
-        count(
-            (1..)
-                .map(move |n| (n, how, lasts))
-                .map(|(n, how, lasts)| replica.read_fails(n, how, lasts)),
-        )
+    let runs = ReadFault::each().map(|(how, lasts)| {
+        let replica = &replica;
+        failing_runs(AT_ONCE, move |n| replica.read_fails(n, how, lasts))
     });
     for reads in join_all(runs).await {
         assert!(reads > 4, "only {reads} reads");
@@ -226,6 +212,7 @@ async fn a_disk_that_stays_dead_ends_the_following_with_the_file_and_the_mended_
     let before = replica.versions[0];
     let followed = follow_until(begun, move |path| version(path) == before).await;
     followed.unwrap();
-    let operations = count((1..).map(|n| replica.disk_stays_dead(n, &template))).await;
+    let run = |n| replica.disk_stays_dead(n, &template);
+    let operations = failing_runs(AT_ONCE, run).await;
     assert!(operations > 10, "only {operations} operations");
 }

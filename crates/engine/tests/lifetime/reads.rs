@@ -2,20 +2,19 @@
 //! off or ends early, once or for as long as the store is like that.
 
 use std::{
-    error::Error as _,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
-use evertide::{Error, Maintenance, ReplicaOptions, RestoreOptions, Txid, restore};
+use evertide::{Maintenance, ReplicaOptions, RestoreOptions, Txid, restore};
 use evertide_ltx::{Decoder, Encoder, Header, Level, LtxName, PageSize, Pgno};
 use evertide_storage::{
     Destination, Fault, FaultClient, LtxObject, ManualClock, MemoryClient, ReadFault,
-    ReplicaClient, bytes_stream, collect,
+    ReplicaClient, bytes_stream, collect, failing_runs,
 };
+use evertide_testkit::error_with_causes;
 use fastrand::Rng;
-use futures_util::{StreamExt, stream};
 
 use crate::model::Model;
 
@@ -33,16 +32,6 @@ fn options() -> ReplicaOptions {
     options.snapshot_interval = Duration::from_secs(400);
     options.retention = Some(Duration::from_secs(1_000));
     options
-}
-
-/// What is wrong, with all reasons.
-fn told(error: &Error) -> String {
-    let (mut text, mut source) = (error.to_string(), error.source());
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// A replica whose reads fail, its files, and what maintains it.
@@ -117,12 +106,8 @@ impl Scene {
                 continue;
             };
             failures += 1;
-            let text = told(&error);
-            let named = |file: &String| text.contains(file.as_str());
-            assert!(
-                self.client.failed().iter().any(named),
-                "{n} {how:?}: {text}"
-            );
+            let text = error_with_causes(&error);
+            assert!(self.client.is_named_in(&text), "{n} {how:?}: {text}");
             self.assert_sound().await;
         }
         let tripped = self.client.tripped();
@@ -153,18 +138,16 @@ struct Lived {
 async fn whichever_read_fails_maintenance_names_the_file_and_goes_on_once_the_store_works() {
     let clean = Scene::new().await;
     let clean = clean.live(u64::MAX, ReadFault::Refused, Fault::Once).await;
-    for lasts in [Fault::Once, Fault::Forever] {
-        for how in ReadFault::ALL {
-            for n in 1.. {
-                eprintln!("read {n}, {how:?}, {lasts:?}"); // the last one is the one that failed
-                let lived = Scene::new().await.live(n, how, lasts).await;
-                assert_eq!(lived.places, clean.places, "{n}");
-                if !lived.tripped {
-                    assert!(n > 12, "only {n} reads");
-                    break;
-                }
-            }
-        }
+    for (how, lasts) in ReadFault::each() {
+        let places = &clean.places;
+        let run = async |n| {
+            eprintln!("read {n}, {how:?}, {lasts:?}"); // the last one is the one that failed
+            let lived = Scene::new().await.live(n, how, lasts).await;
+            assert_eq!(&lived.places, places, "{n}");
+            lived.tripped
+        };
+        let reads = failing_runs(1, run).await;
+        assert!(reads >= 12, "only {reads} reads");
     }
 }
 
@@ -225,10 +208,9 @@ async fn large_read_fails(
     match done {
         Ok(_) => assert!(lasts == Fault::Once || !tripped, "{n} {how:?}"),
         Err(error) => {
-            let text = told(&error);
+            let text = error_with_causes(&error);
             assert_eq!(lasts, Fault::Forever, "{n} {how:?}: {text}");
-            let named = |file: &String| text.contains(file.as_str());
-            assert!(client.failed().iter().any(named), "{n} {how:?}: {text}");
+            assert!(client.is_named_in(&text), "{n} {how:?}: {text}");
             assert_eq!(level_1().await, [], "{n} {how:?}: half of a file");
             client.heal();
             maintenance.run().await.unwrap();
@@ -252,11 +234,7 @@ async fn whichever_part_of_a_large_file_fails_half_a_merge_is_never_stored() {
     for lasts in [Fault::Once, Fault::Forever] {
         let how = |n| ReadFault::ALL[((first + n) % 3) as usize];
         let run = |n| large_read_fails(&files, &expected, n, how(n), lasts);
-        let mut runs = Box::pin(stream::iter(1..).map(run).buffered(2));
-        let mut reads = 0;
-        while runs.next().await.unwrap() {
-            reads += 1;
-        }
+        let reads = failing_runs(2, run).await;
         assert!(reads > 3, "only {reads} parts");
     }
 }

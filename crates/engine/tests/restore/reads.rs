@@ -4,8 +4,8 @@
 use std::{fs, sync::Arc};
 
 use evertide::{RestoreError, restore};
-use evertide_storage::{Fault, FaultClient, ReadFault};
-use futures_util::{StreamExt, future::join_all, stream};
+use evertide_storage::{Fault, FaultClient, ReadFault, failing_runs};
+use futures_util::future::join_all;
 
 use crate::scene::Scene;
 
@@ -27,8 +27,7 @@ async fn restored(scene: &Scene, n: u64, how: ReadFault, lasts: Fault) -> bool {
         Err(error) => {
             assert_eq!(lasts, Fault::Forever, "{n} {how:?}: {error}");
             let text = error.to_string();
-            let named = |file: &String| text.contains(file.as_str());
-            assert!(client.failed().iter().any(named), "{n} {how:?}: {text}");
+            assert!(client.is_named_in(&text), "{n} {how:?}: {text}");
             let interrupted = matches!(error, RestoreError::Interrupted { .. });
             assert!(interrupted, "{n} {how:?}: {text}");
             scene.assert_nothing_left();
@@ -44,21 +43,12 @@ async fn restored(scene: &Scene, n: u64, how: ReadFault, lasts: Fault) -> bool {
 /// How many reads a restore of the usual scene, or of one with large files, makes.
 async fn each_read_fails(scene: impl AsyncFn() -> Scene, how: ReadFault, lasts: Fault) -> u64 {
     let run = async |n| restored(&scene().await, n, how, lasts).await;
-    let mut runs = Box::pin(stream::iter(1..).map(run).buffered(AT_ONCE));
-    let mut reads = 0;
-    while runs.next().await.unwrap() {
-        reads += 1;
-    }
-    reads
+    failing_runs(AT_ONCE, run).await
 }
 
 #[tokio::test]
 async fn whichever_read_fails_a_restore_is_whole_or_names_the_file_and_works_once_the_store_does() {
-    let kinds = ReadFault::ALL.map(|how| [(how, Fault::Once), (how, Fault::Forever)]);
-    let runs = kinds
-        .into_iter()
-        .flatten()
-        .map(|(how, lasts)| each_read_fails(Scene::usual, how, lasts));
+    let runs = ReadFault::each().map(|(how, lasts)| each_read_fails(Scene::usual, how, lasts));
     assert_eq!(join_all(runs).await, [6; 6], "one for each file");
 }
 

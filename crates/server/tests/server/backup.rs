@@ -14,14 +14,14 @@ use evertide_server::{
 };
 use evertide_testkit::{
     OssServer, Road, TempDir, WireProxy, another_process_can_truncate, another_process_can_write,
-    another_process_finds_a_lock_of, another_process_finds_it_open, restore_with_litestream,
-    temp_dir,
+    another_process_finds_a_lock_of, another_process_finds_it_open, error_with_causes,
+    restore_with_litestream, temp_dir,
 };
 use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
-use crate::support::{Client, address, chain, spawn};
+use crate::support::{Client, address, spawn};
 
 /// A folder with a database, a key and the store.
 struct Site {
@@ -232,7 +232,7 @@ async fn a_reload_of_wrong_settings_lists_every_mistake_and_changes_nothing() {
         "monitor_interval = \"soon\"\n{good}sync_intervall = \"1s\"\n"
     ));
     let report = handle.reload().await.unwrap();
-    let refused = chain(report.outcomes[0].result.as_ref().unwrap_err());
+    let refused = error_with_causes(report.outcomes[0].result.as_ref().unwrap_err());
     assert!(
         refused.contains("line 1: monitor_interval: `soon`"),
         "{refused}"
@@ -272,7 +272,7 @@ async fn a_reload_without_its_key_goes_on_with_the_running_settings() {
 
     std::fs::remove_file(site.store.key().path()).unwrap();
     let report = handle.reload().await.unwrap();
-    let refused = chain(report.outcomes[0].result.as_ref().unwrap_err());
+    let refused = error_with_causes(report.outcomes[0].result.as_ref().unwrap_err());
     assert!(refused.contains("age.key"), "{refused}");
     handle.shut_down();
     running.await.unwrap().unwrap();
@@ -281,7 +281,7 @@ async fn a_reload_without_its_key_goes_on_with_the_running_settings() {
 #[tokio::test]
 async fn an_application_without_valid_settings_does_not_start_unprotected() {
     let site = Site::new();
-    let error = chain(&site.daemon().await.unwrap_err());
+    let error = error_with_causes(&site.daemon().await.unwrap_err());
     assert!(
         error.contains("no configuration is stored for scope `litestream`"),
         "{error}"
@@ -293,7 +293,7 @@ async fn an_application_without_valid_settings_does_not_start_unprotected() {
         panic!("{error}")
     };
     assert_eq!(source.mistakes().len(), 1);
-    let error = chain(&error);
+    let error = error_with_causes(&error);
     assert!(
         error.contains("app.db (scope \"litestream\", stored 2"),
         "{error}"

@@ -3,15 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::support::{
-    Act, Client, Journal, Recorder, address, any_port, chain, get, is_refused, spawn,
-};
+use crate::support::{Act, Client, Journal, Recorder, address, any_port, get, is_refused, spawn};
 use axum::routing::get as on_get;
 use axum::{Extension, Router};
 use evertide_server::{
     Cut, Daemon, DaemonError, DaemonFailure, NotRunning, Phase, Server, ServerError, ServerHandle,
     async_trait,
 };
+use evertide_testkit::error_with_causes;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -99,7 +98,7 @@ async fn a_failed_start_leaves_no_daemon_running_and_nothing_listening() {
     assert_eq!(handle.serving().await, Err(NotRunning));
     let error = running.await.unwrap().unwrap_err();
     assert_eq!(
-        chain(&error),
+        error_with_causes(&error),
         "daemon \"bad\" did not start (and then: daemon \"two\" did not stop: two will not stop): \
          no such bucket"
     );
@@ -130,7 +129,7 @@ async fn a_daemon_that_panics_in_start_is_an_error_not_a_hang() {
     );
     let error = running.await.unwrap().unwrap_err();
     assert_eq!(
-        chain(&error),
+        error_with_causes(&error),
         "daemon \"bad\" did not start: it panicked: index 7"
     );
     assert_eq!(journal.entries().last().unwrap(), "one stopped");

@@ -188,12 +188,3 @@ pub(crate) async fn is_refused(address: SocketAddr) -> bool {
         .await
         .is_err_and(|error| error.kind() == refused)
 }
-
-/// The error with its causes, as a program that ends with it prints them.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ")
-}

@@ -2,10 +2,10 @@
 
 use std::{fs, path::PathBuf, process::Command};
 
-use evertide_testkit::{Filler, with_small_disk};
+use evertide_testkit::{Filler, error_with_causes, with_small_disk};
 use evertide_vault::ConfigFormat;
 
-use crate::{FOLDER, Place, read, text, whole_message};
+use crate::{FOLDER, Place, read, text};
 
 const DONE: &str = "refused, and nothing was lost";
 
@@ -27,7 +27,7 @@ fn child_that_saves_on_a_full_disk() {
         match &result {
             Ok(_) => (saved, in_a_row) = (saved + 1, in_a_row + 1),
             Err(error) => {
-                let said = whole_message(error);
+                let said = error_with_causes(error);
                 assert!(said.contains("app.db"), "{said}");
                 assert!(
                     said.contains("disk is full") || said.contains("disk I/O error"),

@@ -5,9 +5,10 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
 };
 
+use evertide_testkit::error_with_causes;
 use evertide_vault::{AgeKeyFile, Error, KeyFileError, LineFound, SecureConfigStore};
 
-use crate::{Place, read, save, whole_message};
+use crate::{Place, read, save};
 
 #[test]
 fn a_key_file_others_can_reach_is_refused_with_the_command_that_mends_it() {
@@ -122,7 +123,10 @@ fn a_file_that_is_no_key_file_is_named_without_its_content() {
             matches!(error, KeyFileError::BadLine { line: 2, found, .. } if found == expected),
             "{error}"
         );
-        assert!(!whole_message(&error).contains("SECRETSECRET"), "{error}");
+        assert!(
+            !error_with_causes(&error).contains("SECRETSECRET"),
+            "{error}"
+        );
         assert!(!format!("{error:?}").contains("SECRETSECRET"), "{error:?}");
     }
     let empty = place.key_file("empty.key", "# created: once\n");

@@ -102,9 +102,3 @@ fn read(store: &SecureConfigStore, generation: u32) -> String {
     let config = store.get("litestream", generation).unwrap();
     config.content.as_str().unwrap().to_owned()
 }
-
-/// The message with all its causes, as the command line prints it.
-fn whole_message(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}

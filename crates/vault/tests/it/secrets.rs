@@ -2,9 +2,10 @@
 
 use std::fs;
 
+use evertide_testkit::error_with_causes;
 use evertide_vault::{ConfigFormat, Error};
 
-use crate::{Place, save, whole_message};
+use crate::{Place, save};
 
 const SECRET: &str = "wJalrXUtnFEMI-planted-secret";
 
@@ -89,6 +90,6 @@ fn no_error_shows_plaintext_or_key() {
         .unwrap();
     let error = store.latest("litestream").unwrap_err();
     assert!(matches!(error, Error::NotAnAgeFile { .. }));
-    let shown = format!("{} {error:?}", whole_message(&error));
+    let shown = format!("{} {error:?}", error_with_causes(&error));
     assert!(!shown.contains("planted"), "{shown}");
 }
