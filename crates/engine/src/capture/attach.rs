@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use evertide_ltx::PageSize;
 
-use super::{Capture, CaptureError, attached::Attached, connect::beside};
+use super::{Capture, CaptureError, attached::Attached};
 use crate::{
     Error,
     state::{Position, boot},
     wal::{
-        Cursor,
+        Cursor, beside,
         descriptors::FileId,
         protocol::{Refusal, Resume, ResumeFacts, resume},
     },
@@ -190,11 +190,10 @@ impl Capture {
 #[cfg(test)]
 mod tests {
     use evertide_ltx::Txid;
-    use evertide_storage::{OsDisk, SystemClock};
 
     use super::*;
     use crate::{
-        capture::{Due, RotationPolicy},
+        capture::{Due, scene::Scene},
         state::{TableSums, Tips},
         wal::{Salts, WalChecksum},
     };
@@ -270,17 +269,9 @@ mod tests {
     #[test]
     fn a_reset_is_followed_only_as_long_as_the_machine_runs() {
         for (rebooted, expected) in [(0, "resumed"), (1, "snapshot")] {
-            let dir = tempfile::tempdir().unwrap();
-            let path = dir.path().join("app.db");
-            let conn = rusqlite::Connection::open(&path).unwrap();
+            let mut scene = Scene::new();
+            let (conn, capture) = (&scene.conn, &mut scene.capture);
             let run = |sql| conn.execute_batch(sql).unwrap();
-            run("PRAGMA journal_mode = WAL; CREATE TABLE t (a)");
-            let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
-            let policy = RotationPolicy::default();
-            let mut capture = Capture::new(path, disk, clock, policy).unwrap();
-            capture.attach().unwrap();
-            let image = capture.begin_image(None).unwrap();
-            capture.end_image(&image, None).unwrap();
             run("INSERT INTO t VALUES (zeroblob(50000))");
             capture.step(Due::Now).unwrap();
             capture.detach();

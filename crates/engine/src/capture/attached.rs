@@ -12,13 +12,13 @@ use rusqlite::Connection;
 
 use super::{
     CaptureError,
-    connect::{beside, connect, enter_wal_mode, touch},
+    connect::{connect, enter_wal_mode, failed, touch},
 };
 use crate::{
     Error,
     error::describe,
     wal::{
-        Brake, Guard, IndexError, IndexHeader, Pin, WalFile, WalIndex,
+        Brake, Guard, IndexError, IndexHeader, Pin, WalFile, WalIndex, beside,
         descriptors::{self, Access, FileId},
         protocol::{Action, Held},
     },
@@ -74,11 +74,7 @@ impl Attached {
         // SQLite must never wait inside: what it waits for may be waiting for our locks.
         connection
             .busy_timeout(Duration::ZERO)
-            .map_err(|source| Error::Sqlite {
-                path: path.to_owned(),
-                action: "set a timeout",
-                source,
-            })?;
+            .map_err(failed(path, "set a timeout"))?;
         let open = |path: &Path, access| {
             descriptors::open(path, access).map_err(|source| Error::Io {
                 path: path.to_owned(),

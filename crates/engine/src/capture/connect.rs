@@ -1,31 +1,14 @@
 //! Our own connection to a database.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 
 use crate::Error;
 
-/// A file beside the database, as SQLite names it.
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
 /// Opens an ordinary connection that never checkpoints by itself.
 pub(super) fn connect(path: &Path) -> Result<Connection, Error> {
-    let failed = |action| {
-        let path = path.to_owned();
-        move |source| Error::Sqlite {
-            path,
-            action,
-            source,
-        }
-    };
+    let failed = |action| failed(path, action);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed("open it"))?;
     connection
@@ -42,14 +25,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Error> {
 
 /// Switches to WAL mode where needed, and makes sure that the wal-index exists.
 pub(super) fn enter_wal_mode(connection: &Connection, path: &Path) -> Result<(), Error> {
-    let failed = |action| {
-        let path = path.to_owned();
-        move |source| Error::Sqlite {
-            path,
-            action,
-            source,
-        }
-    };
+    let failed = |action| failed(path, action);
     let mode = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, String>(0));
     let before = mode("PRAGMA journal_mode").map_err(failed("read its journal mode"))?;
     if before != "wal" {
@@ -75,9 +51,15 @@ pub(super) fn touch(connection: &Connection, path: &Path) -> Result<(), Error> {
             row.get::<_, i64>(0)
         })
         .map(drop)
-        .map_err(|source| Error::Sqlite {
-            path: path.to_owned(),
-            action: "read it",
-            source,
-        })
+        .map_err(failed(path, "read it"))
+}
+
+/// SQLite's error as ours: what could not be done with which database.
+pub(super) fn failed(path: &Path, action: &'static str) -> impl FnOnce(rusqlite::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Sqlite {
+        path,
+        action,
+        source,
+    }
 }

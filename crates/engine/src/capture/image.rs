@@ -13,7 +13,7 @@ use crate::{
     Error,
     state::{PageChanges, PageSet, PageTable, Position, Tips, boot},
     verify::Content,
-    wal::{Cursor, WAL_HEADER_LEN, WalFile, protocol::Action},
+    wal::{Cursor, WAL_HEADER_LEN, WalFile, beside, protocol::Action},
 };
 
 /// Bytes of the database file read at once.
@@ -98,7 +98,7 @@ impl Capture {
         {
             self.skip_to_floor(&index)?;
         }
-        let path = super::connect::beside(&self.path, "-wal");
+        let path = beside(&self.path, "-wal");
         let wal = WalFile::open(self.disk.as_ref(), &path).map_err(|source| Error::Io {
             path,
             action: "open",
@@ -241,11 +241,8 @@ impl Capture {
         let attached = self.attached_mut()?;
         let inode = attached.id.inode;
         let index = attached.read_index()?;
-        let wal = WalFile::open(
-            self.disk.as_ref(),
-            &super::connect::beside(&self.path, "-wal"),
-        )
-        .map_err(self.attached_mut()?.wal_failed())?;
+        let wal = WalFile::open(self.disk.as_ref(), &beside(&self.path, "-wal"))
+            .map_err(self.attached_mut()?.wal_failed())?;
         let scan = wal
             .scan_if_any(Cursor::default(), &index)
             .map_err(|e| self.broken(e))?;
@@ -421,55 +418,34 @@ fn read_zero_filled(file: &File, offset: u64, mut buffer: &mut [u8]) -> io::Resu
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use evertide_ltx::Decoder;
-    use evertide_storage::{Disk, OsDisk, SystemClock};
+    use evertide_storage::{Disk, OsDisk};
 
     use super::*;
     use crate::{
-        capture::{DiskReader, RotationPolicy},
+        capture::{DiskReader, scene::Scene},
         wal::{WalIndex, protocol::Held},
     };
 
     /// SQLite before 3.51.3 would have it write frames of the wrong generation.
     #[test]
     fn a_stop_does_not_let_a_checkpointer_from_before_a_reset_go_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let conn = rusqlite::Connection::open(&path).unwrap();
-        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
-            .unwrap();
-        let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
-        let policy = RotationPolicy::default();
-        let mut capture = Capture::new(path.clone(), disk, clock, policy).unwrap();
-        capture.attach().unwrap(); // as after a reset
-        let image = capture.begin_image(None).unwrap();
-        capture.end_image(&image, None).unwrap();
+        let mut scene = Scene::new(); // attached just now, as after a reset
+        let shm = beside(&scene.path, "-shm");
         let held_after_the_last = |capture: &mut Capture| {
             capture.capture_one_transaction().unwrap();
             capture.attached_mut().unwrap().held()
         };
-        let shm = crate::capture::connect::beside(&path, "-shm");
         let checkpointer = WalIndex::as_checkpointer(&shm).unwrap().unwrap();
-        assert_eq!(held_after_the_last(&mut capture), Held::Both);
+        assert_eq!(held_after_the_last(&mut scene.capture), Held::Both);
         drop(checkpointer);
-        assert_eq!(held_after_the_last(&mut capture), Held::Pin);
+        assert_eq!(held_after_the_last(&mut scene.capture), Held::Pin);
     }
 
     #[test]
     fn a_commit_that_comes_while_ids_are_passed_over_is_not_captured_by_half() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("app.db");
-        let conn = rusqlite::Connection::open(&path).unwrap();
-        conn.execute_batch("PRAGMA journal_mode = WAL; CREATE TABLE t (a)")
-            .unwrap();
-        let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
-        let policy = RotationPolicy::default();
-        let mut capture = Capture::new(path, disk, clock, policy).unwrap();
-        capture.attach().unwrap();
-        let image = capture.begin_image(None).unwrap();
-        capture.end_image(&image, None).unwrap();
+        let mut scene = Scene::new();
+        let (conn, capture) = (&scene.conn, &mut scene.capture);
         let index = capture.follow_generation().unwrap();
         conn.execute_batch("INSERT INTO t VALUES (zeroblob(20000))")
             .unwrap();

@@ -9,6 +9,8 @@ mod attached;
 mod connect;
 mod image;
 mod pace;
+#[cfg(test)]
+mod scene;
 mod segment;
 mod table;
 
@@ -28,7 +30,6 @@ pub(crate) use self::{
 };
 use self::{
     attached::Attached,
-    connect::beside,
     pace::{Pace, SMALL_RESIDUE},
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
     state::{LocalState, Position},
     verify::Content,
     wal::{
-        Cursor, IndexHeader, ScanError, WriteHold,
+        Cursor, IndexHeader, ScanError, WriteHold, beside,
         protocol::{Action, Facts, Tried, next},
     },
 };

@@ -12,7 +12,7 @@ use evertide_storage::{Disk, DiskFile, FileKind, Metadata};
 use rusqlite::InterruptHandle;
 
 use super::{ExistingOutput, RestoreError};
-use crate::wal::try_lock_file;
+use crate::wal::{beside, try_lock_file};
 
 /// What SQLite keeps beside a database; the first two it would play into whatever lies there.
 const JOURNALS: [&str; 2] = ["-wal", "-journal"];
@@ -116,7 +116,9 @@ impl Output {
         let created = self.disk.create_new(&temporary, mode);
         let file = created.map_err(RestoreError::io("create", &temporary))?;
         state.temporary = Some(temporary);
-        state.left_aside = self.named_for(ASIDE);
+        if self.existing == ExistingOutput::Replace {
+            state.left_aside = self.named_for(ASIDE);
+        }
         // Tells other restores that it is in use. Where locks do not work, none of them will take
         // it for a leftover either.
         let _ = try_lock_file(file.as_fd());
@@ -335,11 +337,4 @@ impl Drop for Output {
     fn drop(&mut self) {
         self.cancel();
     }
-}
-
-/// The path of a companion file of a database.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
