@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, ErrorCode, ffi};
@@ -220,7 +220,9 @@ async fn told_busy(modes: &'static [&'static str], steps: &[&str]) -> (u64, u64)
             return Ok(());
         }
         // What it is told counts once: then it asks until it is done.
+        let asked = Instant::now();
         while is_busy()? {
+            assert!(asked.elapsed() < DEADLINE, "{sql} is never done");
             std::thread::sleep(Duration::from_micros(50));
         }
         let busy = ffi::Error::new(ffi::SQLITE_BUSY);
