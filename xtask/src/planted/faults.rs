@@ -114,7 +114,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "lease-renewed-in-vain",
         harm: "who could not renew its lease, since another one has it, goes on writing",
         file: "crates/storage/src/lease/mod.rs",
-        right: "self.recognise().await?;\n                if blind && taken {\n                    self.still_ours()?;\n                }\n                return Ok(());",
+        right: "self.recognise().await?;\n                if blind && (taken || self.arrived_late(&self.state())) {\n                    self.still_ours()?;\n                }\n                return Ok(());",
         wrong: "",
         tests: &[
             storage("lease::tests::who_wakes_after_its_lease_was_taken_writes_nothing_more"),

@@ -65,6 +65,8 @@ struct State {
     taken: bool,
     /// Whether something that was sent may still arrive: its end is not known.
     unsettled: bool,
+    /// When the first record was sent, as [`Clock::uptime`], of those since the last answer.
+    sent: Option<Duration>,
     /// Whether our own record may have replaced that of somebody else who writes, in a store that cannot prevent it.
     displacing: bool,
 }
@@ -165,14 +167,19 @@ impl Lease {
         {
             return Ok(Taken::Again(record));
         }
+        let known = self.state().version();
         let last = self.read().await?;
         let (unchanged, displacing) = {
             let mut state = self.state();
-            if last
-                .as_ref()
-                .is_none_or(|last| last.session != self.session)
-            {
-                state.forget();
+            match &last {
+                Some(last) if last.session == self.session => {
+                    let another = state.version() != known && last.state == LeaseState::Held;
+                    if another && self.arrived_late(&state) {
+                        state.forget();
+                        state.displacing = true;
+                    }
+                }
+                _ => state.forget(),
             }
             let since = state.seen.as_ref().map(|seen| seen.since);
             let unchanged = since.map_or(Duration::ZERO, |since| {
@@ -281,7 +288,7 @@ impl Lease {
                 false => LeaseState::Released,
             };
             let claim = state.claim.filter(|_| state.taken);
-            let version = state.seen.as_ref().and_then(|seen| seen.version.clone());
+            let version = state.version();
             state.forget();
             (claim, version, let_go)
         };
@@ -342,13 +349,16 @@ impl Lease {
         };
         let record = self.record(claim, begun.now, LeaseState::Held);
         let blind = !self.client.capabilities().compare_and_set;
+        self.state().sent.get_or_insert(begun.uptime);
         match self.put(&record, seen.version).await {
             Ok(version) => {
-                self.state().note(Some(version), Some(record), begun.uptime);
+                let mut state = self.state();
+                state.note(Some(version), Some(record), begun.uptime);
+                state.sent = None;
             }
             Err(error) if error.is_conflict() => {
                 self.recognise().await?;
-                if blind && taken {
+                if blind && (taken || self.arrived_late(&self.state())) {
                     self.still_ours()?;
                 }
                 return Ok(());
@@ -378,6 +388,14 @@ impl Lease {
         }
         self.state().forget();
         Err(self.lost("it was taken meanwhile"))
+    }
+
+    /// Whether a record of ours of which nobody has heard may have been stored without condition long after it was sent, and
+    /// so have replaced that of somebody else.
+    fn arrived_late(&self, state: &State) -> bool {
+        let blind = !self.client.capabilities().compare_and_set;
+        let passed = state.sent.map(|at| self.clock.uptime().saturating_sub(at));
+        blind && passed.is_none_or(|passed| passed >= margin(self.duration))
     }
 
     /// After a record of ours was stored without condition, long after the last look. Where our lease has ended meanwhile it
@@ -417,6 +435,16 @@ impl Lease {
     }
 
     async fn put(&self, record: &LeaseRecord, over: Option<Version>) -> Result<Version, Error> {
+        if over.is_none() && !self.client.capabilities().conditional_create {
+            // Such a store writes over whatever has come since it was looked at.
+            let key = SmallKey::lease();
+            if self.client.get_small(&key).await?.is_some() {
+                return Err(Error::AlreadyExists {
+                    location: self.client.location(),
+                    object: key.to_string(),
+                });
+            }
+        }
         let precondition = over.map_or(Precondition::Absent, Precondition::Unchanged);
         let content = record.encode().into();
         self.client
@@ -457,6 +485,11 @@ impl Lease {
 }
 
 impl State {
+    /// Which object was seen last.
+    fn version(&self) -> Option<Version> {
+        self.seen.as_ref().and_then(|seen| seen.version.clone())
+    }
+
     fn note(&mut self, version: Option<Version>, record: Option<LeaseRecord>, uptime: Duration) {
         let before = self.seen.as_ref().filter(|seen| seen.version == version);
         let since = before.map_or(uptime, |seen| seen.since);

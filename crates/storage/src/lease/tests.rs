@@ -373,6 +373,7 @@ impl ReplicaClient for Odd {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            conditional_create: self.compare_and_set,
             compare_and_set: self.compare_and_set,
             ..self.inner.capabilities()
         }
@@ -430,7 +431,6 @@ impl ReplicaClient for Odd {
             let found = found.map(|found| found.version);
             let as_expected = match &precondition {
                 Precondition::Unchanged(version) => found.as_ref() == Some(version),
-                Precondition::Absent => found.is_none(),
                 _ => true,
             };
             if as_expected {
@@ -583,6 +583,60 @@ async fn in_a_store_without_conditions_a_renewal_that_was_given_up_gives_no_leas
         "somebody else may have taken it meanwhile",
     );
     assert_eq!(stored(&store).await, [name(1), name(2)]);
+}
+
+/// It is stopped after it has found that nobody ever had the lease.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_who_was_stopped_after_the_first_look_writes_over_nobody() {
+    let store = odd(0, false);
+    let (stopped, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    stopped.claim().await.unwrap();
+    heir.claim().await.unwrap();
+    heir.put(1).await.unwrap();
+    pass(&[&stopped, &heir], 10);
+    assert_lost(stopped.put(2).await, "process 22");
+    heir.put(3).await.unwrap();
+    assert_eq!(stored(&store).await, [name(1), name(3)]);
+}
+
+/// The first record of a process is held up on its way, and comes when somebody else has the lease, and has written.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_first_record_that_was_given_up_gives_no_lease_when_it_arrives()
+ {
+    let store = odd(1, false);
+    let (late, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    late.claim().await.unwrap();
+    late.put(1).await.unwrap_err();
+    let key = SmallKey::lease();
+    let held_up = store.get_small(&key).await.unwrap().unwrap().content;
+    store.delete_small(&key).await.unwrap();
+    heir.claim().await.unwrap();
+    heir.put(2).await.unwrap();
+    pass(&[&late, &heir], 50);
+    let arrives = store.put_small(&key, held_up, Precondition::None);
+    arrives.await.unwrap();
+    let seen = late.claim().await.unwrap_err();
+    assert!(matches!(seen, Error::LeaseHeld { .. }), "{seen}");
+    assert_lost(late.put(3).await, "not ours");
+    // The other one hears of it at its next renewal, and both wait.
+    pass(&[&late, &heir], 20);
+    assert_lost(heir.put(4).await, "process 11");
+    assert_eq!(stored(&store).await, [name(2)]);
+    pass(&[&late, &heir], 126);
+    let taken = late.claim().await.unwrap();
+    assert!(matches!(taken, Taken::Displacing(_)), "{taken:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_an_answer_that_is_lost_costs_no_wait() {
+    let store = odd(1, false);
+    let writer = Writer::new(&store, "11");
+    writer.claim().await.unwrap();
+    writer.put(1).await.unwrap_err();
+    pass(&[&writer], 20);
+    let taken = writer.claim().await.unwrap();
+    assert!(matches!(taken, Taken::Again(_)), "{taken:?}");
+    writer.put(1).await.unwrap();
 }
 
 /// Stopped anywhere in taking the lease and storing an object, for longer than the lease lasts: either
