@@ -18,6 +18,7 @@ use evertide_storage::{
 use fastrand::Rng;
 use tokio::{
     sync::oneshot,
+    task,
     time::{Instant, sleep},
 };
 
@@ -29,6 +30,17 @@ use crate::runtime::DOES_BLOCKING_WORK;
 
 /// How long a request is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the store does on condition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Conditions {
+    /// Objects are created, and small ones replaced.
+    All,
+    /// Objects are created. Small ones are compared before they are written, and what comes in between is lost.
+    Create,
+    /// Nothing: what is there is written over.
+    None,
+}
 
 /// How the requests of a node fare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +58,7 @@ pub(super) enum Weather {
 /// Which request fares badly, and how.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Nth {
-    /// From 1. What reads LTX files is not counted.
+    /// From 1. What the threads of a restore ask for is not counted.
     pub(super) n: u64,
     pub(super) trouble: Trouble,
     pub(super) lasts: Lasts,
@@ -103,12 +115,15 @@ pub(super) struct Line(Arc<End>);
 struct End {
     node: NodeId,
     inner: Arc<MemoryClient>,
+    conditions: Conditions,
     judge: Arc<Mutex<Judge>>,
     legitimate: Box<Legitimate>,
     state: Mutex<State>,
 }
 
 struct State {
+    /// The task of the replica.
+    task: Option<task::Id>,
     random: Rng,
     weather: Weather,
     /// Since the weather changed.
@@ -139,12 +154,13 @@ impl End {
 impl Line {
     pub(super) fn new(
         node: NodeId,
-        inner: Arc<MemoryClient>,
+        (inner, conditions): (Arc<MemoryClient>, Conditions),
         judge: Arc<Mutex<Judge>>,
         legitimate: impl Fn(&[Pages]) -> bool + Send + Sync + 'static,
         random: Rng,
     ) -> Self {
         let state = State {
+            task: None,
             random,
             weather: Weather::Fair,
             requests: 0,
@@ -154,10 +170,16 @@ impl Line {
         Self(Arc::new(End {
             node,
             inner,
+            conditions,
             judge,
             legitimate: Box::new(legitimate),
             state: Mutex::new(state),
         }))
+    }
+
+    /// Whose requests take time: the replica's own. Others are of threads that it waits for.
+    pub(super) fn set_task(&self, task: Option<task::Id>) {
+        self.0.state().task = task;
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -270,7 +292,10 @@ impl ReplicaClient for Line {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.inner.capabilities()
+        let mut promised = self.0.inner.capabilities();
+        promised.compare_and_set = self.0.conditions == Conditions::All;
+        promised.conditional_create = self.0.conditions != Conditions::None;
+        promised
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
@@ -283,15 +308,19 @@ impl ReplicaClient for Line {
         self.0.inner.date(objects).await
     }
 
-    /// Takes no time and does not fail: threads wait for it, and while they do the clock stands still.
+    /// What a thread waits for takes no time and does not fail: while it waits the clock stands still.
     async fn get(
         &self,
         level: Level,
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
+        let waits = task::try_id() != self.0.state().task;
+        if !waits {
+            self.read("get").await?;
+        }
         let found = self.0.inner.get(level, name, range).await;
-        if found.is_err() {
+        if found.is_err() && waits {
             self.0.state().vanished = Some(Instant::now());
         }
         found
@@ -310,9 +339,12 @@ impl ReplicaClient for Line {
             object: name.to_string(),
             source,
         })?;
-        self.0.judge().sent(self.0.node);
+        self.0.judge().sent(self.0.node, &self.0.legitimate);
         let line = self.clone();
         self.change("put", async move {
+            if line.0.conditions == Conditions::None {
+                line.0.inner.delete(level, &[name]).await?;
+            }
             let body = bytes_stream(content.clone());
             let object = line.0.inner.put(level, name, created, body).await?;
             line.0.judge().stored(line.0.node, object.clone(), &content);
@@ -342,9 +374,30 @@ impl ReplicaClient for Line {
         content: Bytes,
         precondition: Precondition,
     ) -> Result<Version, Error> {
+        let condition = match (self.0.conditions, precondition) {
+            (Conditions::Create | Conditions::None, Precondition::Unchanged(expected)) => {
+                let found = self.get_small(key).await?;
+                if found.is_none_or(|found| found.version != expected) {
+                    return Err(Error::Changed {
+                        location: self.location(),
+                        object: key.to_string(),
+                    });
+                }
+                Precondition::None
+            }
+            (Conditions::None, Precondition::Absent) => Precondition::None,
+            (_, precondition) => precondition,
+        };
         let (line, key) = (self.clone(), key.clone());
+        let sender = self.0.state().task;
+        // Whoever is started anew knows nothing of a record that the process before has sent, and where the store cannot
+        // refuse it takes it for its own.
+        let lasts = self.0.conditions == Conditions::All || key != SmallKey::lease();
         self.change("put", async move {
-            let version = line.0.inner.put_small(&key, content, precondition).await?;
+            if !lasts && line.0.state().task != sender {
+                return Err(line.failed("put"));
+            }
+            let version = line.0.inner.put_small(&key, content, condition).await?;
             if key == SmallKey::lease() {
                 line.0.judge().leased(line.0.node, &line.0.legitimate);
             }

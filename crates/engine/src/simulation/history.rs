@@ -102,7 +102,7 @@ fn checksum_of(at: usize, version: u64, size: usize) -> Checksum {
 }
 
 /// What an LTX file changes: the size that it leaves, and pages.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Changes {
     pages: usize,
     written: Vec<(usize, u64)>,

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
 };
 
 use evertide_ltx::{Level, LtxName, Txid};
@@ -23,6 +24,32 @@ const REMEMBERED: usize = 60;
 /// A node, by number.
 pub(super) type NodeId = usize;
 
+/// What must hold in a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promise {
+    /// The exact state of each transaction is kept.
+    pub(super) exact: bool,
+    /// Only one writes at a time. Where the store or the clocks cannot see to that, whoever writes was given the lease
+    /// no longer ago than it lasts.
+    pub(super) exclusive: bool,
+    /// How long a lease lasts.
+    pub(super) lease: Duration,
+    /// No object is written over. Where the store cannot see to that, the last one wins, and nothing more is promised.
+    pub(super) created: bool,
+}
+
+impl Promise {
+    /// What one machine alone can rely on, in a store that does all on condition.
+    pub(super) fn of_one(lease: Duration) -> Self {
+        Self {
+            exact: false,
+            exclusive: true,
+            lease,
+            created: true,
+        }
+    }
+}
+
 /// Everything that was captured, and everything that is stored.
 #[derive(Debug)]
 pub(super) struct Judge {
@@ -30,15 +57,20 @@ pub(super) struct Judge {
     /// All states there ever were: whose, and after which transaction.
     states: HashMap<Pages, BTreeSet<(NodeId, Txid)>>,
     objects: BTreeMap<(Level, LtxName), (LtxObject, Changes)>,
-    /// The newest states that could be restored since the lease was taken or renewed last. Who takes it looked
-    /// at one of them: what arrives later is the end of a history.
-    newest: Vec<Pages>,
+    /// The newest states that could be restored since the lease was taken or renewed last, and since when. Who takes it
+    /// looked at one of them: what arrives later is the end of a history.
+    newest: Vec<(Instant, Pages)>,
     /// What nodes were told is safe, and its pages.
     durable: BTreeMap<Txid, Pages>,
-    /// Whether the exact state of each transaction is kept.
-    exact: bool,
+    promise: Promise,
     /// Who has the lease.
     owner: Option<NodeId>,
+    /// Who had it, and when it was taken or renewed last.
+    leased: BTreeMap<NodeId, Instant>,
+    /// Who wrote last.
+    writer: Option<NodeId>,
+    /// Whether an object was written over with another content, in a store that cannot prevent it.
+    written_over: bool,
     /// The first thing that was wrong.
     fault: Option<String>,
     /// Of everything that happened, in order.
@@ -56,15 +88,18 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub(super) fn new(exact: bool) -> Self {
+    pub(super) fn new(promise: Promise) -> Self {
         Self {
             start: Instant::now(),
             states: HashMap::new(),
             objects: BTreeMap::new(),
             newest: Vec::new(),
             durable: BTreeMap::new(),
-            exact,
+            promise,
             owner: None,
+            leased: BTreeMap::new(),
+            writer: None,
+            written_over: false,
             fault: None,
             trace: DefaultHasher::new(),
             last: VecDeque::new(),
@@ -79,9 +114,14 @@ impl Judge {
 
     /// Tasks of nodes must not panic for a fault of another: it is noted, and [`Judge::assert_sound`] panics.
     fn must(&mut self, hold: bool, fault: impl FnOnce() -> String) {
-        if !hold {
+        if !hold && !self.written_over {
             self.fault.get_or_insert_with(fault);
         }
+    }
+
+    /// Whether nothing is promised any more.
+    pub(super) fn is_void(&self) -> bool {
+        self.written_over
     }
 
     pub(super) fn assert_sound(&self) {
@@ -147,7 +187,7 @@ impl Judge {
 
     /// Every state that was said to be safe still is.
     pub(super) fn assert_nothing_lost(&self) {
-        let lost = |txid: &&Txid| self.exact && !self.is_restorable(**txid);
+        let lost = |txid: &&Txid| self.promise.exact && !self.is_restorable(**txid);
         let lost: Vec<&Txid> = self.durable.keys().filter(lost).collect();
         assert!(
             lost.is_empty(),
@@ -162,10 +202,15 @@ impl Judge {
         ));
         let changes = Changes::of(content);
         *self.levels.entry(object.level).or_default() += 1;
-        let before = self
-            .objects
-            .insert((object.level, object.name), (object, changes));
-        self.must(before.is_none(), || "an object was overwritten".to_owned());
+        let place = (object.level, object.name);
+        let before = self.objects.insert(place, (object, changes.clone()));
+        let again = before.is_some();
+        let other = before.is_some_and(|(_, before)| before != changes);
+        let created = self.promise.created;
+        self.must(!again || !created, || {
+            "an object was overwritten".to_owned()
+        });
+        self.written_over |= other && !created;
         self.stored += 1;
         self.look();
     }
@@ -183,21 +228,52 @@ impl Judge {
     pub(super) fn leased(&mut self, node: NodeId, legitimate: impl FnOnce(&[Pages]) -> bool) {
         self.note(format_args!("{node} leased"));
         self.leases += 1;
+        self.leased.insert(node, Instant::now());
         if self.owner != Some(node) {
-            let may = self.newest.is_empty() || legitimate(&self.newest);
-            self.must(may, || format!("node {node} may not go on from there"));
+            if self.promise.exclusive {
+                self.succeeds(node, legitimate);
+            }
             self.successions += u64::from(self.owner.is_some());
         }
         self.owner = Some(node);
-        self.newest.drain(..self.newest.len().saturating_sub(1));
+        // Two who do not know of each other yet may both have looked for as long as a lease lasts.
+        let known = match self.promise.exclusive {
+            true => Duration::ZERO,
+            false => 2 * self.promise.lease,
+        };
+        let ended = self.newest.iter().skip(1);
+        let old = ended.take_while(|(since, _)| since.elapsed() >= known);
+        self.newest.drain(..old.count());
+    }
+
+    /// A node goes on from what another one has written.
+    fn succeeds(&mut self, node: NodeId, legitimate: impl FnOnce(&[Pages]) -> bool) {
+        let newest: Vec<Pages> = self.newest.iter().map(|(_, pages)| pages.clone()).collect();
+        let may = newest.is_empty() || legitimate(&newest);
+        self.must(may, || format!("node {node} may not go on from there"));
     }
 
     /// All of an object is on its way.
-    pub(super) fn sent(&mut self, node: NodeId) {
+    pub(super) fn sent(&mut self, node: NodeId, legitimate: impl FnOnce(&[Pages]) -> bool) {
         let owner = self.owner;
-        self.must(owner == Some(node), || {
-            format!("node {node} writes with the lease of {owner:?}")
-        });
+        if self.promise.exclusive {
+            self.must(owner == Some(node), || {
+                format!("node {node} writes with the lease of {owner:?}")
+            });
+        } else {
+            let lease = self.promise.lease;
+            let leased = self.leased.get(&node);
+            let recently = leased.is_some_and(|since| since.elapsed() < lease);
+            self.must(recently, || {
+                format!(
+                    "node {node} writes without ever a lease, or after its end; {owner:?} has it"
+                )
+            });
+            if self.writer != Some(node) {
+                self.succeeds(node, legitimate);
+            }
+        }
+        self.writer = Some(node);
     }
 
     /// The newest state is one that a database had: never a mixture of two.
@@ -213,8 +289,9 @@ impl Judge {
         let any = newest.is_some() || self.newest.is_empty();
         self.must(any, || "nothing can be restored".to_owned());
         let newest = newest.map(|(_, pages)| pages);
-        if newest.as_ref() != self.newest.last() {
-            self.newest.extend(newest);
+        if newest.as_ref() != self.newest() {
+            self.newest
+                .extend(newest.map(|pages| (Instant::now(), pages)));
         }
     }
 
@@ -232,7 +309,7 @@ impl Judge {
 
     /// The newest state that can be restored.
     pub(super) fn newest(&self) -> Option<&Pages> {
-        self.newest.last()
+        self.newest.last().map(|(_, pages)| pages)
     }
 
     /// Something happened.

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    cloud::Line,
+    cloud::{Conditions, Line},
     history::{History, Pages, State, content, whole_milliseconds},
     judge::{Judge, NodeId},
 };
@@ -94,6 +94,7 @@ struct Process {
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) cloud: Arc<MemoryClient>,
+    pub(super) conditions: Conditions,
     pub(super) judge: Arc<Mutex<Judge>>,
     pub(super) versions: Arc<AtomicU64>,
     /// Whether they are taken for one another, by where their databases are.
@@ -121,6 +122,7 @@ impl Node {
     pub(super) fn new(id: NodeId, path: &Path, shared: &Shared, random: &mut Rng) -> Self {
         let Shared {
             cloud,
+            conditions,
             judge,
             one_machine,
             options,
@@ -148,7 +150,13 @@ impl Node {
                     || newest.iter().any(|pages| lived.contains(pages))
             }
         };
-        let line = Line::new(id, cloud, judge.clone(), legitimate, random.fork());
+        let line = Line::new(
+            id,
+            (cloud, conditions),
+            judge.clone(),
+            legitimate,
+            random.fork(),
+        );
         let node = Self {
             id,
             line,
@@ -261,8 +269,10 @@ impl Node {
             drill: DrillStatus::default(),
         };
         let frozen = || self.frozen.subscribe();
+        let replica = tokio::spawn(gated(frozen(), replica::run(context, cancel.clone())));
+        self.line.set_task(Some(replica.id()));
         self.process = Some(Process {
-            replica: tokio::spawn(gated(frozen(), replica::run(context, cancel.clone()))),
+            replica,
             database: tokio::spawn(gated(frozen(), task.run(asked))),
             cancel,
             stopping,
@@ -284,6 +294,7 @@ impl Node {
             process.replica.abort();
             process.database.abort();
         }
+        self.line.set_task(None);
         self.freeze(false);
     }
 
@@ -302,6 +313,7 @@ impl Node {
         process.cancel.cancel();
         process.replica.await.unwrap();
         process.database.abort();
+        self.line.set_task(None);
     }
 
     /// The local state is lost.

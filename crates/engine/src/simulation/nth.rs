@@ -1,5 +1,5 @@
 //! The N-th request to the store fails, for every N until a run is clean: once, or it and all after it, and unreached, or
-//! done and unanswered. Requests that read LTX files are left out: threads make them, which do not live by this clock.
+//! done and unanswered. What a restore asks for is left out: threads make these requests, which do not live by this clock.
 
 use std::{
     path::Path,
@@ -13,8 +13,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     MINUTE, SECOND,
-    cloud::{Lasts, Nth, Trouble, Weather},
-    judge::Judge,
+    cloud::{Conditions, Lasts, Nth, Trouble, Weather},
+    judge::{Judge, Promise},
     node::{Node, Shared},
     simulated,
 };
@@ -69,9 +69,10 @@ impl Lived {
 /// replica, proven, and what it can be restored to.
 async fn live(seed: u64, nth: Nth) -> Lived {
     let mut random = Rng::with_seed(seed);
-    let judge = Arc::new(Mutex::new(Judge::new(false)));
+    let judge = Arc::new(Mutex::new(Judge::new(Promise::of_one(30 * SECOND))));
     let shared = Shared {
         cloud: Arc::new(MemoryClient::service("shared")),
+        conditions: Conditions::All,
         judge: Arc::clone(&judge),
         versions: Arc::new(AtomicU64::new(0)),
         one_machine: false,
