@@ -2,10 +2,11 @@
 
 use std::{fs::File, path::Path, process::Command, sync::Arc, time::Duration};
 
-use evertide_storage::OsDisk;
+use evertide::{RestoreOptions, VerifyDepth, VerifyOptions, restore, verify};
+use evertide_storage::{Destination, OsDisk};
 use evertide_testkit::{another_process_can_write, another_process_finds_it_open};
 
-use crate::{DEADLINE, Restorer, Scene, fail::durable, insert};
+use crate::{DEADLINE, Restorer, Scene, fail::durable, insert, names};
 
 /// The folder that the process works in.
 const DIR: &str = "EVERTIDE_FAULTS_DIR";
@@ -21,6 +22,37 @@ fn hoard(but: usize) -> Vec<File> {
     hoard
 }
 
+/// Restores and verifies what the replica has into this folder; whether both could be done. What could not says why, and
+/// blames no file of the replica.
+async fn read(scene: &Scene, folder: &Path) -> bool {
+    let destination = Destination::file(&scene.replica).unwrap();
+    let client = destination.connect(Arc::new(OsDisk)).unwrap();
+    let output = folder.join("copy.db");
+    let restored = restore(RestoreOptions::new(client.clone(), &output)).await;
+    let mut options = VerifyOptions::new(client);
+    options.depth = VerifyDepth::Restore;
+    options.temporary = folder.to_owned();
+    let verified = verify(options).await;
+    if let Err(error) = &restored {
+        assert!(!output.exists(), "half of a restore: {error}");
+    }
+    if let Ok(report) = &verified {
+        assert_eq!(report.findings, []);
+    }
+    let both = restored.is_ok() && verified.is_ok();
+    let errors = [
+        restored.err().map(|error| error.to_string()),
+        verified.err().map(|error| error.to_string()),
+    ];
+    for error in errors.into_iter().flatten() {
+        // The second is what SQLite says.
+        let reasons = ["Too many open files", "unable to open database file"];
+        let said = reasons.iter().any(|reason| error.contains(reason));
+        assert!(said, "{error}");
+    }
+    both
+}
+
 /// Starts and runs with ever more descriptors until that works, and each time is whole again when it has
 /// enough. The application's locks outlive all of it.
 #[tokio::test]
@@ -32,6 +64,8 @@ async fn the_process_without_descriptors() {
     conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)")
         .unwrap();
     insert(&conn, 20);
+    let folder = scene.dir.join("read");
+    std::fs::create_dir(&folder).unwrap();
     let (mut failures, mut free) = (0, 0);
     loop {
         let backup = scene.replication(Arc::new(OsDisk));
@@ -59,7 +93,10 @@ async fn the_process_without_descriptors() {
         let hoarded = hoard(free);
         insert(&conn, 30);
         let done = durable(&backup, PATIENCE).await;
+        let read = read(&scene, &folder).await;
         drop(hoarded);
+        let _ = std::fs::remove_file(folder.join("copy.db"));
+        assert_eq!(names(&folder), Vec::<String>::new(), "{free} left");
         insert(&conn, 1);
         assert!(
             durable(&backup, DEADLINE).await,
@@ -68,7 +105,7 @@ async fn the_process_without_descriptors() {
         );
         scene.check_restore(Restorer::Own).await.unwrap();
         backup.stop(DEADLINE).await.unwrap();
-        if started.is_ok() && done {
+        if started.is_ok() && done && read {
             break;
         }
         free += 1;
