@@ -9,7 +9,7 @@ use std::{
 };
 
 use evertide::{RestoreError, RestoreOptions, RestoreTarget};
-use evertide_storage::{Fault, FaultDisk, OsDisk};
+use evertide_storage::{Fault, FaultClient, FaultDisk, OsDisk, ReadFault, failing_runs};
 use tempfile::TempDir;
 
 use crate::{
@@ -158,32 +158,116 @@ async fn a_wal_file_of_another_generation_does_not_fit() {
     assert!(error.to_string().contains("00000001_00000000"), "{error}");
 }
 
-#[tokio::test]
-async fn a_disk_that_fails_while_old_files_are_restored_leaves_nothing_or_a_whole_database() {
-    const ENOSPC: i32 = 28;
-    let (dir, _) = copied();
+/// The same with the first few of its files, and what is restored from them: quick to restore again and again.
+async fn copied_few() -> (TempDir, Vec<u8>) {
+    let (dir, files) = copied();
+    for file in &files[8..] {
+        fs::remove_file(file).unwrap();
+    }
     let output = dir.path().join("out.db");
-    let expected = fs::read(folder().join("restored.db")).unwrap();
+    let replica = dir.path().join("replica");
+    restore(&replica, &output, RestoreTarget::Latest)
+        .await
+        .unwrap();
+    let restored = fs::read(&output).unwrap();
+    fs::remove_file(output).unwrap();
+    (dir, restored)
+}
+
+/// Whatever is beside the replica.
+fn remove_others(dir: &Path) {
+    let entries = fs::read_dir(dir).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    for path in paths.filter(|path| !path.is_dir()) {
+        fs::remove_file(path).unwrap();
+    }
+}
+
+/// Restores on a disk of which the N-th operation fails, for every N, and then on the mended one.
+async fn each_operation_fails(dir: &Path, expected: &[u8], lasts: Fault) {
+    const ENOSPC: i32 = 28;
+    let output = dir.join("out.db");
     for at in 1.. {
         let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
-        disk.fail_at(at, Fault::Once, ENOSPC);
-        let mut options = RestoreOptions::new(connect(&dir.path().join("replica")), &output);
+        disk.fail_at(at, lasts, ENOSPC);
+        let mut options = RestoreOptions::new(connect(&dir.join("replica")), &output);
         options.disk = disk.clone();
-        let done = evertide::restore(options).await;
+        let done = evertide::restore(options.clone()).await;
         // The last operation makes the name durable: then the database is there, and not reported.
         assert!(done.is_ok() || disk.tripped(), "{done:?}");
         if output.exists() {
             assert!(fs::read(&output).unwrap() == expected, "operation {at}");
             fs::remove_file(&output).unwrap();
         } else {
-            assert!(done.is_err(), "operation {at}");
+            let error = done.unwrap_err().to_string();
+            let named = error.contains(&dir.display().to_string());
+            assert!(named, "operation {at}: {error}");
         }
-        let left = fs::read_dir(dir.path()).unwrap().count();
-        assert_eq!(left, 1, "operation {at} leaves something");
+        // What was begun cannot be removed from a disk that stays dead.
+        let left = fs::read_dir(dir).unwrap().count();
+        let most = if lasts == Fault::Once { 1 } else { 2 };
+        assert!(left <= most, "operation {at} leaves something");
         if !disk.tripped() {
             assert!(at > 20, "only {at} operations were tried");
             return;
         }
+        if lasts == Fault::Forever {
+            disk.heal();
+            evertide::restore(options).await.unwrap();
+            assert!(fs::read(&output).unwrap() == expected, "operation {at}");
+            remove_others(dir);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_while_old_files_are_restored_leaves_nothing_or_a_whole_database() {
+    let (dir, _) = copied();
+    let expected = fs::read(folder().join("restored.db")).unwrap();
+    each_operation_fails(dir.path(), &expected, Fault::Once).await;
+}
+
+#[tokio::test]
+async fn a_disk_that_stays_dead_while_old_files_are_restored_is_named_and_the_mended_one_works() {
+    let (dir, expected) = copied_few().await;
+    each_operation_fails(dir.path(), &expected, Fault::Forever).await;
+}
+
+/// Whether a restore came to the N-th read of a file.
+async fn read_fails(
+    replica: &Path,
+    expected: &[u8],
+    (n, how, lasts): (u64, ReadFault, Fault),
+) -> bool {
+    let dir = tempfile::tempdir().unwrap();
+    let output = dir.path().join("out.db");
+    let client = Arc::new(FaultClient::new(connect(replica)));
+    client.fail_read_at(n, how, lasts);
+    let options = RestoreOptions::new(client.clone(), &output);
+    let done = evertide::restore(options.clone()).await;
+    if let Err(error) = &done {
+        assert_eq!(lasts, Fault::Forever, "read {n} {how:?}: {error}");
+        let text = error.to_string();
+        assert!(client.is_named_in(&text), "read {n} {how:?}: {text}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "read {n}");
+        client.heal();
+        evertide::restore(options).await.unwrap();
+    }
+    assert!(fs::read(&output).unwrap() == expected, "read {n} {how:?}");
+    assert!(done.is_err() || lasts == Fault::Once || !client.tripped());
+    client.tripped()
+}
+
+#[tokio::test]
+async fn whichever_read_of_an_old_file_fails_a_restore_is_whole_or_names_the_file() {
+    let (dir, expected) = copied_few().await;
+    let replica = dir.path().join("replica");
+    let first = evertide_testkit::seed() % 3;
+    for lasts in [Fault::Once, Fault::Forever] {
+        let how = |n| ReadFault::ALL[((first + n) % 3) as usize];
+        let run = |n| read_fails(&replica, &expected, (n, how(n), lasts));
+        let reads = failing_runs(4, run).await;
+        assert!(reads >= 8, "only {reads} reads");
     }
 }
 
