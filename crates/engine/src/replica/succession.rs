@@ -6,7 +6,7 @@
 //! it was after that transaction, page for page. What cannot be proven is another history, which would be
 //! buried under ours; that takes a word of the operator.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use evertide_ltx::Txid;
 use evertide_storage::{Error as StoreError, Identity, LeaseRecord, LtxObject, Owner, Taken};
@@ -21,6 +21,8 @@ use crate::{
 
 /// Transactions of one holder of the lease, at most. The next one begins at a multiple of it.
 const EPOCH: u64 = 1 << 32;
+/// 2020-01-01T00:00:00Z, in seconds since 1970.
+const YEAR_2020: u64 = 1_577_836_800;
 
 /// What may follow a history that is not known to be ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,13 +57,32 @@ fn judge(taken: &Taken, us: &Owner) -> Claim {
 /// that continues the newest one, or a snapshot of a later transaction. It is the end of that owner's history
 /// then, and harmless as long as nothing of ours continues it or is merged with it. So ours begins with a
 /// snapshot, above every transaction that the other one can have used.
-fn begin(taken: &Taken, remote: Remote) -> Remote {
-    match taken {
-        Taken::FromAnother(_) | Taken::Displacing(_) if remote.txid() > Txid::ZERO => {
-            Remote::Other(Txid::new(remote.txid().get() | (EPOCH - 1)))
+///
+/// The other one may have begun in the same way, and have stored nothing yet. Where the store makes sure that only one
+/// has the lease, objects of the same name do no harm: the one that comes later is refused. Elsewhere ours begins at a
+/// transaction that tells the time, `apart`, and so above that of whoever began before, whatever its clock says.
+fn begin(taken: &Taken, remote: Remote, apart: Option<SystemTime>) -> Remote {
+    let newest = remote.txid().get();
+    match (taken, apart) {
+        (Taken::FromAnother(last) | Taken::Displacing(last), Some(now)) => {
+            let epoch = epoch_of(now).max(epoch_of(last.since) + 1);
+            let before = epoch.saturating_mul(EPOCH).saturating_sub(1);
+            Remote::Other(Txid::new(before.max(newest | (EPOCH - 1))))
+        }
+        (Taken::FromAnother(_) | Taken::Displacing(_), None) if newest > 0 => {
+            Remote::Other(Txid::new(newest | (EPOCH - 1)))
         }
         _ => remote,
     }
+}
+
+/// Seconds since 2020, until 2156, and 0 before and after.
+fn epoch_of(now: SystemTime) -> u64 {
+    let since_1970 = now
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    let since_2020 = since_1970.as_secs().saturating_sub(YEAR_2020);
+    u32::try_from(since_2020).unwrap_or_default().into()
 }
 
 impl Replica {
@@ -91,8 +112,12 @@ impl Replica {
             action: "note the lineage of",
             source,
         })?;
+        let apart = match self.context.client.capabilities().compare_and_set {
+            true => None,
+            false => Some(self.context.clock.now()), // not after what the lease will say
+        };
         self.context.lease.claim(lineage, &taken);
-        Ok(begin(&taken, remote))
+        Ok(begin(&taken, remote, apart))
     }
 
     /// The replica has another history: an error, unless the operator wants ours to follow it.
@@ -183,7 +208,7 @@ impl Replica {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
 
@@ -235,16 +260,67 @@ mod tests {
             Taken::Again(other.clone()),
             Taken::Released(other.clone()),
         ] {
-            assert_eq!(begin(&taken, ours), ours, "{taken:?}");
-            assert_eq!(begin(&taken, theirs), theirs, "{taken:?}");
+            assert_eq!(begin(&taken, ours, None), ours, "{taken:?}");
+            assert_eq!(begin(&taken, theirs, None), theirs, "{taken:?}");
         }
         for taken in [Taken::FromAnother(other.clone()), Taken::Displacing(other)] {
             for remote in [ours, theirs] {
                 let above = Remote::Other(Txid::new(0x1_ffff_ffff));
-                assert_eq!(begin(&taken, remote), above, "with a snapshot of 2 * 2^32");
+                assert_eq!(
+                    begin(&taken, remote, None),
+                    above,
+                    "with a snapshot of 2 * 2^32"
+                );
             }
             let empty = Remote::Other(Txid::ZERO);
-            assert_eq!(begin(&taken, empty), empty, "nobody has stored anything");
+            assert_eq!(
+                begin(&taken, empty, None),
+                empty,
+                "nobody has stored anything"
+            );
         }
+    }
+    /// The one before may have begun in the same way, and have stored nothing yet.
+    #[test]
+    fn where_the_lease_cannot_be_relied_on_who_begins_later_begins_above() {
+        let another = Taken::FromAnother(record(owner(Identity::random(), 2)));
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let in_2026 = 1_795_000_000;
+        for txid in [0, 7, 0x1_0000_0007, 0x0cf0_0000_0000_0000] {
+            let remote = Remote::Other(Txid::new(txid));
+            let first = |seconds| {
+                let begun = begin(&another, remote, Some(at(in_2026 + seconds)));
+                begun.txid().next().get()
+            };
+            for seconds in 0..5 {
+                assert!(first(seconds) > txid && first(seconds) % EPOCH == 0);
+                assert!(first(seconds + 1) > first(seconds), "after {txid:x}");
+            }
+        }
+        // The other one took it a day later than now, by its clock.
+        let day = 24 * 60 * 60;
+        let mut last = record(owner(Identity::random(), 2));
+        last.since = at(in_2026 + day);
+        let empty = Remote::Other(Txid::ZERO);
+        let theirs = begin(&another, empty, Some(last.since));
+        let ours = begin(&Taken::FromAnother(last), empty, Some(at(in_2026)));
+        assert!(ours.txid() > theirs.txid(), "{ours:?} after {theirs:?}");
+        let released = Taken::Released(record(owner(Identity::random(), 2)));
+        let now = Some(at(in_2026));
+        assert_eq!(begin(&released, empty, now), empty, "nothing is under way");
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_costs_no_transactions() {
+        let another = Taken::FromAnother(record(owner(Identity::random(), 2)));
+        let above = Remote::Other(Txid::new(0x1_ffff_ffff));
+        for seconds in [0, YEAR_2020, YEAR_2020 + (1 << 32), 1 << 40] {
+            let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            let remote = Remote::Other(Txid::new(0x1_0000_0007));
+            assert_eq!(begin(&another, remote, Some(now)), above, "{seconds}");
+        }
+        let last = Remote::Other(Txid::MAX);
+        let now = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000));
+        assert_eq!(begin(&another, last, now), last, "nothing is above it");
     }
 }

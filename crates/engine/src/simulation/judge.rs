@@ -34,7 +34,7 @@ pub(super) struct Promise {
     pub(super) exclusive: bool,
     /// How long a lease lasts.
     pub(super) lease: Duration,
-    /// No object is written over. Where the store cannot see to that, the last one wins, and nothing more is promised.
+    /// No object is written over. Where the store cannot see to that, by none that holds anything else.
     pub(super) created: bool,
 }
 
@@ -67,10 +67,10 @@ pub(super) struct Judge {
     owner: Option<NodeId>,
     /// Who had it, and when it was taken or renewed last.
     leased: BTreeMap<NodeId, Instant>,
+    /// Who took it while it might go on from there, since somebody else wrote last.
+    entitled: BTreeSet<NodeId>,
     /// Who wrote last.
     writer: Option<NodeId>,
-    /// Whether an object was written over with another content, in a store that cannot prevent it.
-    written_over: bool,
     /// The first thing that was wrong.
     fault: Option<String>,
     /// Of everything that happened, in order.
@@ -98,8 +98,8 @@ impl Judge {
             promise,
             owner: None,
             leased: BTreeMap::new(),
+            entitled: BTreeSet::new(),
             writer: None,
-            written_over: false,
             fault: None,
             trace: DefaultHasher::new(),
             last: VecDeque::new(),
@@ -114,14 +114,9 @@ impl Judge {
 
     /// Tasks of nodes must not panic for a fault of another: it is noted, and [`Judge::assert_sound`] panics.
     fn must(&mut self, hold: bool, fault: impl FnOnce() -> String) {
-        if !hold && !self.written_over {
+        if !hold {
             self.fault.get_or_insert_with(fault);
         }
-    }
-
-    /// Whether nothing is promised any more.
-    pub(super) fn is_void(&self) -> bool {
-        self.written_over
     }
 
     pub(super) fn assert_sound(&self) {
@@ -204,13 +199,9 @@ impl Judge {
         *self.levels.entry(object.level).or_default() += 1;
         let place = (object.level, object.name);
         let before = self.objects.insert(place, (object, changes.clone()));
-        let again = before.is_some();
-        let other = before.is_some_and(|(_, before)| before != changes);
         let created = self.promise.created;
-        self.must(!again || !created, || {
-            "an object was overwritten".to_owned()
-        });
-        self.written_over |= other && !created;
+        let kept = before.is_none_or(|(_, before)| !created && before == changes);
+        self.must(kept, || "an object was overwritten".to_owned());
         self.stored += 1;
         self.look();
     }
@@ -230,8 +221,12 @@ impl Judge {
         self.leases += 1;
         self.leased.insert(node, Instant::now());
         if self.owner != Some(node) {
+            let may = self.may_succeed(legitimate);
             if self.promise.exclusive {
-                self.succeeds(node, legitimate);
+                self.must(may, || format!("node {node} may not go on from there"));
+            }
+            if may {
+                self.entitled.insert(node);
             }
             self.successions += u64::from(self.owner.is_some());
         }
@@ -246,11 +241,10 @@ impl Judge {
         self.newest.drain(..old.count());
     }
 
-    /// A node goes on from what another one has written.
-    fn succeeds(&mut self, node: NodeId, legitimate: impl FnOnce(&[Pages]) -> bool) {
+    /// Whether a node may go on from what another one has written.
+    fn may_succeed(&self, legitimate: impl FnOnce(&[Pages]) -> bool) -> bool {
         let newest: Vec<Pages> = self.newest.iter().map(|(_, pages)| pages.clone()).collect();
-        let may = newest.is_empty() || legitimate(&newest);
-        self.must(may, || format!("node {node} may not go on from there"));
+        newest.is_empty() || legitimate(&newest)
     }
 
     /// All of an object is on its way.
@@ -270,8 +264,10 @@ impl Judge {
                 )
             });
             if self.writer != Some(node) {
-                self.succeeds(node, legitimate);
+                let may = self.entitled.contains(&node) || self.may_succeed(legitimate);
+                self.must(may, || format!("node {node} may not go on from there"));
             }
+            self.entitled.retain(|entitled| *entitled == node);
         }
         self.writer = Some(node);
     }

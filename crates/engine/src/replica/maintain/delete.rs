@@ -97,10 +97,11 @@ impl Maintenance {
         Ok(whole)
     }
 
-    pub(super) async fn enforce_retention(&mut self) -> Result<(), Error> {
+    /// Deletes what retention says, of everything there is; `false` where that has to be planned again.
+    pub(super) async fn enforce_retention(&mut self) -> Result<bool, Error> {
         let Some(keep) = self.rules.retention.clone() else {
             self.retention_due = None;
-            return Ok(());
+            return Ok(true);
         };
         let now = self.clock.now();
         let mut files = self.list_all().await?;
@@ -110,7 +111,7 @@ impl Maintenance {
         let plan = plan_retention(&files, &keep, now);
         for snapshot in take_over(&files, &plan.delete) {
             if !self.ends_well(&snapshot).await? {
-                return Ok(()); // without it, others are needed: planned again
+                return Ok(false); // without it, others are needed
             }
         }
         // One that is damaged leads nowhere, but who looks for what can be saved of it has that long.
@@ -131,7 +132,7 @@ impl Maintenance {
         self.last_check = Some(now);
         let earliest = now.checked_add(self.rules.check_interval);
         self.retention_due = plan.next.max(earliest).filter(|_| plan.next.is_some());
-        Ok(())
+        Ok(true)
     }
 
     /// Makes the times of old files exact. What was just stored by the listing's time was captured before,

@@ -176,7 +176,7 @@ impl Maintenance {
         }
     }
 
-    /// Does everything that is due now; when something will be due next, if nothing arrives until
+    /// Does everything that is due now, retention once; when something will be due next, if nothing arrives until
     /// then. With `None` there is nothing left to do, and no request is made again.
     ///
     /// A file that is found damaged is made again of others, where they hold the same. Where not, plans are made
@@ -267,6 +267,7 @@ impl Maintenance {
     async fn run_due(&mut self) -> Result<Option<SystemTime>, Error> {
         // What cannot be mended is tried again only when there is another listing.
         let mut mended = false;
+        let mut retained = false;
         loop {
             if self.files.is_none() {
                 let files = self.list_all().await?;
@@ -281,7 +282,9 @@ impl Maintenance {
             match plan(files, &self.rules, self.retention_due, self.clock.now()) {
                 Next::Now(Task::Merge(level, sources)) => self.merge(level, sources).await?,
                 Next::Now(Task::DeleteLevel0(old)) => self.delete_level_0(&old).await?,
-                Next::Now(Task::Retention) => self.enforce_retention().await?,
+                // It may be due again at once, and whoever waits is to hear of what was done.
+                Next::Now(Task::Retention) if retained => return Ok(Some(self.clock.now())),
+                Next::Now(Task::Retention) => retained = self.enforce_retention().await?,
                 Next::At(time) => return Ok(Some(time)),
                 Next::Never => return Ok(None),
             }

@@ -224,3 +224,55 @@ async fn a_snapshot_of_the_database_takes_the_place_of_what_is_damaged_for_good(
 
 /// Less than a snapshot, and enough for what was captured after it.
 const SMALL_ENOUGH: u64 = 10 * PAGE as u64;
+
+/// A clock by which half an hour passes from one look to the next.
+#[derive(Debug)]
+struct Rushing(ManualClock);
+
+impl Clock for Rushing {
+    fn now(&self) -> SystemTime {
+        self.0.advance(Duration::from_secs(1_800));
+        self.0.now()
+    }
+
+    fn uptime(&self) -> Duration {
+        self.0.uptime()
+    }
+}
+
+/// Files get old as fast as they are deleted: who waits has to hear of it all the same.
+#[tokio::test]
+async fn retention_is_enforced_once_in_a_run_although_it_is_due_again_when_it_ends() {
+    let client = Arc::new(MemoryClient::service("bucket"));
+    let mut snapshots = Vec::new();
+    for hour in 1..=10 {
+        let (name, bytes) = ltx(1, hour, PAGES, hour * 3_600);
+        let put = client.put(
+            Level::SNAPSHOT,
+            name,
+            time(hour * 3_600),
+            bytes_stream(bytes.into()),
+        );
+        snapshots.push(put.await.unwrap().name);
+    }
+    let mut options = ReplicaOptions::new("bucket", Destination::file("/nowhere").unwrap());
+    options.retention = Some(Duration::from_secs(3_600));
+    options.retention_check_interval = Duration::ZERO;
+    let clock = Arc::new(Rushing(ManualClock::new(time(4 * 3_600))));
+    let mut maintenance = Maintenance::new(client.clone() as _, &options, clock.clone());
+    let mut told = Vec::new();
+    loop {
+        let next = maintenance.run().await.unwrap();
+        told.push(maintenance.done().deleted);
+        if next.is_none_or(|next| next > clock.0.now()) {
+            break;
+        }
+    }
+    assert!(told.len() > 2 && told.is_sorted(), "{told:?}");
+    let left = client.list(Level::SNAPSHOT, None).await.unwrap();
+    let left: Vec<LtxName> = left.iter().map(|object| object.name).collect();
+    assert_eq!(
+        Some(&left[..]),
+        snapshots.last_chunk::<1>().map(|last| &last[..])
+    );
+}
