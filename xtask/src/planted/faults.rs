@@ -175,8 +175,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "succession-no-gap",
         harm: "what a former owner stores late is taken for a part of the new history: unrestorable",
         file: "crates/engine/src/replica/succession.rs",
-        right: "Taken::FromAnother(_) | Taken::Displacing(_) if remote.txid() > Txid::ZERO => {",
-        wrong: "Taken::New if remote.txid() > Txid::ZERO => {",
+        right: "(Taken::FromAnother(_) | Taken::Displacing(_), None) if newest > 0 => {",
+        wrong: "(Taken::New, None) if newest > 0 => {",
         tests: &[
             unit(
                 "replica::succession::tests::a_new_owner_begins_above_whatever_the_one_before_may_still_store",
