@@ -18,6 +18,10 @@ const WORDS: &[&str] = &[
     "\n",
     "[[replicas]]",
     "[[databases]]",
+    "pattern",
+    "watch",
+    "password",
+    "token",
     "=",
     ": ",
     "- ",
@@ -40,6 +44,12 @@ const WORDS: &[&str] = &[
     "type",
     "file",
     "s3",
+    "abs",
+    "gs",
+    "nats",
+    "oss",
+    "sftp",
+    "webdav",
     "file_path",
     "retention",
     "sync_interval",
@@ -61,13 +71,33 @@ const WORDS: &[&str] = &[
 ];
 
 /// The planted secrets of the corpus.
-const SECRETS: [&str; 2] = ["planted-key", "planted-id"];
+const SECRETS: [&str; 3] = ["planted-key", "planted-id", "cGxhbnRlZA=="];
 /// The keys that have them there.
-const KEYS: [&str; 4] = [
+const KEYS: [&str; 24] = [
     "access-key-id",
     "secret-access-key",
     "s3_access_key_id",
     "s3_secret_access_key",
+    "abs_account_key",
+    "abs_sas_token",
+    "account-key",
+    "gs_credentials",
+    "jwt",
+    "nats_jwt",
+    "nats_password",
+    "nats_seed",
+    "nats_token",
+    "oss_access_key",
+    "oss_security_token",
+    "password",
+    "sas-token",
+    "seed",
+    "sftp_key_passphrase",
+    "sftp_password",
+    "sftp_private_key",
+    "token",
+    "webdav-password",
+    "webdav_password",
 ];
 
 /// Whether each of them is the value of a key for one, where it must never be seen. A path may be anything.
@@ -97,6 +127,26 @@ fn outcome<T>(result: Result<T, evertide_server::settings::SettingsErrors>) -> S
     match result {
         Ok(_) => "accepted".into(),
         Err(errors) => variant(&errors.mistakes()[0].mistake),
+    }
+}
+
+#[test]
+fn every_configuration_of_the_corpus_means_something() {
+    for entry in std::fs::read_dir(CORPUS).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mistakes = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("toml") => {
+                let several = parse_databases_toml(&text);
+                parse_toml(&text).err().filter(|_| several.is_err())
+            }
+            _ => parse_litestream_yaml(&text).err(),
+        };
+        let mistakes = mistakes.map(|mistakes| mistakes.to_string());
+        let name = path.file_name().unwrap().to_str().unwrap();
+        assert!(mistakes.is_none(), "{name}: {mistakes:?}");
+        let in_their_place = name != "misplaced.yml";
+        assert_eq!(secrets_are_in_their_place(&text), in_their_place, "{name}");
     }
 }
 
