@@ -71,6 +71,10 @@ const SUITES: &[Suite] = &[
                 "state::fuzz::no_bytes_are_taken_for_the_identity_of_another_state",
             ),
             (
+                "leases",
+                "state::fuzz::no_bytes_are_taken_for_leases_that_were_not_noted",
+            ),
+            (
                 "pages",
                 "state::fuzz::no_page_table_is_summed_up_wrongly_whatever_it_holds",
             ),

@@ -97,7 +97,10 @@ pub use self::{
     doctor::{Ability, Examination, Verdict, examine},
     error::Error,
     file::FileClient,
-    lease::{Identity, Lease, LeaseRecord, LeaseState, LeasedClient, NotAnIdentity, Owner, Taken},
+    lease::{
+        Identity, Lease, LeaseRecord, LeaseState, LeasedClient, NotAnIdentity, Owner, Taken,
+        TxidRange,
+    },
     limit::LimitedClient,
     secret::Secret,
     stream::{ByteStream, bytes_stream, collect, file_stream},

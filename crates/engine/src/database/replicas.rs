@@ -153,8 +153,9 @@ impl Database {
         let client = counted(client, database, options.name.clone(), self.status.clone());
         let owner = owner(self.identity.owner, &self.config.path);
         let clock = Arc::clone(&self.config.clock);
+        let known = self.identity.leases.of(&client.location());
         let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);
-        let lease = Arc::new(lease);
+        let lease = Arc::new(lease.knowing(known));
         let continuable = Arc::new(AtomicBool::new(true));
         let context = ReplicaContext {
             options: options.clone(),

@@ -21,13 +21,14 @@ use evertide_storage::{
     Clock, Disk, Error as StoreError, LimitedClient, Precondition, ReplicaClient, SmallKey,
 };
 use rusqlite::ErrorCode;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::schedule::Failures;
 use crate::{
     DatabaseStatus, DrillFailure, DrillFailureKind, DrillProof, DrillStatus, RestoreError,
     RestoreReport,
+    database::Captured,
     error::describe,
     replica::{ReplicaContext, report},
     runtime,
@@ -57,6 +58,9 @@ pub(crate) struct Drill {
     directory: PathBuf,
     clock: Arc<dyn Clock>,
     heard: Heard,
+    captured: watch::Receiver<Captured>,
+    /// Notified when something is there that nobody here has captured.
+    doubt: Arc<Notify>,
     stopping: CancellationToken,
     status: watch::Sender<DatabaseStatus>,
     replica: String,
@@ -71,7 +75,7 @@ struct Failed {
 }
 
 impl Drill {
-    pub(crate) fn new(context: &ReplicaContext, heard: Heard) -> Self {
+    pub(crate) fn new(context: &ReplicaContext, heard: Heard, doubt: Arc<Notify>) -> Self {
         let client = Arc::clone(&context.client);
         let options = &context.options;
         Self {
@@ -88,6 +92,8 @@ impl Drill {
             },
             clock: Arc::clone(&context.clock),
             heard,
+            captured: context.captured.clone(),
+            doubt,
             stopping: context.stopping.clone(),
             status: context.status.clone(),
             replica: options.name.clone(),
@@ -178,6 +184,18 @@ impl Drill {
         );
         let restored = newest.restore().await;
         let (restored, checksum) = restored.map_err(|error| self.unrestored(error))?;
+        let captured = self.captured.borrow().txid;
+        if restored.txid > captured {
+            self.doubt.notify_one();
+            return Err(Failed {
+                kind: DrillFailureKind::Unfinished,
+                problem: format!(
+                    "the newest transaction of the replica is {}, and only {captured} was captured here: somebody \
+                     else has written there, and it is looked at again",
+                    restored.txid
+                ),
+            });
+        }
         let record = match listening.record_of(restored.txid, restored.timestamp_ms) {
             Some(record) => Some(record),
             None => self.published(&restored).await.map_err(unreachable)?,
@@ -450,7 +468,7 @@ mod tests {
             time_is_up: CancellationToken::new(),
             continuable: Arc::default(),
         };
-        Drill::new(&context, Heard::default())
+        Drill::new(&context, Heard::default(), Arc::default())
     }
 
     #[tokio::test]
@@ -505,5 +523,23 @@ mod tests {
             assert_eq!(found, expected, "{recorded:?}");
         }
         assert_eq!(OsDisk.read_dir(directory.path()).unwrap(), []);
+    }
+    #[tokio::test]
+    async fn what_nobody_here_has_captured_proves_nothing_and_is_looked_at_again() {
+        let (client, ..) = snapshot().await;
+        let directory = tempfile::tempdir().unwrap();
+        let mut drill = drill(&client, directory.path());
+        let mut captured = drill.captured.borrow().clone();
+        captured.txid = Txid::new(6);
+        drill.captured = watch::channel(captured).1;
+        let failed = drill
+            .drill()
+            .await
+            .map_err(|failed| (failed.kind, failed.problem));
+        let (kind, problem) = failed.unwrap_err();
+        assert_eq!(kind, DrillFailureKind::Unfinished);
+        let said = "0000000000000007, and only 0000000000000006 was captured here";
+        assert!(problem.contains(said), "{problem}");
+        drill.doubt.notified().await;
     }
 }

@@ -11,6 +11,7 @@ mod cost_tests;
 #[cfg(test)]
 mod faulty;
 mod files;
+mod knowing;
 mod maintain;
 mod merge;
 #[cfg(test)]
@@ -37,9 +38,10 @@ use std::{
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{Clock, Disk, Error as StoreError, Lease, LtxObject, ReplicaClient};
+use futures_util::FutureExt;
 use humantime::format_rfc3339_seconds;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -49,6 +51,7 @@ pub(crate) use self::maintain::merged_at_start;
 pub use self::maintain::{Maintained, Maintenance};
 pub(crate) use self::succession::Succession;
 use self::{
+    knowing::Knowing,
     plan::{Remote, UploadPlan, is_continuable, plan_upload, restorable},
     upkeep::{News, Upkeep},
 };
@@ -103,12 +106,16 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
     let (news, receiver) = mpsc::unbounded_channel();
     let upkeep = Upkeep::new(&context, receiver);
     let recorder = Recorder::default();
-    let drill = Drill::new(&context, recorder.heard());
+    let drill = Drill::new(&context, recorder.heard(), upkeep.doubt());
+    let mut knowing = Knowing::new(&context);
     let mut replica = Replica {
         context,
         news,
         listing: None,
         turns: upkeep.turns(),
+        doubt: upkeep.doubt(),
+        is_new: false,
+        settles: None,
         remote: None,
         failures: 0,
         last_upload: None,
@@ -124,9 +131,11 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = replica.follow() => {}
         () = upkeep.run() => {}
         () = drill.run() => {}
+        () = knowing.run() => {}
     }
     replica.publish_nothing_fails();
     replica.end().await;
+    knowing.note().await;
 }
 
 struct Replica {
@@ -137,6 +146,12 @@ struct Replica {
     listing: Option<Listing>,
     /// How often maintenance has begun and ended.
     turns: Arc<AtomicU64>,
+    /// Notified when maintenance or a drill found something above what was captured here.
+    doubt: Arc<Notify>,
+    /// Whether the lease is being taken in a store that may give it to two.
+    is_new: bool,
+    /// When nobody else can be writing there any more, who got it at the same time.
+    settles: Option<Instant>,
     /// The newest transaction on the replica; `None` until it was asked, and after an error that
     /// leaves it open.
     remote: Option<Remote>,
@@ -183,11 +198,14 @@ impl Replica {
 
     /// Uploads until there is nothing left.
     async fn catch_up(&mut self) -> Result<(), Error> {
-        let mut remote = match self.remote {
-            Some(remote) => remote,
-            None => self.look().await?,
-        };
         loop {
+            if self.is_in_doubt() {
+                self.remote = None;
+            }
+            let remote = match self.remote {
+                Some(remote) => remote,
+                None => self.look().await?,
+            };
             self.remote = Some(remote);
             let captured = self.context.captured.borrow_and_update().clone();
             let plan = plan_upload(remote, captured.txid, &captured.staged);
@@ -204,6 +222,7 @@ impl Replica {
             if ours && let Some(listing) = self.listing.take() {
                 self.tell(News::Listed(listing.objects, listing.turns));
             }
+            self.is_new |= self.may_be_given_to_two() && self.context.lease.check().is_err();
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
                 UploadPlan::Files(first) => {
@@ -232,9 +251,21 @@ impl Replica {
                     self.upload_image(above, Content::Everything).await?
                 }
             };
-            remote = Remote::Ours(uploaded.object.name.max);
+            self.remote = Some(Remote::Ours(uploaded.object.name.max));
             self.arrived(&uploaded, &captured);
         }
+    }
+
+    /// Whether the store may give the lease to two who take it at the same time.
+    pub(super) fn may_be_given_to_two(&self) -> bool {
+        !self.context.client.capabilities().compare_and_set
+    }
+
+    /// Whether somebody else may have stored something, so that it has to be looked at again.
+    fn is_in_doubt(&mut self) -> bool {
+        let settled = self.settles.take_if(|at| *at <= Instant::now());
+        let doubted = self.doubt.notified().now_or_never();
+        settled.is_some() || doubted.is_some()
     }
 
     /// Asks the replica who writes there, for its newest transaction, and whether that is part of our
@@ -391,13 +422,24 @@ impl Replica {
         }
     }
 
-    /// Waits until more was captured, or checksums are to be published. An error means that the
+    /// Waits until more was captured, checksums are to be published, or the replica has to be looked at again. An error means that the
     /// database's task has ended.
     async fn wait_for_work(&mut self) -> Result<(), watch::error::RecvError> {
+        let settles = async {
+            match self.settles {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             changed = self.context.captured.changed() => changed,
             () = self.recorder.due() => Ok(()),
+            () = settles => Ok(()),
+            () = self.doubt.notified() => {
+                self.remote = None;
+                Ok(())
+            }
         }
     }
 
@@ -468,6 +510,10 @@ impl Replica {
         // It was asked for once: somebody who takes over from us is not to be taken over again.
         self.context.succession = Succession::Proven;
         self.wrote = true;
+        if std::mem::take(&mut self.is_new) {
+            // Whoever else got the lease learns that it has lost it, and what it sent has arrived, by then.
+            self.settles = Some(Instant::now() + self.context.options.lease_duration * 5 / 4);
+        }
         // Staged files that every replica has can go now.
         let tip = Tip::new(
             &self.context.client.location(),

@@ -101,6 +101,10 @@ impl Database {
     fn answer(&mut self, command: Command) {
         match command {
             Command::Image(request) => {
+                if request.above >= self.txid {
+                    self.txid = request.above.next();
+                    self.captured.send_replace(self.now());
+                }
                 let name = LtxName::new(Txid::FIRST, self.txid);
                 let snapshot = Snapshot {
                     name,
@@ -165,7 +169,7 @@ impl Database {
     }
 }
 
-/// A replica in a service, with the default settings but this one.
+/// A replica in a service, with the default settings but those of a test.
 pub(super) struct Scene {
     pub(super) database: Database,
     pub(super) client: Arc<CountingClient>,
@@ -179,11 +183,18 @@ pub(super) struct Scene {
 
 impl Scene {
     pub(super) fn start(client: Arc<dyn ReplicaClient>, sync_interval: Duration) -> Self {
+        Self::start_with(client, |options| options.sync_interval = sync_interval)
+    }
+
+    pub(super) fn start_with(
+        client: Arc<dyn ReplicaClient>,
+        set: impl FnOnce(&mut ReplicaOptions),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Arc::new(SimulatedClock(Instant::now()));
         let path = PathBuf::from("/app.db");
         let mut options = ReplicaOptions::new("it", Destination::file("/not/looked/at").unwrap());
-        options.sync_interval = sync_interval;
+        set(&mut options);
         let client = Arc::new(CountingClient::new(client));
         let counted: Arc<dyn ReplicaClient> = client.clone();
         let identity = LocalIdentity::open(&OsDisk, &dir.path().join("identity")).unwrap();

@@ -9,7 +9,9 @@
 use std::{sync::Arc, time::SystemTime};
 
 use evertide_ltx::Txid;
-use evertide_storage::{Error as StoreError, Identity, LeaseRecord, LtxObject, Owner, Taken};
+use evertide_storage::{
+    Error as StoreError, Identity, LeaseRecord, LtxObject, Owner, Taken, TxidRange,
+};
 
 use super::{Replica, body::read_tail, plan::Remote};
 use crate::{
@@ -21,6 +23,8 @@ use crate::{
 
 /// Transactions of one holder of the lease, at most. The next one begins at a multiple of it.
 const EPOCH: u64 = 1 << 32;
+/// In 2156. There are some after it that nobody begins with, so that transactions do not run out.
+const LAST_EPOCH: u64 = (1 << 32) - (1 << 16);
 /// 2020-01-01T00:00:00Z, in seconds since 1970.
 const YEAR_2020: u64 = 1_577_836_800;
 
@@ -42,15 +46,29 @@ enum Claim {
     ToBeProven,
 }
 
-fn judge(taken: &Taken, us: &Owner) -> Claim {
+/// Of a replica whose newest transaction this is. Where the store is `blind` what the lease says may have come late.
+fn judge(taken: &Taken, us: &Owner, newest: Txid, blind: bool) -> Claim {
     match taken {
         Taken::New | Taken::Again(_) => Claim::Rightful,
+        // Nobody has stored anything since it was taken.
+        Taken::Displacing(last) if last.range.is_some_and(|range| range.found == newest) => {
+            Claim::Rightful
+        }
         // Local state is a cache: who lost it, or has another one, is the same database there.
-        Taken::Released(last) | Taken::FromAnother(last) if last.owner.home == us.home => {
+        Taken::Released(last) | Taken::FromAnother(last)
+            if last.owner.home == us.home && !(blind && is_of_another(newest, last)) =>
+        {
             Claim::Rightful
         }
         Taken::Released(_) | Taken::FromAnother(_) | Taken::Displacing(_) => Claim::ToBeProven,
     }
+}
+
+/// Whether the newest transaction of a replica was stored by somebody else than this owner of the lease.
+fn is_of_another(newest: Txid, last: &LeaseRecord) -> bool {
+    let epoch = |txid: Txid| txid.get() / EPOCH;
+    last.range
+        .is_some_and(|range| newest != range.found && epoch(newest) != epoch(range.begins))
 }
 
 /// Where to go on. Something of the owner before may still arrive, unless it let go in order: a file
@@ -58,31 +76,37 @@ fn judge(taken: &Taken, us: &Owner) -> Claim {
 /// then, and harmless as long as nothing of ours continues it or is merged with it. So ours begins with a
 /// snapshot, above every transaction that the other one can have used.
 ///
-/// The other one may have begun in the same way, and have stored nothing yet. Where the store makes sure that only one
-/// has the lease, objects of the same name do no harm: the one that comes later is refused. Elsewhere ours begins at a
-/// transaction that tells the time, `apart`, and so above that of whoever began before, whatever its clock says.
-fn begin(taken: &Taken, remote: Remote, apart: Option<SystemTime>) -> Remote {
+/// That one may have begun in the same way, and have stored nothing yet; its lease says where it begins. Where the store is
+/// `blind`, and gives a lease to two who try at the same time, there may be one of whom nobody knows: so the first
+/// transaction tells the time, and whoever begins later begins above, with transactions of its own.
+fn begin(taken: &Taken, remote: Remote, now: SystemTime, blind: bool) -> Remote {
     let newest = remote.txid().get();
-    match (taken, apart) {
-        (Taken::FromAnother(last) | Taken::Displacing(last), Some(now)) => {
-            let epoch = epoch_of(now).max(epoch_of(last.since) + 1);
-            let before = epoch.saturating_mul(EPOCH).saturating_sub(1);
-            Remote::Other(Txid::new(before.max(newest | (EPOCH - 1))))
-        }
-        (Taken::FromAnother(_) | Taken::Displacing(_), None) if newest > 0 => {
-            Remote::Other(Txid::new(newest | (EPOCH - 1)))
-        }
+    let apart = |last: Option<&LeaseRecord>| {
+        let theirs = last.and_then(|last| last.range);
+        let theirs = theirs.map_or(0, |range| (range.begins.get() / EPOCH).saturating_add(1));
+        let epoch = epoch_of(now).max(theirs).min(LAST_EPOCH);
+        let before = (epoch * EPOCH).saturating_sub(1);
+        Remote::Other(Txid::new(before.max(newest | (EPOCH - 1))))
+    };
+    match (taken, remote) {
+        (Taken::FromAnother(last) | Taken::Displacing(last), _) => apart(Some(last)),
+        // It begins with a snapshot anyway.
+        (_, Remote::Other(newest)) if blind && newest > Txid::ZERO => apart(taken.record()),
         _ => remote,
     }
 }
 
-/// Seconds since 2020, until 2156, and 0 before and after.
+/// Seconds since 2020, and 0 where there are too few or too many.
 fn epoch_of(now: SystemTime) -> u64 {
     let since_1970 = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
     let since_2020 = since_1970.as_secs().saturating_sub(YEAR_2020);
-    u32::try_from(since_2020).unwrap_or_default().into()
+    if since_2020 < LAST_EPOCH {
+        since_2020
+    } else {
+        0
+    }
 }
 
 impl Replica {
@@ -93,7 +117,8 @@ impl Replica {
         remote: Remote,
         newest: Option<&LtxObject>,
     ) -> Result<Remote, Error> {
-        let claim = judge(&taken, self.context.lease.owner());
+        let blind = self.may_be_given_to_two();
+        let claim = judge(&taken, self.context.lease.owner(), remote.txid(), blind);
         if claim == Claim::ToBeProven
             && let Some(newest) = newest
             && let Some(last) = taken.record()
@@ -112,12 +137,13 @@ impl Replica {
             action: "note the lineage of",
             source,
         })?;
-        let apart = match self.context.client.capabilities().compare_and_set {
-            true => None,
-            false => Some(self.context.clock.now()), // not after what the lease will say
+        let begun = begin(&taken, remote, self.context.clock.now(), blind);
+        let range = TxidRange {
+            found: remote.txid(),
+            begins: Txid::new(begun.txid().get().saturating_add(1)),
         };
-        self.context.lease.claim(lineage, &taken);
-        Ok(begin(&taken, remote, apart))
+        self.context.lease.claim(lineage, &taken, range);
+        Ok(begun)
     }
 
     /// The replica has another history: an error, unless the operator wants ours to follow it.
@@ -166,7 +192,10 @@ impl Replica {
     pub(super) fn looked(&self, taken: &Result<Taken, StoreError>) {
         let us = self.context.lease.owner();
         let wanted = match taken {
-            Ok(taken) => judge(taken, us) == Claim::ToBeProven,
+            // What is newest is not known yet.
+            Ok(taken) => {
+                judge(taken, us, Txid::MAX, self.may_be_given_to_two()) == Claim::ToBeProven
+            }
             Err(error) => matches!(error, StoreError::LeaseHeld { .. }),
         };
         let known = {
@@ -232,6 +261,16 @@ mod tests {
         )
     }
 
+    /// Found a replica with this newest transaction.
+    fn ranged(owner: Owner, found: u64, begins: u64) -> LeaseRecord {
+        let mut record = record(owner);
+        record.range = Some(TxidRange {
+            found: Txid::new(found),
+            begins: Txid::new(begins),
+        });
+        record
+    }
+
     #[test]
     fn the_owner_and_whoever_is_in_its_place_goes_on_and_everybody_else_has_to_prove_it() {
         let us = owner(Identity::random(), 1);
@@ -245,14 +284,48 @@ mod tests {
             (Taken::Released(elsewhere.clone()), Claim::ToBeProven),
             (Taken::FromAnother(elsewhere), Claim::ToBeProven),
             (Taken::Displacing(record(us.clone())), Claim::ToBeProven),
+            (
+                Taken::Displacing(ranged(us.clone(), 6, 8)),
+                Claim::ToBeProven,
+            ),
+            (Taken::Displacing(ranged(us.clone(), 7, 8)), Claim::Rightful),
         ];
         for (taken, expected) in cases {
-            assert_eq!(judge(&taken, &us), expected, "{taken:?}");
+            for blind in [false, true] {
+                let judged = judge(&taken, &us, Txid::new(7), blind);
+                assert_eq!(judged, expected, "{taken:?}");
+            }
         }
     }
 
+    /// What the lease says is of before, and came late.
     #[test]
-    fn a_new_owner_begins_above_whatever_the_one_before_may_still_store() {
+    fn whoever_is_in_the_place_of_one_that_did_not_store_what_is_newest_has_to_prove_it() {
+        let us = owner(Identity::random(), 1);
+        let before = |found, begins| ranged(owner(Identity::random(), 1), found, begins);
+        for (newest, found, begins, expected) in [
+            (7, 7, EPOCH, Claim::Rightful), // it has stored nothing
+            (9, 7, 8, Claim::Rightful),
+            (EPOCH + 9, 7, EPOCH, Claim::Rightful),
+            (9, 7, EPOCH, Claim::ToBeProven),
+            (2 * EPOCH + 9, 7, EPOCH, Claim::ToBeProven),
+        ] {
+            let last = before(found, begins);
+            for taken in [Taken::Released(last.clone()), Taken::FromAnother(last)] {
+                let judged = |blind| judge(&taken, &us, Txid::new(newest), blind);
+                assert_eq!(judged(true), expected, "{newest:x} of {taken:?}");
+                assert_eq!(judged(false), Claim::Rightful, "the store saw to that");
+            }
+        }
+    }
+
+    /// A moment of 2026.
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 + seconds)
+    }
+
+    #[test]
+    fn who_goes_on_in_order_goes_on_where_the_replica_ends() {
         let other = record(owner(Identity::random(), 2));
         let [ours, theirs] = [Remote::Ours, Remote::Other].map(|of| of(Txid::new(0x1_0000_0007)));
         for taken in [
@@ -260,67 +333,89 @@ mod tests {
             Taken::Again(other.clone()),
             Taken::Released(other.clone()),
         ] {
-            assert_eq!(begin(&taken, ours, None), ours, "{taken:?}");
-            assert_eq!(begin(&taken, theirs, None), theirs, "{taken:?}");
-        }
-        for taken in [Taken::FromAnother(other.clone()), Taken::Displacing(other)] {
-            for remote in [ours, theirs] {
-                let above = Remote::Other(Txid::new(0x1_ffff_ffff));
-                assert_eq!(
-                    begin(&taken, remote, None),
-                    above,
-                    "with a snapshot of 2 * 2^32"
-                );
-            }
+            assert_eq!(begin(&taken, ours, at(0), false), ours, "{taken:?}");
+            assert_eq!(begin(&taken, theirs, at(0), false), theirs, "{taken:?}");
+            assert_eq!(begin(&taken, ours, at(0), true), ours, "{taken:?}");
             let empty = Remote::Other(Txid::ZERO);
-            assert_eq!(
-                begin(&taken, empty, None),
-                empty,
-                "nobody has stored anything"
+            assert_eq!(begin(&taken, empty, at(0), true), empty, "{taken:?}");
+            // There may be somebody else of whom nobody knows.
+            let apart = begin(&taken, theirs, at(0), true);
+            assert!(
+                apart.txid() > theirs.txid() && apart.txid().next().get().is_multiple_of(EPOCH)
             );
         }
     }
-    /// The one before may have begun in the same way, and have stored nothing yet.
+
     #[test]
-    fn where_the_lease_cannot_be_relied_on_who_begins_later_begins_above() {
-        let another = Taken::FromAnother(record(owner(Identity::random(), 2)));
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-        let in_2026 = 1_795_000_000;
-        for txid in [0, 7, 0x1_0000_0007, 0x0cf0_0000_0000_0000] {
-            let remote = Remote::Other(Txid::new(txid));
-            let first = |seconds| {
-                let begun = begin(&another, remote, Some(at(in_2026 + seconds)));
-                begun.txid().next().get()
-            };
-            for seconds in 0..5 {
-                assert!(first(seconds) > txid && first(seconds) % EPOCH == 0);
-                assert!(first(seconds + 1) > first(seconds), "after {txid:x}");
+    fn a_new_owner_begins_above_whatever_the_one_before_may_still_store() {
+        let them = owner(Identity::random(), 2);
+        for blind in [false, true] {
+            for txid in [
+                0,
+                7,
+                0x1_0000_0007,
+                0x0cf0_0000_0000_0000,
+                0x7000_0000_0000_0000,
+            ] {
+                for of in [Remote::Ours, Remote::Other] {
+                    let remote = of(Txid::new(txid));
+                    // What it began with after what it found, and has not stored.
+                    let first = begin(
+                        &Taken::FromAnother(record(them.clone())),
+                        remote,
+                        at(0),
+                        blind,
+                    );
+                    let first = first.txid().next().get();
+                    assert!(first > txid && first.is_multiple_of(EPOCH), "{first:x}");
+                    let last = ranged(them.clone(), txid, first);
+                    for seconds in [0, 1, 300] {
+                        for taken in [
+                            Taken::FromAnother(last.clone()),
+                            Taken::Displacing(last.clone()),
+                        ] {
+                            let ours = begin(&taken, remote, at(seconds), blind)
+                                .txid()
+                                .next()
+                                .get();
+                            assert!(
+                                ours >= first + EPOCH && ours.is_multiple_of(EPOCH),
+                                "{ours:x} after {first:x}"
+                            );
+                        }
+                    }
+                }
             }
         }
-        // The other one took it a day later than now, by its clock.
-        let day = 24 * 60 * 60;
-        let mut last = record(owner(Identity::random(), 2));
-        last.since = at(in_2026 + day);
-        let empty = Remote::Other(Txid::ZERO);
-        let theirs = begin(&another, empty, Some(last.since));
-        let ours = begin(&Taken::FromAnother(last), empty, Some(at(in_2026)));
-        assert!(ours.txid() > theirs.txid(), "{ours:?} after {theirs:?}");
-        let released = Taken::Released(record(owner(Identity::random(), 2)));
-        let now = Some(at(in_2026));
-        assert_eq!(begin(&released, empty, now), empty, "nothing is under way");
+    }
+
+    /// Of whom the one who comes later does not know.
+    #[test]
+    fn of_two_new_owners_the_later_one_begins_above() {
+        let another = Taken::FromAnother(record(owner(Identity::random(), 2)));
+        for txid in [0, 7, 0x1_0000_0007] {
+            let remote = Remote::Other(Txid::new(txid));
+            let first = |seconds| begin(&another, remote, at(seconds), true).txid();
+            assert!(
+                first(1) > first(0) && first(100) > first(1),
+                "after {txid:x}"
+            );
+        }
     }
 
     #[test]
-    fn a_clock_that_is_wrong_costs_no_transactions() {
-        let another = Taken::FromAnother(record(owner(Identity::random(), 2)));
+    fn a_clock_that_is_wrong_costs_few_transactions() {
+        let them = owner(Identity::random(), 2);
+        let another = Taken::FromAnother(record(them.clone()));
         let above = Remote::Other(Txid::new(0x1_ffff_ffff));
-        for seconds in [0, YEAR_2020, YEAR_2020 + (1 << 32), 1 << 40] {
+        let remote = Remote::Other(Txid::new(0x1_0000_0007));
+        for seconds in [0, YEAR_2020, YEAR_2020 + LAST_EPOCH, 1 << 40] {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
-            let remote = Remote::Other(Txid::new(0x1_0000_0007));
-            assert_eq!(begin(&another, remote, Some(now)), above, "{seconds}");
+            assert_eq!(begin(&another, remote, now, true), above, "{seconds}");
         }
-        let last = Remote::Other(Txid::MAX);
-        let now = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000));
-        assert_eq!(begin(&another, last, now), last, "nothing is above it");
+        // Whatever somebody else's lease says.
+        let forged = Taken::FromAnother(ranged(them, 0, u64::MAX));
+        let begun = begin(&forged, remote, at(0), true).txid().next().get();
+        assert_eq!(begun, LAST_EPOCH * EPOCH);
     }
 }

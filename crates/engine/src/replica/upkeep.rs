@@ -12,7 +12,7 @@ use std::{
 use evertide_ltx::Txid;
 use evertide_storage::{Clock, LtxObject};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -52,6 +52,8 @@ pub(super) struct Upkeep {
     replica: String,
     /// How often maintenance has begun and ended: while it is the same, nothing was stored.
     turns: Arc<AtomicU64>,
+    /// Notified when something is there that nobody here has captured.
+    doubt: Arc<Notify>,
     /// Nothing is done to a replica before its history is known to be ours.
     known: bool,
     due: Option<Instant>,
@@ -79,10 +81,16 @@ impl Upkeep {
             status: context.status.clone(),
             replica: context.options.name.clone(),
             turns: Arc::default(),
+            doubt: Arc::default(),
             known: false,
             due: None,
             failures: 0,
         }
+    }
+
+    /// Notified when something is there that nobody here has captured: then somebody else writes, or did.
+    pub(super) fn doubt(&self) -> Arc<Notify> {
+        Arc::clone(&self.doubt)
     }
 
     /// How often maintenance has begun and ended so far.
@@ -167,6 +175,9 @@ impl Upkeep {
         self.turns.fetch_add(1, Ordering::Relaxed);
         let done = self.maintenance.done();
         let merged = self.maintenance.merged();
+        if self.maintenance.newest() > self.captured.borrow().txid {
+            self.doubt.notify_one();
+        }
         let error = match &result {
             Ok(_) => {
                 self.failures = 0;
@@ -272,6 +283,7 @@ mod tests {
             status: watch::Sender::new(status),
             replica: options.name,
             turns: Arc::default(),
+            doubt: Arc::default(),
             known: false,
             due: None,
             failures: 0,

@@ -389,13 +389,15 @@ impl ReplicaClient for Line {
             (_, precondition) => precondition,
         };
         let (line, key) = (self.clone(), key.clone());
-        let sender = self.0.state().task;
-        // Whoever is started anew knows nothing of a record that the process before has sent, and where the store cannot
-        // refuse it takes it for its own.
-        let lasts = self.0.conditions == Conditions::All || key != SmallKey::lease();
+        // What is compared before it is written may be overtaken.
+        let detour = {
+            let random = &mut self.0.state().random;
+            let seconds = random.u64(1..10);
+            (random.u8(..10) == 0).then(|| Duration::from_secs(seconds))
+        };
         self.change("put", async move {
-            if !lasts && line.0.state().task != sender {
-                return Err(line.failed("put"));
+            if let Some(detour) = detour {
+                sleep(detour).await;
             }
             let version = line.0.inner.put_small(&key, content, condition).await?;
             if key == SmallKey::lease() {

@@ -222,12 +222,13 @@ impl Node {
         let identity = LocalIdentity::open(&OsDisk, &self.dir.path().join("identity")).unwrap();
         let client: Arc<dyn ReplicaClient> = Arc::new(self.line.clone());
         let clock: Arc<dyn Clock> = self.clock.clone();
-        let lease = Arc::new(Lease::new(
+        let lease = Lease::new(
             Arc::clone(&client),
             Arc::clone(&clock),
             owner(identity.owner, &self.path),
             self.options.lease_duration,
-        ));
+        );
+        let lease = Arc::new(lease.knowing(identity.leases.of(&client.location())));
         let now = {
             let mut database = self.database();
             database.begun = Some(database.pages.clone());

@@ -12,6 +12,7 @@ use evertide_testkit::Fuzz;
 use super::{
     TableSums, Tips,
     identity::{self, LocalIdentity, Stored},
+    leases::{self, KnownLeases},
     pages::{PageChanges, PageEntry, PageTable},
     position::{Position, PositionFile, crc_at_the_end},
     stage::Stage,
@@ -185,6 +186,44 @@ fn no_bytes_are_taken_for_the_identity_of_another_state() {
             }
         })
         .assert_reached(&["refused", "a copy", "its own"], 3);
+}
+
+#[test]
+fn no_bytes_are_taken_for_leases_that_were_not_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("leases");
+    let some = [(1, 2), (u64::MAX, 0)].into();
+    Fuzz::target("leases")
+        .corpus([
+            leases::encode(&leases::Seals::new()),
+            leases::encode(&some),
+            b"evertide leases 1\n".to_vec(),
+        ])
+        .words(&["0000000000000007 ", "ffffffffffffffff", " ", "\n", "crc "])
+        .repair(seal)
+        .inputs(2_000)
+        .run(|input| {
+            fs::write(&path, input.bytes).unwrap();
+            let stored = leases::decode(input.bytes);
+            if let Some(stored) = &stored {
+                let again = leases::decode(&leases::encode(stored));
+                assert_eq!(again.as_ref(), Some(stored));
+            }
+            let mut sealed = input.bytes.to_vec();
+            seal(&mut sealed);
+            assert!(stored.is_none() || sealed == input.bytes);
+            // Whatever was there, what is noted now is known next.
+            let known = KnownLeases::open(&OsDisk, &path).unwrap();
+            known.note(&OsDisk, "here", 7).unwrap();
+            let next = KnownLeases::open(&OsDisk, &path).unwrap();
+            assert_eq!(next.of("here"), Some(7));
+            match stored {
+                None => "refused".into(),
+                Some(stored) if stored.is_empty() => "none".into(),
+                Some(_) => "some".to_owned(),
+            }
+        })
+        .assert_reached(&["refused", "none", "some"], 3);
 }
 
 /// The entries of a table, by the documentation.

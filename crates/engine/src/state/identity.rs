@@ -22,6 +22,7 @@ use std::{
 
 use evertide_storage::{Disk, DiskFile, Identity};
 
+use super::{leases::KnownLeases, text_of};
 use crate::verify::{sealed, unsealed};
 
 const TITLE: &str = "evertide identity 1";
@@ -34,6 +35,8 @@ pub(crate) struct LocalIdentity {
     path: PathBuf,
     pub(crate) owner: Identity,
     lineage: Mutex<Option<Identity>>,
+    /// The leases that this owner is known to have had last.
+    pub(crate) leases: KnownLeases,
 }
 
 /// Device and inode.
@@ -43,9 +46,7 @@ impl LocalIdentity {
     /// Reads the identity of a state that is locked, or begins one.
     pub(crate) fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
         let file = open_or_create(disk, path)?;
-        let mut bytes = [0; MOST];
-        let read = file.read_at(&mut bytes, 0)?;
-        let found = decode(bytes.get(..read).unwrap_or_default());
+        let found = decode(&text_of::<MOST>(&*file)?);
         let place = place(&*file)?;
         let (owner, lineage) = match found {
             Some(found) if found.place == place => (found.owner, found.lineage),
@@ -56,6 +57,7 @@ impl LocalIdentity {
             path: path.to_owned(),
             owner,
             lineage: Mutex::new(lineage),
+            leases: KnownLeases::open(disk, &path.with_file_name("leases"))?,
         };
         if found.is_none_or(|found| found.place != place) {
             identity.write(&*file, lineage)?;
@@ -98,7 +100,7 @@ impl LocalIdentity {
     }
 }
 
-fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+pub(super) fn open_or_create(disk: &dyn Disk, path: &Path) -> io::Result<Box<dyn DiskFile>> {
     match disk.create_new(path, 0o600) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => disk.open_rw(path),
         created => created,

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `lock` | locked while a process replicates the database; names that process |
 //! | `identity` | who writes with this state, and of which history it is |
+//! | `leases` | which leases of ours replicas are known to have, of those in stores without conditions |
 //! | `position` | where capture stands |
 //! | `pages` | the page table: checksum of each page, and the transaction that changed it last |
 //! | `ltx/0/<min>-<max>.ltx` | captured files that not every replica has yet, and the newest one |
@@ -13,6 +14,7 @@
 mod fuzz;
 mod home;
 mod identity;
+mod leases;
 mod pages;
 mod position;
 mod stage;
@@ -68,6 +70,14 @@ impl Drop for StateLock {
             tracing::error!(%error, "cannot unlock the local state");
         }
     }
+}
+
+/// The first bytes of a file that has no more of them.
+fn text_of<const MOST: usize>(file: &dyn DiskFile) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; MOST];
+    let read = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(read);
+    Ok(bytes)
 }
 
 /// The folder of the local state of a database.

@@ -7,7 +7,13 @@ use futures_util::future::join_all;
 
 use super::Replicas;
 use crate::{
-    Error, Identity, Lease, LeasedClient, Owner, ReplicaClient, SystemClock, Taken, bytes_stream,
+    Error, Identity, Lease, LeasedClient, Owner, ReplicaClient, SystemClock, Taken, TxidRange,
+    bytes_stream,
+};
+
+const RANGE: TxidRange = TxidRange {
+    found: Txid::ZERO,
+    begins: Txid::FIRST,
 };
 
 /// Of several who want to write at the same moment one may. The others are told so, and one of them may
@@ -22,7 +28,7 @@ pub async fn of_several_writers_one_has_the_lease(replicas: &impl Replicas) {
         .collect();
     for lease in &leases {
         assert_eq!(lease.look().await.expect("free"), Taken::New);
-        lease.claim(Identity::random(), &Taken::New);
+        lease.claim(Identity::random(), &Taken::New, RANGE);
     }
     let write = async |number: u64, lease: &Arc<Lease>| {
         let client = LeasedClient::new(replicas.open("one"), Arc::clone(lease));
@@ -62,7 +68,7 @@ pub async fn of_several_writers_one_has_the_lease(replicas: &impl Replicas) {
     let next = &leases[(winner + 1) % leases.len()];
     let taken = next.look().await.expect("free");
     assert!(matches!(taken, Taken::Released(_)), "{taken:?}");
-    next.claim(Identity::random(), &taken);
+    next.claim(Identity::random(), &taken, RANGE);
     next.ensure().await.expect("taken");
     assert!(leases[winner].look().await.is_err());
 }

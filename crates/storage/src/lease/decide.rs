@@ -24,7 +24,7 @@ pub(super) enum Verdict {
 }
 
 /// Decides from the lease as it was read, the time of day, and for how long it has been seen unchanged. A lease that is
-/// of `us` has ended, unless somebody else's may have been there in its place (`None`).
+/// of `us` has ended, unless somebody else's may have been there in its place (`None`), of which nothing is known.
 ///
 /// The second of the two ways in which it ends needs no clocks that agree: who renews it changes the
 /// object, so one that did not change for as long as it lasts has ended, whatever its times say.
@@ -34,15 +34,23 @@ pub(super) fn decide(
     now: SystemTime,
     unchanged: Duration,
 ) -> Verdict {
-    let ended = |owner: &Owner| us.is_some_and(|us| (owner.id, owner.boot) == (us.id, us.boot));
-    let held = |last: &&LeaseRecord| last.state == LeaseState::Held && !ended(&last.owner);
+    let held = |last: &&LeaseRecord| match us {
+        Some(us) => {
+            let is_ours = (last.owner.id, last.owner.boot) == (us.id, us.boot);
+            last.state == LeaseState::Held && !is_ours
+        }
+        None => true,
+    };
     let Some(last) = last.filter(held) else {
         return Verdict::Free;
     };
     let duration = last.duration.min(LONGEST);
     let by_watching = (duration + duration / DRIFT).saturating_sub(unchanged);
     let end = last.renewed.checked_add(duration + CLOCK_SKEW);
-    let by_clock = match end.map(|end| end.duration_since(now)) {
+    let by_clock = match end
+        .filter(|_| us.is_some())
+        .map(|end| end.duration_since(now))
+    {
         Some(Ok(left)) => left,
         Some(Err(_)) => Duration::ZERO,
         None => Duration::MAX,
@@ -104,6 +112,30 @@ mod tests {
     fn held(seconds: u64) -> Verdict {
         Verdict::Held {
             wait: Duration::from_secs(seconds),
+        }
+    }
+
+    /// It may be there in place of somebody else's, of which nothing is known.
+    #[test]
+    fn one_that_came_late_is_watched_whatever_it_says() {
+        for state in [
+            LeaseState::Held,
+            LeaseState::Released,
+            LeaseState::Abandoned,
+        ] {
+            let late = LeaseRecord {
+                state,
+                ..record(US)
+            };
+            for now in [0, 2_000, 1_000_000] {
+                let verdict = |unchanged| {
+                    let unchanged = Duration::from_secs(unchanged);
+                    decide(Some(&late), None, time(now), unchanged)
+                };
+                assert_eq!(verdict(0), held(126), "{state:?} at {now}");
+                assert_eq!(verdict(125), held(1), "{state:?} at {now}");
+                assert_eq!(verdict(126), Verdict::Free, "{state:?} at {now}");
+            }
         }
     }
 

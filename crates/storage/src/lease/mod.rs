@@ -10,7 +10,8 @@
 //!   ([`Capabilities::compare_and_set`](crate::Capabilities)), the object is read again a second later; two
 //!   who write in the very same moment are both told that the other won, or one is.
 //!   Who writes long after the look that came before may have written over somebody else, and waits as
-//!   for a stranger's lease ([`Taken::Displacing`]).
+//!   for a stranger's lease ([`Taken::Displacing`]). So does a process that finds a record of the one before it,
+//!   unless that is the one which is known to have been stored in time ([`Lease::knowing`]).
 //! - Its owner stops writing when a quarter of it is left, measured from before the request that renewed
 //!   it, by a clock that goes on while the machine sleeps, and by the time of day. Who waits for it
 //!   measures from when it saw it, or adds five minutes to its end (`decide`).
@@ -28,10 +29,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::sync::watch;
+
 use self::decide::{Renewed, Verdict, decide, margin, renewal};
 pub use self::{
     client::LeasedClient,
-    record::{Identity, LeaseRecord, LeaseState, NotAnIdentity, Owner},
+    record::{Identity, LeaseRecord, LeaseState, NotAnIdentity, Owner, TxidRange},
 };
 use crate::{Clock, Error, Precondition, ReplicaClient, SmallKey, Version};
 
@@ -39,8 +42,10 @@ use crate::{Clock, Error, Precondition, ReplicaClient, SmallKey, Version};
 const SHORTEST: Duration = Duration::from_millis(100);
 /// How often a renewal is tried whose answer may have been lost.
 const TRIES: u32 = 3;
-/// How long others may take to write over a lease in a store that cannot prevent it.
+/// How long others may take to write over a lease of ours that has ended, in a store that cannot prevent it.
 const SETTLING: Duration = Duration::from_secs(1);
+/// The same where it is the first one of a process. Who takes longer waits as for a stranger's.
+const SETTLING_AT_FIRST: Duration = Duration::from_secs(5);
 
 /// The lease of one replica, for one writer in this process.
 pub struct Lease {
@@ -52,6 +57,8 @@ pub struct Lease {
     /// Requests go one at a time.
     requests: tokio::sync::Mutex<()>,
     state: Mutex<State>,
+    /// The seal of the record of ours that was stored last, and in time, in a store without conditions.
+    known: watch::Sender<Option<u64>>,
 }
 
 #[derive(Default)]
@@ -83,6 +90,7 @@ struct Seen {
 #[derive(Clone, Copy)]
 struct Claim {
     lineage: Identity,
+    range: TxidRange,
     generation: u64,
     since: SystemTime,
 }
@@ -141,7 +149,21 @@ impl Lease {
             duration: duration.max(SHORTEST),
             requests: tokio::sync::Mutex::default(),
             state: Mutex::default(),
+            known: watch::Sender::default(),
         }
+    }
+
+    /// With what [`Lease::known`] said in the process before, of the same owner and replica: without it that one's
+    /// lease is waited for, where the store has no conditions.
+    pub fn knowing(self, known: Option<u64>) -> Self {
+        self.known.send_replace(known);
+        self
+    }
+
+    /// Which record of ours is known to be the last one that was stored in time: for the process after this one. Stays
+    /// `None` where the store has conditions, and nobody needs it.
+    pub fn known(&self) -> watch::Receiver<Option<u64>> {
+        self.known.subscribe()
     }
 
     /// Whose it is to be.
@@ -149,8 +171,7 @@ impl Lease {
         &self.owner
     }
 
-    /// Reads who has the lease, unless it is known to be ours now. If it can be taken, it is taken by
-    /// the first write after [`Lease::claim`].
+    /// Reads who has the lease. If it can be taken, it is taken by the first write after [`Lease::claim`].
     ///
     /// # Errors
     ///
@@ -158,15 +179,6 @@ impl Lease {
     /// understood, and those of the store.
     pub async fn look(&self) -> Result<Taken, Error> {
         let _one = self.requests.lock().await;
-        if self.check().is_ok()
-            && let Some(record) = self
-                .state()
-                .seen
-                .as_ref()
-                .and_then(|seen| seen.record.clone())
-        {
-            return Ok(Taken::Again(record));
-        }
         let known = self.state().version();
         let last = self.read().await?;
         let (unchanged, displacing) = {
@@ -178,6 +190,10 @@ impl Lease {
                         state.forget();
                         state.displacing = true;
                     }
+                }
+                Some(last) if self.is_unknown(last) => {
+                    state.forget();
+                    state.displacing = true;
                 }
                 _ => state.forget(),
             }
@@ -213,12 +229,16 @@ impl Lease {
         }
     }
 
-    /// Lets the next write take the lease as [`Lease::look`] found it, for a replica of this history. Where it is
-    /// known by now that somebody else has taken it since, nothing happens, and the write is refused.
-    pub fn claim(&self, lineage: Identity, taken: &Taken) {
+    /// Lets the next write take the lease as [`Lease::look`] found it, for a replica of this history, to write these
+    /// transactions. Where it is known by now that somebody else has taken it since, nothing happens, and the write is
+    /// refused.
+    pub fn claim(&self, lineage: Identity, taken: &Taken, range: TxidRange) {
         let now = self.clock.now();
         let mut state = self.state();
-        if state.claim.is_some_and(|claim| claim.lineage == lineage) {
+        if let Some(claim) = &mut state.claim
+            && claim.lineage == lineage
+        {
+            claim.range = range;
             return;
         }
         let last = state.seen.as_ref().and_then(|seen| seen.record.as_ref());
@@ -233,6 +253,7 @@ impl Lease {
         };
         state.claim = Some(Claim {
             lineage,
+            range,
             generation,
             since: now,
         });
@@ -298,7 +319,11 @@ impl Lease {
         let record = self.record(claim, self.clock.now(), let_go);
         match self.put(&record, Some(version)).await {
             Err(error) if error.is_conflict() => Ok(()), // it is not ours any more
-            stored => stored.map(drop),
+            Err(error) => Err(error),
+            Ok(_) => {
+                self.knows(&record);
+                Ok(())
+            }
         }
     }
 
@@ -348,12 +373,12 @@ impl Lease {
             now: self.clock.now(),
         };
         let record = self.record(claim, begun.now, LeaseState::Held);
-        let blind = !self.client.capabilities().compare_and_set;
+        let blind = self.is_blind();
         self.state().sent.get_or_insert(begun.uptime);
         match self.put(&record, seen.version).await {
             Ok(version) => {
                 let mut state = self.state();
-                state.note(Some(version), Some(record), begun.uptime);
+                state.note(Some(version), Some(record.clone()), begun.uptime);
                 state.sent = None;
             }
             Err(error) if error.is_conflict() => {
@@ -363,21 +388,46 @@ impl Lease {
                 }
                 return Ok(());
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                self.state().unsettled = true;
+                return Err(error);
+            }
         }
         let took = self.clock.uptime().saturating_sub(begun.uptime);
-        if blind && took >= margin(self.duration) {
+        if blind && took >= self.in_time(taken) {
             self.still_ours()?;
         }
-        if blind && (!taken || self.left().is_zero()) {
-            tokio::time::sleep(SETTLING).await;
+        if blind && self.left().is_zero() {
+            let settling = if taken { SETTLING } else { self.in_time(false) };
+            tokio::time::sleep(settling).await;
             self.recognise().await?;
         }
         let mut state = self.state();
         state.renewed = Some(begun);
         state.taken = true;
         state.displacing = false;
+        drop(state);
+        self.knows(&record);
         Ok(())
+    }
+
+    /// Whether the store writes over whatever has come since it was looked at.
+    fn is_blind(&self) -> bool {
+        !self.client.capabilities().compare_and_set
+    }
+
+    /// This record of ours was stored, and nobody else had the lease meanwhile.
+    fn knows(&self, record: &LeaseRecord) {
+        if self.is_blind() {
+            self.known.send_replace(Some(record.seal()));
+        }
+    }
+
+    /// Whether a record of the process before may have been stored without condition long after it was sent, and so have
+    /// replaced that of somebody else.
+    fn is_unknown(&self, last: &LeaseRecord) -> bool {
+        let is_known = *self.known.borrow() == Some(last.seal());
+        self.is_blind() && last.owner.id == self.owner.id && !is_known
     }
 
     /// What is there is not what was there: our own, whose answer was lost, or somebody else's.
@@ -393,9 +443,19 @@ impl Lease {
     /// Whether a record of ours of which nobody has heard may have been stored without condition long after it was sent, and
     /// so have replaced that of somebody else.
     fn arrived_late(&self, state: &State) -> bool {
-        let blind = !self.client.capabilities().compare_and_set;
         let passed = state.sent.map(|at| self.clock.uptime().saturating_sub(at));
-        blind && passed.is_none_or(|passed| passed >= margin(self.duration))
+        self.is_blind() && passed.is_none_or(|passed| passed >= self.in_time(state.taken))
+    }
+
+    /// What is stored in less time than this has replaced nobody who writes. Of two who take the lease at the same time
+    /// both are there after so long, and know who was the last.
+    fn in_time(&self, taken: bool) -> Duration {
+        let margin = margin(self.duration);
+        if taken {
+            margin
+        } else {
+            margin.min(SETTLING_AT_FIRST)
+        }
     }
 
     /// After a record of ours was stored without condition, long after the last look. Where our lease has ended meanwhile it
@@ -458,6 +518,7 @@ impl Lease {
             session: self.session,
             since: claim.since,
             state,
+            range: Some(claim.range),
             ..LeaseRecord::new(claim.lineage, self.owner.clone(), now, self.duration)
         }
     }

@@ -9,6 +9,8 @@
 //! session 0d1fa2c3b4d5968778695a4b3c2d1e0f
 //! boot 5c1f0e9d8b7a6655
 //! home 77ab01c2d3e4f506
+//! found 000000000000002a
+//! begins 0cf1a6c000000000
 //! host db1
 //! process 4711 (evertide)
 //! since 2026-11-28T17:25:09.000Z
@@ -18,7 +20,7 @@
 //! ```
 //!
 //! The second line has the CRC-64 of those after it; a lease that an earlier version wrote begins with its
-//! lineage. A line with another name is for a later version, and passed over.
+//! lineage, or says nothing of transactions. A line with another name is for a later version, and passed over.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +30,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use evertide_ltx::{Checksum, Pgno};
+use evertide_ltx::{Checksum, Pgno, Txid};
 use humantime::{format_rfc3339_millis, format_rfc3339_seconds, parse_rfc3339};
 
 const TITLE: &str = "evertide lease 1";
@@ -114,6 +116,17 @@ pub struct LeaseRecord {
     pub duration: Duration,
     /// Whether its owner still has it.
     pub state: LeaseState,
+    /// Which transactions its owner found, and uses; `None` where an earlier version wrote it.
+    pub range: Option<TxidRange>,
+}
+
+/// Of which transactions the owner of a lease writes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TxidRange {
+    /// The newest one that the replica had when it took the lease, zero where it was empty.
+    pub found: Txid,
+    /// The first one that it stores.
+    pub begins: Txid,
 }
 
 /// What the owner of a lease did last with it.
@@ -152,6 +165,7 @@ impl LeaseRecord {
             renewed: now,
             duration,
             state: LeaseState::Held,
+            range: None,
         }
     }
 
@@ -162,12 +176,21 @@ impl LeaseRecord {
         let [since, renewed] = [self.since, self.renewed].map(format_rfc3339_millis);
         let lasts = self.duration.as_millis();
         let state = self.state.name();
+        let range = self
+            .range
+            .map(|TxidRange { found, begins }| format!("found {found}\nbegins {begins}\n"));
+        let range = range.unwrap_or_default();
         let body = format!(
             "lineage {lineage}\ngeneration {generation}\nowner {id}\nsession {session}\n\
-             boot {boot:016x}\nhome {home:016x}\nhost {host}\nprocess {process}\nsince {since}\nrenewed {renewed}\n\
+             boot {boot:016x}\nhome {home:016x}\n{range}host {host}\nprocess {process}\nsince {since}\nrenewed {renewed}\n\
              lasts_ms {lasts}\nstate {state}\n"
         );
         format!("{TITLE}\ncrc {}\n{body}", crc(&body))
+    }
+
+    /// Tells this record from every other one.
+    pub(super) fn seal(&self) -> u64 {
+        crc(&self.encode()).get()
     }
 
     /// Reads what `encode` wrote; `None` where it is damaged, or of another version.
@@ -200,6 +223,13 @@ impl LeaseRecord {
                 let name = field("state")?;
                 let mut states = LeaseState::ALL.into_iter();
                 states.find(|state| state.name() == name)?
+            },
+            range: match (field("found"), field("begins")) {
+                (Some(found), Some(begins)) => Some(TxidRange {
+                    found: found.parse().ok()?,
+                    begins: begins.parse().ok()?,
+                }),
+                _ => None,
             },
         })
     }
@@ -258,6 +288,10 @@ pub(super) mod tests {
             renewed: time(2_000),
             duration: Duration::from_secs(120),
             state: LeaseState::Held,
+            range: Some(TxidRange {
+                found: Txid::new(0x2a),
+                begins: Txid::MAX,
+            }),
         }
     }
 
@@ -300,7 +334,11 @@ pub(super) mod tests {
                    owner 00000000000000000000000000000001\nsession 0000000000000000000000000000000b\n\
                    boot 0000000000000005\nhome 0000000000000009\nhost db1\nprocess 4711 (evertide)\n\
                    since 1970-01-01T00:16:40.000Z\nrenewed 1970-01-01T00:33:20.000Z\nlasts_ms 120000\nstate held\n";
-        assert_eq!(LeaseRecord::decode(old.as_bytes()), Some(record(1)));
+        let expected = LeaseRecord {
+            range: None,
+            ..record(1)
+        };
+        assert_eq!(LeaseRecord::decode(old.as_bytes()), Some(expected));
     }
 
     #[test]

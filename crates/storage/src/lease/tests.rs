@@ -13,6 +13,10 @@ use futures_util::{FutureExt, StreamExt, future::join, stream};
 use super::*;
 use crate::{ByteStream, Capabilities, CountingClient, ManualClock, MemoryClient, bytes_stream};
 
+const RANGE: TxidRange = TxidRange {
+    found: Txid::ZERO,
+    begins: Txid::FIRST,
+};
 const LASTS: Duration = Duration::from_secs(120);
 
 /// A writer with a clock of its own.
@@ -28,7 +32,23 @@ impl Writer {
         Self::with_owner(store, process, Identity::random())
     }
 
+    /// The process after this one: as much later, and with what this one has noted, if anything.
+    fn restarted(&self, store: &Arc<CountingClient>, known: Option<u64>) -> Self {
+        let next = Self::with_known(store, "33", self.lease.owner().id, known);
+        next.clock.advance(self.clock.uptime());
+        next
+    }
+
     fn with_owner(store: &Arc<CountingClient>, process: &str, id: Identity) -> Self {
+        Self::with_known(store, process, id, None)
+    }
+
+    fn with_known(
+        store: &Arc<CountingClient>,
+        process: &str,
+        id: Identity,
+        known: Option<u64>,
+    ) -> Self {
         let store: Arc<dyn ReplicaClient> = Arc::clone(store) as Arc<dyn ReplicaClient>;
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let clock = Arc::new(ManualClock::new(now));
@@ -40,7 +60,7 @@ impl Writer {
             process: process.to_owned(),
         };
         let lease = Lease::new(Arc::clone(&store), clock.clone(), owner, LASTS);
-        let lease = Arc::new(lease);
+        let lease = Arc::new(lease.knowing(known));
         let client = LeasedClient::new(store, Arc::clone(&lease));
         let lineage = Identity::random();
         Self {
@@ -54,7 +74,7 @@ impl Writer {
     /// Looks, and may write from now on.
     async fn claim(&self) -> Result<Taken, Error> {
         let taken = self.lease.look().await?;
-        self.lease.claim(self.lineage, &taken);
+        self.lease.claim(self.lineage, &taken, RANGE);
         Ok(taken)
     }
 
@@ -111,7 +131,7 @@ async fn a_look_that_is_out_of_date_gives_no_claim_to_what_was_taken_since() {
     second.put(2).await.unwrap();
     // Another task of it hears of that first.
     assert!(first.put(3).await.is_err());
-    first.lease.claim(first.lineage, &looked);
+    first.lease.claim(first.lineage, &looked, RANGE);
     let error = first.put(3).await.unwrap_err();
     assert!(matches!(error, Error::LeaseLost { .. }), "{error}");
     let claimed = first.claim().await;
@@ -633,10 +653,88 @@ async fn in_a_store_without_conditions_an_answer_that_is_lost_costs_no_wait() {
     let writer = Writer::new(&store, "11");
     writer.claim().await.unwrap();
     writer.put(1).await.unwrap_err();
-    pass(&[&writer], 20);
+    pass(&[&writer], 4);
     let taken = writer.claim().await.unwrap();
     assert!(matches!(taken, Taken::Again(_)), "{taken:?}");
     writer.put(1).await.unwrap();
+}
+
+fn known(writer: &Writer) -> Option<u64> {
+    *writer.lease.known().borrow()
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_restart_goes_on_at_once_with_the_lease_that_is_known() {
+    let store = odd(0, false);
+    let before = Writer::new(&store, "11");
+    before.claim().await.unwrap();
+    assert_eq!(known(&before), None, "nothing was stored");
+    before.put(1).await.unwrap();
+    pass(&[&before], 61);
+    before.put(2).await.unwrap();
+    let after = before.restarted(&store, known(&before));
+    let taken = after.claim().await.unwrap();
+    assert!(matches!(taken, Taken::Again(_)), "{taken:?}");
+    after.put(3).await.unwrap();
+    after.lease.release().await.unwrap();
+    let last = after.restarted(&store, known(&after));
+    let taken = last.claim().await.unwrap();
+    assert!(matches!(taken, Taken::Again(_)), "{taken:?}");
+}
+
+/// A record is held up until the process has ended, and comes when somebody else has the lease, and has written.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_restart_waits_where_a_record_came_that_is_not_known() {
+    for let_go in [false, true] {
+        let store = odd(0, false);
+        let (before, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+        before.claim().await.unwrap();
+        before.put(1).await.unwrap();
+        assert!(heir.claim().await.is_err());
+        let known = known(&before);
+        pass(&[&before], 61);
+        match let_go {
+            true => before.lease.release().await.unwrap(),
+            false => before.put(2).await.unwrap(),
+        }
+        let key = SmallKey::lease();
+        let held_up = store.get_small(&key).await.unwrap().unwrap().content;
+        pass(&[&before], 1_000);
+        pass(&[&heir], 1_061);
+        heir.claim().await.unwrap();
+        heir.put(3).await.unwrap();
+        store
+            .put_small(&key, held_up, Precondition::None)
+            .await
+            .unwrap();
+
+        let after = before.restarted(&store, known);
+        let seen = after.claim().await.unwrap_err();
+        assert!(matches!(seen, Error::LeaseHeld { .. }), "{let_go}: {seen}");
+        assert_lost(after.put(4).await, "not ours");
+        pass(&[&after, &heir], 61);
+        assert_lost(heir.put(4).await, "process 11");
+        assert!(
+            after.claim().await.is_err(),
+            "although it was to end long ago"
+        );
+        pass(&[&after], 65);
+        let taken = after.claim().await.unwrap();
+        assert!(matches!(taken, Taken::Displacing(_)), "{taken:?}");
+        after.put(5).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn where_a_store_sees_to_it_a_restart_needs_to_know_nothing() {
+    let store = store();
+    let before = Writer::new(&store, "11");
+    before.claim().await.unwrap();
+    before.put(1).await.unwrap();
+    assert_eq!(known(&before), None);
+    let after = before.restarted(&store, None);
+    let taken = after.claim().await.unwrap();
+    assert!(matches!(taken, Taken::Again(_)), "{taken:?}");
 }
 
 /// Stopped anywhere in taking the lease and storing an object, for longer than the lease lasts: either

@@ -129,6 +129,7 @@ impl Maintenance {
             let of_level: Vec<LtxObject> = of_level.cloned().collect();
             self.delete(level, &of_level).await?;
         }
+        let now = self.clock.now();
         self.last_check = Some(now);
         let earliest = now.checked_add(self.rules.check_interval);
         self.retention_due = plan.next.max(earliest).filter(|_| plan.next.is_some());

@@ -324,6 +324,9 @@ impl Maintenance {
         };
         let sources: Vec<Source> = sources.into_iter().map(source).collect();
         let image = self.image(level, &sources).await;
+        // Where somebody else has stored more than was captured here it would have to be made again at once.
+        let newest = sources.iter().map(|source| source.object.name.max).max();
+        let image = image.filter(|image| Some(image.name.max) >= newest);
         let origin = match image {
             Some(_) => Origin::Database,
             None => Origin::Replica,

@@ -1,0 +1,174 @@
+//! Which lease of ours each replica is known to have, where a store cannot tell it from one that comes late
+//! ([`Lease::known`](evertide_storage::Lease::known)).
+//!
+//! ```text
+//! evertide leases 1
+//! 77ab01c2d3e4f506 1f0c6f8e21d14c0b
+//! crc 8a6f2b1c00d3e4f5
+//! ```
+//!
+//! A line has a checksum of where the replica is, and the seal of the lease. Losing the file costs waiting for a lease to
+//! end, and a snapshot.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use evertide_ltx::{Checksum, Pgno};
+use evertide_storage::Disk;
+
+use super::{identity::open_or_create, text_of};
+use crate::verify::{sealed, unsealed};
+
+const TITLE: &str = "evertide leases 1";
+/// Replicas that are remembered.
+const MOST: usize = 64;
+/// The file is shorter.
+const MOST_BYTES: usize = 4_096;
+
+/// By replica.
+pub(super) type Seals = BTreeMap<u64, u64>;
+
+/// The leases that replicas are known to have.
+#[derive(Debug)]
+pub(crate) struct KnownLeases {
+    path: PathBuf,
+    seals: Mutex<Seals>,
+}
+
+impl KnownLeases {
+    /// Reads what is known, of a state that is locked: nothing where the file is not there, or damaged.
+    pub(super) fn open(disk: &dyn Disk, path: &Path) -> io::Result<Self> {
+        let seals = match disk.open_rw(path) {
+            Ok(file) => decode(&text_of::<MOST_BYTES>(&*file)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            seals: Mutex::new(seals.unwrap_or_default()),
+        })
+    }
+
+    /// The seal of the lease that the replica at this place is known to have.
+    pub(crate) fn of(&self, location: &str) -> Option<u64> {
+        let seals = self.seals.lock().unwrap_or_else(PoisonError::into_inner);
+        seals.get(&replica(location)).copied()
+    }
+
+    /// Notes it, durably.
+    pub(crate) fn note(&self, disk: &dyn Disk, location: &str, seal: u64) -> io::Result<()> {
+        let mut seals = self.seals.lock().unwrap_or_else(PoisonError::into_inner);
+        let replica = replica(location);
+        let mut changed = seals.clone();
+        changed.insert(replica, seal);
+        while changed.len() > MOST
+            && let Some(other) = changed.keys().copied().find(|other| *other != replica)
+        {
+            changed.remove(&other);
+        }
+        // The state may have been deleted while it is in use; it is begun anew with the next start.
+        match open_or_create(disk, &self.path) {
+            Ok(file) => {
+                let content = encode(&changed);
+                // One write of some bytes, which a power cut may tear: then nothing is known.
+                file.write_at(&content, 0)?;
+                file.set_len(content.len() as u64)?;
+                file.sync_all()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        *seals = changed;
+        Ok(())
+    }
+}
+
+fn replica(location: &str) -> u64 {
+    Checksum::page(Pgno::FIRST, location.as_bytes()).get()
+}
+
+pub(super) fn encode(seals: &Seals) -> Vec<u8> {
+    let lines = seals
+        .iter()
+        .map(|(replica, seal)| format!("{replica:016x} {seal:016x}\n"));
+    sealed(format!("{TITLE}\n{}", lines.collect::<String>()))
+}
+
+/// Reads what `encode` wrote; `None` where it is damaged, or of another version.
+pub(super) fn decode(bytes: &[u8]) -> Option<Seals> {
+    let mut lines = unsealed(bytes)?.lines();
+    let is_ours = lines.next()? == TITLE;
+    let number = |digits: &str| u64::from_str_radix(digits, 16).ok();
+    let seals = lines.map(|line| {
+        let (replica, seal) = line.split_once(' ')?;
+        Some((number(replica)?, number(seal)?))
+    });
+    seals.collect::<Option<Seals>>().filter(|_| is_ours)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods)] // tests look at files as they are
+mod tests {
+    use evertide_storage::OsDisk;
+
+    use super::*;
+
+    fn open(path: &Path) -> KnownLeases {
+        KnownLeases::open(&OsDisk, path).unwrap()
+    }
+
+    #[test]
+    fn the_lease_of_each_replica_is_known_in_the_next_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let leases = open(&path);
+        assert_eq!(leases.of("a"), None);
+        assert!(!path.exists(), "nobody needs it yet");
+        for (location, seal) in [("a", 7), ("b", u64::MAX), ("a", 9)] {
+            leases.note(&OsDisk, location, seal).unwrap();
+        }
+        for leases in [leases, open(&path)] {
+            let known = ["a", "b", "c"].map(|location| leases.of(location));
+            assert_eq!(known, [Some(9), Some(u64::MAX), None]);
+        }
+    }
+
+    #[test]
+    fn of_many_replicas_the_file_stays_small_and_the_last_one_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let leases = open(&path);
+        for n in 0..200 {
+            leases.note(&OsDisk, &format!("replica {n}"), n).unwrap();
+            assert_eq!(open(&path).of(&format!("replica {n}")), Some(n));
+        }
+        let size = std::fs::metadata(&path).unwrap().len();
+        assert!(size <= MOST_BYTES as u64, "{size}");
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_known_and_a_state_that_was_deleted_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state").join("leases");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        let leases = open(&path);
+        leases.note(&OsDisk, "a", 7).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 4;
+            std::fs::write(&path, &bad).unwrap();
+            assert_eq!(open(&path).of("a"), None, "byte {at}");
+            std::fs::write(&path, &good[..at]).unwrap();
+            assert_eq!(open(&path).of("a"), None, "cut at {at}");
+        }
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+        leases.note(&OsDisk, "a", 8).unwrap();
+        assert_eq!(leases.of("a"), Some(8));
+        assert!(!path.exists());
+    }
+}
