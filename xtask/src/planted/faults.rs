@@ -127,7 +127,7 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "lease-taken-back",
         harm: "who was stopped while it renewed its lease takes it back from whoever has it by then",
         file: "crates/storage/src/lease/mod.rs",
-        right: "if blind && took >= margin(self.duration) {",
+        right: "if blind && took >= self.in_time(taken) {",
         wrong: "if blind && took == Duration::MAX {",
         tests: &[storage(
             "lease::tests::in_a_store_without_conditions_who_may_have_written_over_another_stops_and_waits",
@@ -175,8 +175,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "succession-no-gap",
         harm: "what a former owner stores late is taken for a part of the new history: unrestorable",
         file: "crates/engine/src/replica/succession.rs",
-        right: "(Taken::FromAnother(_) | Taken::Displacing(_), None) if newest > 0 => {",
-        wrong: "(Taken::New, None) if newest > 0 => {",
+        right: "(Taken::FromAnother(last) | Taken::Displacing(last), _) => apart(Some(last)),",
+        wrong: "(Taken::New, _) => apart(None),",
         tests: &[
             unit(
                 "replica::succession::tests::a_new_owner_begins_above_whatever_the_one_before_may_still_store",

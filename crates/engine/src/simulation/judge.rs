@@ -60,6 +60,8 @@ pub(super) struct Judge {
     /// The newest states that could be restored since the lease was taken or renewed last, and since when. Who takes it
     /// looked at one of them: what arrives later is the end of a history.
     newest: Vec<(Instant, Pages)>,
+    /// Since when there is any.
+    began: Option<Instant>,
     /// What nodes were told is safe, and its pages.
     durable: BTreeMap<Txid, Pages>,
     promise: Promise,
@@ -94,6 +96,7 @@ impl Judge {
             states: HashMap::new(),
             objects: BTreeMap::new(),
             newest: Vec::new(),
+            began: None,
             durable: BTreeMap::new(),
             promise,
             owner: None,
@@ -232,19 +235,27 @@ impl Judge {
         }
         self.owner = Some(node);
         // Two who do not know of each other yet may both have looked for as long as a lease lasts.
-        let known = match self.promise.exclusive {
-            true => Duration::ZERO,
-            false => 2 * self.promise.lease,
-        };
+        let known = self.unaware();
         let ended = self.newest.iter().skip(1);
         let old = ended.take_while(|(since, _)| since.elapsed() >= known);
         self.newest.drain(..old.count());
     }
 
+    /// For how long two may write without knowing of each other.
+    fn unaware(&self) -> Duration {
+        match self.promise.exclusive {
+            true => Duration::ZERO,
+            false => 2 * self.promise.lease,
+        }
+    }
+
     /// Whether a node may go on from what another one has written.
     fn may_succeed(&self, legitimate: impl FnOnce(&[Pages]) -> bool) -> bool {
         let newest: Vec<Pages> = self.newest.iter().map(|(_, pages)| pages.clone()).collect();
-        newest.is_empty() || legitimate(&newest)
+        let was_empty = self
+            .began
+            .is_none_or(|since| since.elapsed() < self.unaware());
+        was_empty || legitimate(&newest)
     }
 
     /// All of an object is on its way.
@@ -286,6 +297,7 @@ impl Judge {
         self.must(any, || "nothing can be restored".to_owned());
         let newest = newest.map(|(_, pages)| pages);
         if newest.as_ref() != self.newest() {
+            self.began.get_or_insert(Instant::now());
             self.newest
                 .extend(newest.map(|pages| (Instant::now(), pages)));
         }
