@@ -424,6 +424,7 @@ mod tests {
     use super::*;
     use crate::{
         capture::{DiskReader, scene::Scene},
+        state::PageTable,
         wal::{WalIndex, protocol::Held},
     };
 
@@ -463,5 +464,24 @@ mod tests {
             commit,
             "the size in the first page"
         );
+    }
+    /// A power cut may take back what was changed in the table, of which the file is synced.
+    #[test]
+    #[allow(clippy::disallowed_methods)] // no file of a database
+    fn the_page_table_is_made_again_from_a_file_that_passes_over_ids() {
+        let mut scene = Scene::with_table();
+        let table = scene.capture.state.table_path();
+        let before = std::fs::read(&table).unwrap();
+        let index = scene.capture.follow_generation().unwrap();
+        scene.capture.raise_floor(Txid::new(5));
+        scene.capture.skip_to_floor(&index).unwrap();
+        let saved = scene.capture.state.position;
+        assert_ne!(std::fs::read(&table).unwrap(), before);
+        std::fs::write(&table, before).unwrap();
+        scene.start_again();
+        assert_eq!(scene.capture.state.position, saved);
+        let sums = |table: &PageTable| table.sums(saved.unwrap().pages).unwrap();
+        let sums = scene.capture.state.table.as_ref().map(sums);
+        assert_eq!(sums, Some(saved.unwrap().table));
     }
 }

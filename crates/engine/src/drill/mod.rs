@@ -185,7 +185,7 @@ impl Drill {
         let restored = newest.restore().await;
         let (restored, checksum) = restored.map_err(|error| self.unrestored(error))?;
         let captured = self.captured.borrow().txid;
-        if restored.txid > captured {
+        if captured > Txid::ZERO && restored.txid > captured {
             self.doubt.notify_one();
             return Err(Failed {
                 kind: DrillFailureKind::Unfinished,

@@ -43,12 +43,13 @@ impl Knowing {
         let Some(known) = *self.known.borrow_and_update() else {
             return;
         };
-        if self.identity.leases.of(&self.location) == Some(known) {
-            return;
-        }
         let identity = Arc::clone(&self.identity);
         let (disk, location) = (Arc::clone(&self.disk), self.location.clone());
-        let noted = blocking(move || identity.leases.note(&*disk, &location, known)).await;
+        let note = move || match identity.leases.of(&location) == Some(known) {
+            true => Ok(()),
+            false => identity.leases.note(&*disk, &location, known),
+        };
+        let noted = blocking(note).await;
         if let Err(error) = noted {
             tracing::warn!(
                 replica = self.replica, %error,

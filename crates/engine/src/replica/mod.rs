@@ -108,13 +108,18 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
     let recorder = Recorder::default();
     let drill = Drill::new(&context, recorder.heard(), upkeep.doubt());
     let mut knowing = Knowing::new(&context);
+    let known = context.lease.known();
+    let time_is_up = context.time_is_up.clone();
     let mut replica = Replica {
         context,
         news,
         listing: None,
         turns: upkeep.turns(),
         doubt: upkeep.doubt(),
-        is_new: false,
+        doubted: false,
+        looked: None,
+        known,
+        takings: 0,
         settles: None,
         remote: None,
         failures: 0,
@@ -135,7 +140,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
     }
     replica.publish_nothing_fails();
     replica.end().await;
-    knowing.note().await;
+    time_is_up.run_until_cancelled(knowing.note()).await;
 }
 
 struct Replica {
@@ -148,8 +153,14 @@ struct Replica {
     turns: Arc<AtomicU64>,
     /// Notified when maintenance or a drill found something above what was captured here.
     doubt: Arc<Notify>,
-    /// Whether the lease is being taken in a store that may give it to two.
-    is_new: bool,
+    /// Whether that is why it is looked at.
+    doubted: bool,
+    /// When that was.
+    looked: Option<Instant>,
+    /// Changes with each renewal, in a store that may give the lease to two.
+    known: watch::Receiver<Option<u64>>,
+    /// How often the lease was taken.
+    takings: u64,
     /// When nobody else can be writing there any more, who got it at the same time.
     settles: Option<Instant>,
     /// The newest transaction on the replica; `None` until it was asked, and after an error that
@@ -222,7 +233,6 @@ impl Replica {
             if ours && let Some(listing) = self.listing.take() {
                 self.tell(News::Listed(listing.objects, listing.turns));
             }
-            self.is_new |= self.may_be_given_to_two() && self.context.lease.check().is_err();
             let uploaded = match plan {
                 UploadPlan::Nothing => return Ok(()),
                 UploadPlan::Files(first) => {
@@ -263,9 +273,22 @@ impl Replica {
 
     /// Whether somebody else may have stored something, so that it has to be looked at again.
     fn is_in_doubt(&mut self) -> bool {
-        let settled = self.settles.take_if(|at| *at <= Instant::now());
+        let now = Instant::now();
+        let lasts = self.context.options.lease_duration;
+        let takings = self.context.lease.takings();
+        if takings > std::mem::replace(&mut self.takings, takings) && self.may_be_given_to_two() {
+            // Whoever else got the lease learns that it has lost it, and what it sent has arrived, by then.
+            self.settles = Some(now + lasts * 5 / 4);
+        }
+        let settled = self.settles.take_if(|at| *at <= now);
         let doubted = self.doubt.notified().now_or_never();
-        settled.is_some() || doubted.is_some()
+        // Somebody who goes on all the same must not cost a snapshot each time that this is noticed.
+        let is_old = self.looked.is_none_or(|at| now - at >= lasts);
+        if settled.is_some() || (doubted.is_some() && is_old) {
+            (self.doubted, self.looked) = (true, Some(now));
+            return true;
+        }
+        false
     }
 
     /// Asks the replica who writes there, for its newest transaction, and whether that is part of our
@@ -290,6 +313,7 @@ impl Replica {
             None => Remote::Other(Txid::ZERO),
         };
         let remote = self.inherit(taken, remote, newest.as_ref()).await?;
+        self.doubted = false;
         self.listing = Some(Listing { objects, turns });
         Ok(remote)
     }
@@ -436,8 +460,9 @@ impl Replica {
             changed = self.context.captured.changed() => changed,
             () = self.recorder.due() => Ok(()),
             () = settles => Ok(()),
+            Ok(()) = self.known.changed() => Ok(()),
             () = self.doubt.notified() => {
-                self.remote = None;
+                self.doubt.notify_one(); // for when it is asked
                 Ok(())
             }
         }
@@ -510,10 +535,6 @@ impl Replica {
         // It was asked for once: somebody who takes over from us is not to be taken over again.
         self.context.succession = Succession::Proven;
         self.wrote = true;
-        if std::mem::take(&mut self.is_new) {
-            // Whoever else got the lease learns that it has lost it, and what it sent has arrived, by then.
-            self.settles = Some(Instant::now() + self.context.options.lease_duration * 5 / 4);
-        }
         // Staged files that every replica has can go now.
         let tip = Tip::new(
             &self.context.client.location(),

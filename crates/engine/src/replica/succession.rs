@@ -21,8 +21,7 @@ use crate::{
     verify::{Content, Record, recorded_content, verify_here},
 };
 
-/// Transactions of one holder of the lease, at most. The next one begins at a multiple of it.
-const EPOCH: u64 = 1 << 32;
+const EPOCH: u64 = TxidRange::EPOCH;
 /// In 2156. There are some after it that nobody begins with, so that transactions do not run out.
 const LAST_EPOCH: u64 = (1 << 32) - (1 << 16);
 /// 2020-01-01T00:00:00Z, in seconds since 1970.
@@ -66,7 +65,7 @@ fn judge(taken: &Taken, us: &Owner, newest: Txid, blind: bool) -> Claim {
 
 /// Whether the newest transaction of a replica was stored by somebody else than this owner of the lease.
 fn is_of_another(newest: Txid, last: &LeaseRecord) -> bool {
-    let epoch = |txid: Txid| txid.get() / EPOCH;
+    let epoch = TxidRange::epoch;
     last.range
         .is_some_and(|range| newest != range.found && epoch(newest) != epoch(range.begins))
 }
@@ -76,24 +75,35 @@ fn is_of_another(newest: Txid, last: &LeaseRecord) -> bool {
 /// then, and harmless as long as nothing of ours continues it or is merged with it. So ours begins with a
 /// snapshot, above every transaction that the other one can have used.
 ///
-/// That one may have begun in the same way, and have stored nothing yet; its lease says where it begins. Where the store is
-/// `blind`, and gives a lease to two who try at the same time, there may be one of whom nobody knows: so the first
-/// transaction tells the time, and whoever begins later begins above, with transactions of its own.
-fn begin(taken: &Taken, remote: Remote, now: SystemTime, blind: bool) -> Remote {
+/// That one may have begun in the same way, and have stored nothing yet; its lease says where it begins. Where it is
+/// `unsure` that there is no other one, of whom nobody knows, it is the same: the first transaction tells the time, and
+/// whoever begins later begins above, with transactions of its own.
+fn begin(taken: &Taken, remote: Remote, now: SystemTime, unsure: bool) -> Remote {
     let newest = remote.txid().get();
     let apart = |last: Option<&LeaseRecord>| {
         let theirs = last.and_then(|last| last.range);
-        let theirs = theirs.map_or(0, |range| (range.begins.get() / EPOCH).saturating_add(1));
+        let theirs = theirs.map_or(0, |range| TxidRange::epoch(range.begins).saturating_add(1));
         let epoch = epoch_of(now).max(theirs).min(LAST_EPOCH);
         let before = (epoch * EPOCH).saturating_sub(1);
         Remote::Other(Txid::new(before.max(newest | (EPOCH - 1))))
     };
     match (taken, remote) {
         (Taken::FromAnother(last) | Taken::Displacing(last), _) => apart(Some(last)),
+        // It was to be stored above what was found then, and of whoever that was something may arrive all the same.
+        (Taken::Again(last), _) if let Some(range) = owed(last, remote) => {
+            Remote::Other(range.begins.previous().max(remote.txid()))
+        }
+        (Taken::Released(last), _) if owed(last, remote).is_some() => apart(Some(last)),
         // It begins with a snapshot anyway.
-        (_, Remote::Other(newest)) if blind && newest > Txid::ZERO => apart(taken.record()),
+        (_, Remote::Other(newest)) if unsure && newest > Txid::ZERO => apart(taken.record()),
         _ => remote,
     }
+}
+
+/// Where the owner of a lease was to begin with a snapshot that the replica does not have.
+fn owed(last: &LeaseRecord, remote: Remote) -> Option<TxidRange> {
+    last.range
+        .filter(|range| range.owes_its_first(remote.txid()))
 }
 
 /// Seconds since 2020, and 0 where there are too few or too many.
@@ -137,7 +147,8 @@ impl Replica {
             action: "note the lineage of",
             source,
         })?;
-        let begun = begin(&taken, remote, self.context.clock.now(), blind);
+        let unsure = blind || self.doubted;
+        let begun = begin(&taken, remote, self.context.clock.now(), unsure);
         let range = TxidRange {
             found: remote.txid(),
             begins: Txid::new(begun.txid().get().saturating_add(1)),
@@ -259,6 +270,30 @@ mod tests {
             SystemTime::UNIX_EPOCH,
             Duration::from_secs(120),
         )
+    }
+
+    /// Its upload failed, or its process died before it.
+    #[test]
+    fn a_snapshot_that_was_to_be_stored_above_is_owed_until_it_is_there() {
+        let us = owner(Identity::random(), 1);
+        let begins = 5 * EPOCH;
+        let last = ranged(us, 7, begins);
+        for unsure in [false, true] {
+            for found in [0, 7, begins - 1] {
+                for of in [Remote::Ours, Remote::Other] {
+                    let remote = of(Txid::new(found));
+                    let again = begin(&Taken::Again(last.clone()), remote, at(0), unsure);
+                    assert_eq!(again, Remote::Other(Txid::new(begins - 1)), "{found:x}");
+                    let next = begin(&Taken::Released(last.clone()), remote, at(0), unsure);
+                    let first = next.txid().next().get();
+                    assert!(first > begins && first.is_multiple_of(EPOCH), "{first:x}");
+                }
+            }
+            let there = Remote::Ours(Txid::new(begins));
+            for taken in [Taken::Again(last.clone()), Taken::Released(last.clone())] {
+                assert_eq!(begin(&taken, there, at(0), unsure), there);
+            }
+        }
     }
 
     /// Found a replica with this newest transaction.

@@ -86,7 +86,7 @@ impl ReplicaClient for LeasedClient {
         created: SystemTime,
         body: ByteStream,
     ) -> Result<LtxObject, Error> {
-        self.lease.ensure().await?;
+        self.lease.ensure_for(name.max).await?;
         let under_way = self.lease.under_way();
         let put = self.inner.put(level, name, created, self.guarded(body));
         let stored = match select(put, pin!(self.lease.keep())).await {
@@ -96,6 +96,7 @@ impl ReplicaClient for LeasedClient {
         if stored.as_ref().err().is_none_or(Error::is_conflict) {
             under_way.settled();
         }
+        self.lease.settle().await;
         match stored {
             // It may be the end of the lease that broke it off.
             Err(Error::Body { .. }) if let Err(lost) = self.lease.check() => Err(lost),

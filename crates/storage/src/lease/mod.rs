@@ -29,6 +29,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use evertide_ltx::Txid;
 use tokio::sync::watch;
 
 use self::decide::{Renewed, Verdict, decide, margin, renewal};
@@ -42,10 +43,9 @@ use crate::{Clock, Error, Precondition, ReplicaClient, SmallKey, Version};
 const SHORTEST: Duration = Duration::from_millis(100);
 /// How often a renewal is tried whose answer may have been lost.
 const TRIES: u32 = 3;
-/// How long others may take to write over a lease of ours that has ended, in a store that cannot prevent it.
-const SETTLING: Duration = Duration::from_secs(1);
-/// The same where it is the first one of a process. Who takes longer waits as for a stranger's.
-const SETTLING_AT_FIRST: Duration = Duration::from_secs(5);
+/// How long others may take to write over a lease that is being taken, in a store that cannot prevent it. Who takes longer
+/// waits as for a stranger's.
+const SETTLING: Duration = Duration::from_secs(5);
 
 /// The lease of one replica, for one writer in this process.
 pub struct Lease {
@@ -70,6 +70,10 @@ struct State {
     renewed: Option<Renewed>,
     /// Whether it was taken since it was claimed.
     taken: bool,
+    /// How often it was taken, also after it had ended.
+    takings: u64,
+    /// Whether the record does not say any more what is claimed.
+    outdated: bool,
     /// Whether something that was sent may still arrive: its end is not known.
     unsettled: bool,
     /// When the first record was sent, as [`Clock::uptime`], of those since the last answer.
@@ -238,7 +242,9 @@ impl Lease {
         if let Some(claim) = &mut state.claim
             && claim.lineage == lineage
         {
+            let outdated = claim.range != range;
             claim.range = range;
+            state.outdated |= outdated;
             return;
         }
         let last = state.seen.as_ref().and_then(|seen| seen.record.as_ref());
@@ -266,17 +272,49 @@ impl Lease {
     /// [`Error::LeaseLost`] where somebody else has it, or it was not claimed since it was lost: then
     /// nothing may be written before the next [`Lease::look`]. And those of the store.
     pub async fn ensure(&self) -> Result<(), Error> {
-        if self.left() >= renewal(self.duration) {
+        if self.is_fresh() {
             return Ok(());
         }
         let _one = self.requests.lock().await;
         for _ in 0..TRIES {
-            if self.left() >= renewal(self.duration) {
+            if self.is_fresh() {
                 return Ok(());
             }
             self.renew().await?;
         }
         self.check()
+    }
+
+    /// The same before a transaction is stored: others must know which ones are used.
+    async fn ensure_for(&self, txid: Txid) -> Result<(), Error> {
+        {
+            let mut state = self.state();
+            let epoch = TxidRange::epoch;
+            if let Some(claim) = &mut state.claim
+                && epoch(claim.range.begins) < epoch(txid)
+            {
+                claim.range.begins = txid;
+                state.outdated = true;
+            }
+        }
+        self.ensure().await
+    }
+
+    /// Renews it once more where the end of a renewal is not known, since nobody waited for it.
+    async fn settle(&self) {
+        let _one = self.requests.lock().await;
+        if self.state().sent.is_some() {
+            let _ = self.renew().await; // if that fails, too, the next write tries it
+        }
+    }
+
+    /// How often it was taken, also after it had ended.
+    pub fn takings(&self) -> u64 {
+        self.state().takings
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.left() >= renewal(self.duration) && !self.state().outdated
     }
 
     /// Whether the lease is ours, and will be while what is being written arrives.
@@ -354,13 +392,11 @@ impl Lease {
     /// How much of the lease is left, nothing where it is not ours.
     fn left(&self) -> Duration {
         let (uptime, now) = (self.clock.uptime(), self.clock.now());
-        let renewed = self.state().renewed;
-        renewed.map_or(Duration::ZERO, |renewed| {
-            renewed.left(self.duration, uptime, now)
-        })
+        self.state().left(self.duration, uptime, now)
     }
 
     async fn renew(&self) -> Result<(), Error> {
+        let had_it = !self.left().is_zero();
         let (claim, seen, taken) = {
             let state = self.state();
             (state.claim, state.seen.clone(), state.taken)
@@ -389,22 +425,23 @@ impl Lease {
                 return Ok(());
             }
             Err(error) => {
-                self.state().unsettled = true;
+                self.state().unsettled |= blind;
                 return Err(error);
             }
         }
         let took = self.clock.uptime().saturating_sub(begun.uptime);
-        if blind && took >= self.in_time(taken) {
+        if blind && took >= self.in_time(had_it) {
             self.still_ours()?;
         }
         if blind && self.left().is_zero() {
-            let settling = if taken { SETTLING } else { self.in_time(false) };
-            tokio::time::sleep(settling).await;
+            tokio::time::sleep(self.in_time(false)).await;
             self.recognise().await?;
         }
         let mut state = self.state();
         state.renewed = Some(begun);
         state.taken = true;
+        state.takings += u64::from(!had_it);
+        state.outdated = state.claim.is_some_and(|now| now.range != claim.range);
         state.displacing = false;
         drop(state);
         self.knows(&record);
@@ -443,19 +480,17 @@ impl Lease {
     /// Whether a record of ours of which nobody has heard may have been stored without condition long after it was sent, and
     /// so have replaced that of somebody else.
     fn arrived_late(&self, state: &State) -> bool {
-        let passed = state.sent.map(|at| self.clock.uptime().saturating_sub(at));
-        self.is_blind() && passed.is_none_or(|passed| passed >= self.in_time(state.taken))
+        let (uptime, now) = (self.clock.uptime(), self.clock.now());
+        let passed = state.sent.map(|at| uptime.saturating_sub(at));
+        let had_it = !state.left(self.duration, uptime, now).is_zero();
+        self.is_blind() && passed.is_none_or(|passed| passed >= self.in_time(had_it))
     }
 
     /// What is stored in less time than this has replaced nobody who writes. Of two who take the lease at the same time
     /// both are there after so long, and know who was the last.
-    fn in_time(&self, taken: bool) -> Duration {
+    fn in_time(&self, had_it: bool) -> Duration {
         let margin = margin(self.duration);
-        if taken {
-            margin
-        } else {
-            margin.min(SETTLING_AT_FIRST)
-        }
+        if had_it { margin } else { margin.min(SETTLING) }
     }
 
     /// After a record of ours was stored without condition, long after the last look. Where our lease has ended meanwhile it
@@ -546,6 +581,12 @@ impl Lease {
 }
 
 impl State {
+    /// How much of the lease is left, nothing where it is not ours.
+    fn left(&self, duration: Duration, uptime: Duration, now: SystemTime) -> Duration {
+        let left = |renewed: Renewed| renewed.left(duration, uptime, now);
+        self.renewed.map_or(Duration::ZERO, left)
+    }
+
     /// Which object was seen last.
     fn version(&self) -> Option<Version> {
         self.seen.as_ref().and_then(|seen| seen.version.clone())

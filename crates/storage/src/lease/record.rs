@@ -125,8 +125,24 @@ pub struct LeaseRecord {
 pub struct TxidRange {
     /// The newest one that the replica had when it took the lease, zero where it was empty.
     pub found: Txid,
-    /// The first one that it stores.
+    /// The first one that it stores; or of a later [epoch](Self::EPOCH) that it has come to since.
     pub begins: Txid,
+}
+
+impl TxidRange {
+    /// Transactions of one owner, at most: the next one begins at a multiple of it, unless this one has let go in order.
+    pub const EPOCH: u64 = 1 << 32;
+
+    /// Which of these a transaction belongs to.
+    pub fn epoch(txid: Txid) -> u64 {
+        txid.get() / Self::EPOCH
+    }
+
+    /// Whether the owner was to store a snapshot above what it found, and the replica, of which this is the newest
+    /// transaction, does not have it.
+    pub fn owes_its_first(self, newest: Txid) -> bool {
+        Self::epoch(self.begins) > Self::epoch(self.found) && newest < self.begins
+    }
 }
 
 /// What the owner of a lease did last with it.

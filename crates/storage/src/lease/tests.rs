@@ -659,6 +659,47 @@ async fn in_a_store_without_conditions_an_answer_that_is_lost_costs_no_wait() {
     writer.put(1).await.unwrap();
 }
 
+#[tokio::test]
+async fn others_know_which_transactions_are_used_before_they_are_stored() {
+    let store = store();
+    let writer = Writer::new(&store, "11");
+    writer.claim().await.unwrap();
+    let range = async || {
+        let found = store.get_small(&SmallKey::lease()).await.unwrap().unwrap();
+        LeaseRecord::decode(&found.content).unwrap().range.unwrap()
+    };
+    writer.put(1).await.unwrap();
+    assert_eq!(range().await, RANGE);
+    let version = async || {
+        store
+            .get_small(&SmallKey::lease())
+            .await
+            .unwrap()
+            .unwrap()
+            .version
+    };
+    let before = version().await;
+    writer.put(2).await.unwrap();
+    assert_eq!(version().await, before, "nothing is new");
+    // Another replica of the database has made it skip some.
+    let far = 3 * TxidRange::EPOCH + 5;
+    writer.put(far).await.unwrap();
+    let begins = Txid::new(far);
+    assert_eq!(range().await, TxidRange { begins, ..RANGE });
+    let before = version().await;
+    writer.put(far + 1).await.unwrap();
+    assert_eq!(version().await, before, "and is known");
+    // It looks again, and begins above.
+    let taken = writer.lease.look().await.unwrap();
+    let above = TxidRange {
+        found: begins,
+        begins: Txid::new(7 * TxidRange::EPOCH),
+    };
+    writer.lease.claim(writer.lineage, &taken, above);
+    writer.put(7 * TxidRange::EPOCH).await.unwrap();
+    assert_eq!(range().await, above);
+}
+
 fn known(writer: &Writer) -> Option<u64> {
     *writer.lease.known().borrow()
 }
