@@ -130,7 +130,7 @@ pub(super) const FAULTS: &[Fault] = &[
         right: "if blind && took >= self.in_time(had_it) {",
         wrong: "if blind && took == Duration::MAX {",
         tests: &[storage(
-            "lease::tests::in_a_store_without_conditions_who_may_have_written_over_another_stops_and_waits",
+            "lease::tests::blind::in_a_store_without_conditions_who_may_have_written_over_another_stops_and_waits",
         )],
     },
     Fault {

@@ -8,6 +8,7 @@ mod body;
 mod compact;
 #[cfg(test)]
 mod cost_tests;
+mod doubt;
 #[cfg(test)]
 mod faulty;
 mod files;
@@ -38,10 +39,9 @@ use std::{
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{Clock, Disk, Error as StoreError, Lease, LtxObject, ReplicaClient};
-use futures_util::FutureExt;
 use humantime::format_rfc3339_seconds;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,7 @@ pub(crate) use self::maintain::merged_at_start;
 pub use self::maintain::{Maintained, Maintenance};
 pub(crate) use self::succession::Succession;
 use self::{
+    doubt::Doubt,
     knowing::Knowing,
     plan::{Remote, UploadPlan, is_continuable, plan_upload, restorable},
     upkeep::{News, Upkeep},
@@ -108,19 +109,14 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
     let recorder = Recorder::default();
     let drill = Drill::new(&context, recorder.heard(), upkeep.doubt());
     let mut knowing = Knowing::new(&context);
-    let known = context.lease.known();
+    let doubt = Doubt::new(&context, upkeep.doubt());
     let time_is_up = context.time_is_up.clone();
     let mut replica = Replica {
         context,
         news,
         listing: None,
         turns: upkeep.turns(),
-        doubt: upkeep.doubt(),
-        doubted: false,
-        looked: None,
-        known,
-        takings: 0,
-        settles: None,
+        doubt,
         remote: None,
         failures: 0,
         last_upload: None,
@@ -151,18 +147,8 @@ struct Replica {
     listing: Option<Listing>,
     /// How often maintenance has begun and ended.
     turns: Arc<AtomicU64>,
-    /// Notified when maintenance or a drill found something above what was captured here.
-    doubt: Arc<Notify>,
-    /// Whether that is why it is looked at.
-    doubted: bool,
-    /// When that was.
-    looked: Option<Instant>,
-    /// Changes with each renewal, in a store that may give the lease to two.
-    known: watch::Receiver<Option<u64>>,
-    /// How often the lease was taken.
-    takings: u64,
-    /// When nobody else can be writing there any more, who got it at the same time.
-    settles: Option<Instant>,
+    /// Whether somebody else may have stored something.
+    doubt: Doubt,
     /// The newest transaction on the replica; `None` until it was asked, and after an error that
     /// leaves it open.
     remote: Option<Remote>,
@@ -210,7 +196,7 @@ impl Replica {
     /// Uploads until there is nothing left.
     async fn catch_up(&mut self) -> Result<(), Error> {
         loop {
-            if self.is_in_doubt() {
+            if self.doubt.arises() {
                 self.remote = None;
             }
             let remote = match self.remote {
@@ -266,31 +252,6 @@ impl Replica {
         }
     }
 
-    /// Whether the store may give the lease to two who take it at the same time.
-    pub(super) fn may_be_given_to_two(&self) -> bool {
-        !self.context.client.capabilities().compare_and_set
-    }
-
-    /// Whether somebody else may have stored something, so that it has to be looked at again.
-    fn is_in_doubt(&mut self) -> bool {
-        let now = Instant::now();
-        let lasts = self.context.options.lease_duration;
-        let takings = self.context.lease.takings();
-        if takings > std::mem::replace(&mut self.takings, takings) && self.may_be_given_to_two() {
-            // Whoever else got the lease learns that it has lost it, and what it sent has arrived, by then.
-            self.settles = Some(now + lasts * 5 / 4);
-        }
-        let settled = self.settles.take_if(|at| *at <= now);
-        let doubted = self.doubt.notified().now_or_never();
-        // Somebody who goes on all the same must not cost a snapshot each time that this is noticed.
-        let is_old = self.looked.is_none_or(|at| now - at >= lasts);
-        if settled.is_some() || (doubted.is_some() && is_old) {
-            (self.doubted, self.looked) = (true, Some(now));
-            return true;
-        }
-        false
-    }
-
     /// Asks the replica who writes there, for its newest transaction, and whether that is part of our
     /// history.
     async fn look(&mut self) -> Result<Remote, Error> {
@@ -313,7 +274,7 @@ impl Replica {
             None => Remote::Other(Txid::ZERO),
         };
         let remote = self.inherit(taken, remote, newest.as_ref()).await?;
-        self.doubted = false;
+        self.doubt.resolved();
         self.listing = Some(Listing { objects, turns });
         Ok(remote)
     }
@@ -449,22 +410,11 @@ impl Replica {
     /// Waits until more was captured, checksums are to be published, or the replica has to be looked at again. An error means that the
     /// database's task has ended.
     async fn wait_for_work(&mut self) -> Result<(), watch::error::RecvError> {
-        let settles = async {
-            match self.settles {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             changed = self.context.captured.changed() => changed,
             () = self.recorder.due() => Ok(()),
-            () = settles => Ok(()),
-            Ok(()) = self.known.changed() => Ok(()),
-            () = self.doubt.notified() => {
-                self.doubt.notify_one(); // for when it is asked
-                Ok(())
-            }
+            () = self.doubt.wait() => Ok(()),
         }
     }
 

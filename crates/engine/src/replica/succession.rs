@@ -127,7 +127,7 @@ impl Replica {
         remote: Remote,
         newest: Option<&LtxObject>,
     ) -> Result<Remote, Error> {
-        let blind = self.may_be_given_to_two();
+        let blind = self.doubt.is_blind();
         let claim = judge(&taken, self.context.lease.owner(), remote.txid(), blind);
         if claim == Claim::ToBeProven
             && let Some(newest) = newest
@@ -147,7 +147,7 @@ impl Replica {
             action: "note the lineage of",
             source,
         })?;
-        let unsure = blind || self.doubted;
+        let unsure = blind || self.doubt.is_unresolved();
         let begun = begin(&taken, remote, self.context.clock.now(), unsure);
         let range = TxidRange {
             found: remote.txid(),
@@ -204,9 +204,7 @@ impl Replica {
         let us = self.context.lease.owner();
         let wanted = match taken {
             // What is newest is not known yet.
-            Ok(taken) => {
-                judge(taken, us, Txid::MAX, self.may_be_given_to_two()) == Claim::ToBeProven
-            }
+            Ok(taken) => judge(taken, us, Txid::MAX, self.doubt.is_blind()) == Claim::ToBeProven,
             Err(error) => matches!(error, StoreError::LeaseHeld { .. }),
         };
         let known = {

@@ -7,8 +7,8 @@
 //!
 //! - It is taken and renewed by replacing exactly what was read ([`Precondition::Unchanged`]): of
 //!   several who try one succeeds, and the others are told. Where a store cannot do that
-//!   ([`Capabilities::compare_and_set`](crate::Capabilities)), the object is read again a second later; two
-//!   who write in the very same moment are both told that the other won, or one is.
+//!   ([`Capabilities::compare_and_set`](crate::Capabilities)), the object is read again some seconds later,
+//!   when whoever tried at the same time has written, too, and one knows that the other has it.
 //!   Who writes long after the look that came before may have written over somebody else, and waits as
 //!   for a stranger's lease ([`Taken::Displacing`]). So does a process that finds a record of the one before it,
 //!   unless that is the one which is known to have been stored in time ([`Lease::knowing`]).
@@ -22,6 +22,7 @@
 mod client;
 mod decide;
 mod record;
+mod state;
 
 use std::{
     fmt,
@@ -32,10 +33,13 @@ use std::{
 use evertide_ltx::Txid;
 use tokio::sync::watch;
 
-use self::decide::{Renewed, Verdict, decide, margin, renewal};
 pub use self::{
     client::LeasedClient,
     record::{Identity, LeaseRecord, LeaseState, NotAnIdentity, Owner, TxidRange},
+};
+use self::{
+    decide::{Renewed, Verdict, decide, margin, renewal},
+    state::{Claim, State},
 };
 use crate::{Clock, Error, Precondition, ReplicaClient, SmallKey, Version};
 
@@ -59,44 +63,6 @@ pub struct Lease {
     state: Mutex<State>,
     /// The seal of the record of ours that was stored last, and in time, in a store without conditions.
     known: watch::Sender<Option<u64>>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The object as it was last read or written.
-    seen: Option<Seen>,
-    /// As what it may be taken, and was.
-    claim: Option<Claim>,
-    renewed: Option<Renewed>,
-    /// Whether it was taken since it was claimed.
-    taken: bool,
-    /// How often it was taken, also after it had ended.
-    takings: u64,
-    /// Whether the record does not say any more what is claimed.
-    outdated: bool,
-    /// Whether something that was sent may still arrive: its end is not known.
-    unsettled: bool,
-    /// When the first record was sent, as [`Clock::uptime`], of those since the last answer.
-    sent: Option<Duration>,
-    /// Whether our own record may have replaced that of somebody else who writes, in a store that cannot prevent it.
-    displacing: bool,
-}
-
-#[derive(Clone)]
-struct Seen {
-    /// `None` where there is no object.
-    version: Option<Version>,
-    record: Option<LeaseRecord>,
-    /// When this version was seen first, as [`Clock::uptime`].
-    since: Duration,
-}
-
-#[derive(Clone, Copy)]
-struct Claim {
-    lineage: Identity,
-    range: TxidRange,
-    generation: u64,
-    since: SystemTime,
 }
 
 /// From whom a free lease would be taken.
@@ -577,37 +543,6 @@ impl Lease {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    /// How much of the lease is left, nothing where it is not ours.
-    fn left(&self, duration: Duration, uptime: Duration, now: SystemTime) -> Duration {
-        let left = |renewed: Renewed| renewed.left(duration, uptime, now);
-        self.renewed.map_or(Duration::ZERO, left)
-    }
-
-    /// Which object was seen last.
-    fn version(&self) -> Option<Version> {
-        self.seen.as_ref().and_then(|seen| seen.version.clone())
-    }
-
-    fn note(&mut self, version: Option<Version>, record: Option<LeaseRecord>, uptime: Duration) {
-        let before = self.seen.as_ref().filter(|seen| seen.version == version);
-        let since = before.map_or(uptime, |seen| seen.since);
-        self.seen = Some(Seen {
-            version,
-            record,
-            since,
-        });
-    }
-
-    /// It is not ours any more, and was not claimed anew.
-    fn forget(&mut self) {
-        self.claim = None;
-        self.renewed = None;
-        self.taken = false;
-        self.displacing = false;
     }
 }
 
