@@ -35,8 +35,6 @@ use crate::{
     database::{Captured, Command, Content, Snapshot, request_snapshot},
 };
 
-/// What is done at most, of a replica that is replicated to, before it is told: after a long outage there is much to do.
-const MOST_AT_ONCE: u32 = 32;
 /// How long the database is waited for that a snapshot is to be read from.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -77,8 +75,6 @@ pub struct Maintenance {
     /// Snapshots that are known to end as they should, with their sizes.
     snapshots: BTreeMap<LtxName, u64>,
     damaged: Damaged,
-    /// Tasks that are done in one run.
-    most: u32,
     local: Option<Local>,
 }
 
@@ -151,7 +147,6 @@ impl Maintenance {
             stored: BTreeMap::new(),
             snapshots: BTreeMap::new(),
             damaged: Damaged::default(),
-            most: u32::MAX,
             local: None,
         }
     }
@@ -165,7 +160,6 @@ impl Maintenance {
         commands: mpsc::UnboundedSender<Command>,
     ) -> Self {
         self.merger.disk = disk;
-        self.most = MOST_AT_ONCE;
         self.local = Some(Local {
             captured,
             from: None,
@@ -274,7 +268,6 @@ impl Maintenance {
         // What cannot be mended is tried again only when there is another listing.
         let mut mended = false;
         let mut retained = false;
-        let mut tasks = 0;
         loop {
             if self.files.is_none() {
                 let files = self.list_all().await?;
@@ -286,16 +279,10 @@ impl Maintenance {
             }
             mended = true;
             let Some(files) = &self.files else { continue };
-            let next = plan(files, &self.rules, self.retention_due, self.clock.now());
-            // Whoever waits is to hear of what was done, also where more keeps coming.
-            if matches!(next, Next::Now(_)) && tasks == self.most {
-                return Ok(Some(self.clock.now()));
-            }
-            tasks += 1;
-            match next {
+            match plan(files, &self.rules, self.retention_due, self.clock.now()) {
                 Next::Now(Task::Merge(level, sources)) => self.merge(level, sources).await?,
                 Next::Now(Task::DeleteLevel0(old)) => self.delete_level_0(&old).await?,
-                // It may be due again at once.
+                // It may be due again at once, and whoever waits is to hear of what was done.
                 Next::Now(Task::Retention) if retained => return Ok(Some(self.clock.now())),
                 Next::Now(Task::Retention) => retained = self.enforce_retention().await?,
                 Next::At(time) => return Ok(Some(time)),

@@ -276,32 +276,3 @@ async fn retention_is_enforced_once_in_a_run_although_it_is_due_again_when_it_en
         snapshots.last_chunk::<1>().map(|last| &last[..])
     );
 }
-
-/// After an outage, or beside a writer that never pauses.
-#[tokio::test]
-async fn of_much_that_is_due_what_was_done_is_told_before_all_of_it_is() {
-    let (commands, _) = mpsc::unbounded_channel();
-    let (mut maintenance, client) = maintenance(commands).await;
-    for minute in 0..100 {
-        let (name, bytes) = ltx(3 + minute, 3 + minute, 1, 60 * (minute + 1));
-        let body = bytes_stream(bytes.into());
-        let put = client.put(Level::L0, name, time(60 * (minute + 1)), body);
-        put.await.unwrap();
-    }
-    let mut told = Vec::new();
-    loop {
-        let next = maintenance.run().await.unwrap();
-        let done = maintenance.done();
-        told.push(done.compactions + done.snapshots);
-        if next.is_none_or(|next| next > maintenance.clock.now()) {
-            break;
-        }
-        assert!(told.len() < 20, "{told:?}");
-    }
-    let steps = told.windows(2).map(|pair| pair[1] - pair[0]);
-    assert!(
-        told.len() > 2 && steps.max() <= Some(MOST_AT_ONCE.into()),
-        "{told:?}"
-    );
-    assert!(told.last() > Some(&100), "{told:?}");
-}
