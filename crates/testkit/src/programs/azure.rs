@@ -1,11 +1,13 @@
 //! A server that speaks the API of Azure Blob Storage, on loopback.
 
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 use super::install_azurite;
 use super::server::{Server, shared};
+use crate::checkout::wait_until;
 
 /// Azurite with one empty container, stopped when dropped. It honours conditions and checks signatures.
 #[derive(Debug)]
@@ -79,12 +81,25 @@ impl AzureServer {
         self.script(SAS)
     }
 
+    /// Makes the container. A server that has just begun to listen may refuse the first connections all the same.
     fn create_container(&self) {
-        self.script(CREATE);
+        wait_until(Duration::from_secs(20), "azurite answers", || {
+            let output = self.output_of(CREATE);
+            let refused = String::from_utf8_lossy(&output.stderr).contains("Connection refused");
+            let created = output.status.success();
+            assert!(created || refused, "{output:?}\n{}", self.log());
+            created
+        });
     }
 
-    /// Runs a script that signs something.
+    /// What a script that signs something prints.
     fn script(&self, script: &str) -> String {
+        let output = self.output_of(script);
+        assert!(output.status.success(), "{output:?}\n{}", self.log());
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
+    fn output_of(&self, script: &str) -> Output {
         let mut python = Command::new("python3");
         python.args([
             "-c",
@@ -94,11 +109,9 @@ impl AzureServer {
             Self::CONTAINER,
             &self.endpoint(),
         ]);
-        let output = python
+        python
             .output()
-            .unwrap_or_else(|error| panic!("{python:?}: {error}"));
-        assert!(output.status.success(), "{output:?}\n{}", self.log());
-        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+            .unwrap_or_else(|error| panic!("{python:?}: {error}"))
     }
 }
 
