@@ -524,6 +524,7 @@ mod tests {
         }
         assert_eq!(OsDisk.read_dir(directory.path()).unwrap(), []);
     }
+
     #[tokio::test]
     async fn what_nobody_here_has_captured_proves_nothing_and_is_looked_at_again() {
         let (client, ..) = snapshot().await;

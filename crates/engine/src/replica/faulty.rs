@@ -123,7 +123,7 @@ impl ReplicaClient for Faulty {
 mod tests {
     use std::time::Duration;
 
-    use evertide_ltx::{Encoder, Header, PageSize, Pgno, merge};
+    use evertide_ltx::merge;
     use evertide_storage::MemoryClient;
 
     use super::{super::scene::Scene, *};
@@ -152,64 +152,5 @@ mod tests {
             }
             scene.cancel.cancel();
         }
-    }
-    /// What somebody else has stored, far above.
-    async fn bury(store: &dyn ReplicaClient, created: SystemTime) -> Txid {
-        let newest = Txid::new(0x7_0000_0000);
-        let header = Header::new(PageSize::new(512).unwrap(), 1, Txid::FIRST, newest);
-        let name = header.name();
-        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
-        let first = Pgno::new(1).unwrap();
-        encoder.encode_page(first, &[9; 512]).unwrap();
-        let body = bytes_stream(encoder.finish().unwrap().0.into());
-        store
-            .put(Level::SNAPSHOT, name, created, body)
-            .await
-            .unwrap();
-        newest
-    }
-
-    async fn newest(store: &dyn ReplicaClient) -> Txid {
-        let snapshots = store.list(Level::SNAPSHOT, None).await.unwrap();
-        snapshots
-            .iter()
-            .map(|object| object.name.max)
-            .max()
-            .unwrap()
-    }
-
-    /// Two got the lease at the same moment. The other one knows by now; nothing is written after it.
-    #[tokio::test(start_paused = true)]
-    async fn who_is_buried_by_another_that_got_the_lease_as_well_begins_above() {
-        let second = Duration::from_secs(1);
-        let memory = Arc::new(MemoryClient::service("bucket"));
-        let store = Faulty::new(memory.clone(), Fault::ComparesNothing);
-        let mut scene = Scene::start(Arc::new(store), second);
-        scene.database.live(40 * second, Some(3 * second)).await;
-        let buried_at = bury(&*memory, scene.database.time()).await;
-        scene.database.live(60 * second, Some(20 * second)).await;
-        assert_eq!(newest(&*memory).await, buried_at);
-        scene.database.live(120 * second, None).await;
-        assert!(newest(&*memory).await > buried_at);
-        let status = scene.database.replica();
-        assert_eq!((status.txid, status.error), (scene.database.txid(), None));
-        scene.cancel.cancel();
-    }
-
-    /// However that came.
-    #[tokio::test(start_paused = true)]
-    async fn who_is_buried_by_what_maintenance_finds_begins_above() {
-        let minute = Duration::from_secs(60);
-        let memory = Arc::new(MemoryClient::service("bucket"));
-        let mut scene = Scene::start_with(memory.clone(), |options| {
-            options.retention = Some(120 * minute);
-        });
-        scene.database.live(10 * minute, Some(minute)).await;
-        let buried_at = bury(&*memory, scene.database.time()).await;
-        scene.database.live(180 * minute, Some(10 * minute)).await;
-        assert!(newest(&*memory).await > buried_at);
-        let status = scene.database.replica();
-        assert_eq!((status.txid, status.error), (scene.database.txid(), None));
-        scene.cancel.cancel();
     }
 }

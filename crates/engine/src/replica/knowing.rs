@@ -38,18 +38,14 @@ impl Knowing {
         }
     }
 
-    /// Notes it, if it is not noted already.
+    /// Notes what is known.
     pub(super) async fn note(&mut self) {
         let Some(known) = *self.known.borrow_and_update() else {
             return;
         };
         let identity = Arc::clone(&self.identity);
         let (disk, location) = (Arc::clone(&self.disk), self.location.clone());
-        let note = move || match identity.leases.of(&location) == Some(known) {
-            true => Ok(()),
-            false => identity.leases.note(&*disk, &location, known),
-        };
-        let noted = blocking(note).await;
+        let noted = blocking(move || identity.leases.note(&*disk, &location, known)).await;
         if let Err(error) = noted {
             tracing::warn!(
                 replica = self.replica, %error,

@@ -407,8 +407,8 @@ impl Replica {
         }
     }
 
-    /// Waits until more was captured, checksums are to be published, or the replica has to be looked at again. An error means that the
-    /// database's task has ended.
+    /// Waits until more was captured, checksums are to be published, or the replica has to be looked at
+    /// again. An error means that the database's task has ended.
     async fn wait_for_work(&mut self) -> Result<(), watch::error::RecvError> {
         tokio::select! {
             biased;

@@ -242,7 +242,7 @@ impl Upkeep {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
 
     use bytes::Bytes;
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(upkeep.maintenance.newest(), Txid::new(8));
     }
 
-    fn snapshot(max: u64) -> (LtxName, Bytes) {
+    pub(in super::super) fn snapshot(max: u64) -> (LtxName, Bytes) {
         let header = Header::new(PageSize::new(512).unwrap(), 1, Txid::FIRST, Txid::new(max));
         let name = header.name();
         let mut encoder = Encoder::new(Vec::new(), header).unwrap();

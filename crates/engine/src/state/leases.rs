@@ -59,12 +59,14 @@ impl KnownLeases {
         seals.get(&replica(location)).copied()
     }
 
-    /// Notes it, durably.
+    /// Notes it, durably, unless it is noted already.
     pub(crate) fn note(&self, disk: &dyn Disk, location: &str, seal: u64) -> io::Result<()> {
         let mut seals = self.seals.lock().unwrap_or_else(PoisonError::into_inner);
         let replica = replica(location);
         let mut changed = seals.clone();
-        changed.insert(replica, seal);
+        if changed.insert(replica, seal) == Some(seal) {
+            return Ok(());
+        }
         while changed.len() > MOST
             && let Some(other) = changed.keys().copied().find(|other| *other != replica)
         {
