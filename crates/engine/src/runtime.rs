@@ -21,13 +21,43 @@ use crate::watch::Watcher;
 /// Blocking threads at most. A transfer takes one that reads and, for each replica that it goes to,
 /// one that writes; they wait for each other, so none of them may wait for a thread.
 const BLOCKING_THREADS: usize = 512;
-/// Pieces of work of all databases on blocking threads at a time; none of them waits for another.
-static WORK: Semaphore = Semaphore::const_new(8);
-/// Reads of whole databases and long backlogs at a time: each takes some megabytes of memory.
-static TRANSFERS: Semaphore = Semaphore::const_new(16);
 
-/// Drills at a time: they are in nobody's way.
-static DRILLS: Semaphore = Semaphore::const_new(1);
+/// What all databases of a process may do at a time.
+struct Limits {
+    /// Pieces of work on blocking threads; none of them waits for another.
+    work: Semaphore,
+    /// Reads of whole databases and long backlogs: each takes some megabytes of memory.
+    transfers: Semaphore,
+    /// Drills: they are in nobody's way.
+    drills: Semaphore,
+}
+
+impl Limits {
+    const fn new() -> Self {
+        Self {
+            work: Semaphore::const_new(8),
+            transfers: Semaphore::const_new(16),
+            drills: Semaphore::const_new(1),
+        }
+    }
+}
+
+#[cfg(not(test))]
+static LIMITS: Limits = Limits::new();
+
+#[cfg(not(test))]
+fn limits() -> &'static Limits {
+    &LIMITS
+}
+
+/// Of this thread: simulated time would go on while a test waits for what another one is doing.
+#[cfg(test)]
+fn limits() -> &'static Limits {
+    thread_local! {
+        static LIMITS: &'static Limits = Box::leak(Box::new(Limits::new()));
+    }
+    LIMITS.with(|limits| *limits)
+}
 
 static CURRENT: Mutex<Weak<Engine>> = Mutex::new(Weak::new());
 
@@ -167,7 +197,7 @@ async fn tick(ticks: watch::Sender<u64>, mut interval: watch::Receiver<Option<Du
 
 /// The right to start a transfer: held by the thread that reads, until it ends.
 pub(crate) async fn transfer() -> SemaphorePermit<'static> {
-    permit(&TRANSFERS).await
+    permit(&limits().transfers).await
 }
 
 /// The right to restore a replica for the sake of it. Whoever has waited longest gets it.
@@ -177,7 +207,7 @@ pub(crate) async fn drill() -> SemaphorePermit<'static> {
         // Its machines are no neighbours.
         return permit(Box::leak(Box::new(Semaphore::new(1)))).await;
     }
-    permit(&DRILLS).await
+    permit(&limits().drills).await
 }
 
 async fn permit(of: &'static Semaphore) -> SemaphorePermit<'static> {
@@ -199,7 +229,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     if DOES_BLOCKING_WORK.get() {
         return work();
     }
-    let permit = permit(&WORK).await;
+    let permit = permit(&limits().work).await;
     let work = move || {
         let _permit = permit;
         work()

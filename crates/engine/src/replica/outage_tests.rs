@@ -33,10 +33,12 @@ enum Mood {
     Well,
     /// Every request fails.
     Refuses,
-    /// Only syncs are taken.
-    RefusesMerged,
+    /// Files of this level and those above are not taken.
+    RefusesLevel(u8),
     /// Nothing is answered.
     Silent,
+    /// It is not answered when files of this level and those above are to be stored.
+    SilentLevel(u8),
 }
 
 /// A service in memory, in the mood that a test wants.
@@ -60,11 +62,13 @@ impl Moody {
     /// Whether a request is answered, and how; to store a file of this level, if it is for that.
     async fn ask(&self, stores: Option<Level>) -> Result<(), Error> {
         let mood = *self.mood.lock().unwrap();
+        let stores_from = |from| stores.is_some_and(|level| level.get() >= from);
         match mood {
-            Mood::Well => return Ok(()),
-            Mood::RefusesMerged if stores.is_none_or(|level| level == Level::L0) => return Ok(()),
+            Mood::Refuses => {}
+            Mood::RefusesLevel(from) if stores_from(from) => {}
             Mood::Silent => std::future::pending().await,
-            Mood::Refuses | Mood::RefusesMerged => {}
+            Mood::SilentLevel(from) if stores_from(from) => std::future::pending().await,
+            Mood::Well | Mood::RefusesLevel(_) | Mood::SilentLevel(_) => return Ok(()),
         }
         self.refused.fetch_add(1, Ordering::Relaxed);
         Err(Error::Store {
@@ -174,7 +178,7 @@ async fn a_status_says_since_when_uploads_or_maintenance_fail_until_they_work_ag
     let since = |scene: &Scene, mood| {
         let status = scene.database.replica();
         match mood {
-            Mood::RefusesMerged => status
+            Mood::RefusesLevel(_) => status
                 .maintenance_error
                 .zip(status.maintenance_failing_since),
             _ => status.error.zip(status.failing_since),
@@ -182,7 +186,7 @@ async fn a_status_says_since_when_uploads_or_maintenance_fail_until_they_work_ag
     };
     for (mood, work) in [
         (Mood::Refuses, "uploads"),
-        (Mood::RefusesMerged, "maintenance"),
+        (Mood::RefusesLevel(1), "maintenance"),
     ] {
         let gauge = || {
             let labels = [("database", "/app.db"), ("replica", "it"), ("work", work)];
@@ -207,6 +211,36 @@ async fn a_status_says_since_when_uploads_or_maintenance_fail_until_they_work_ag
         works(&scene.database.replica());
         assert_eq!(gauge(), Some(0.0));
     }
+    scene.cancel.cancel();
+}
+
+/// Though all that is to be done is never done.
+#[tokio::test(start_paused = true)]
+async fn what_maintenance_did_is_told_at_once_and_its_failure_until_what_failed_works() {
+    let (moody, mut scene) = scene().await;
+    let failing = |status: &ReplicaStatus| {
+        let error = status.maintenance_error.as_ref();
+        error.expect("it fails");
+        status.maintenance_failing_since.expect("it fails")
+    };
+    moody.set(Mood::RefusesLevel(2));
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    let before = scene.database.replica();
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    let level_1_works = scene.database.replica();
+    assert!(level_1_works.maintained.compactions > before.maintained.compactions);
+    assert_eq!(failing(&level_1_works), failing(&before));
+
+    moody.set(Mood::RefusesLevel(1));
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    let before = scene.database.replica();
+    failing(&before);
+    moody.set(Mood::SilentLevel(2));
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    let in_between = scene.database.replica();
+    assert!(in_between.maintained.compactions > before.maintained.compactions);
+    assert!(in_between.merged > before.merged);
+    works(&in_between);
     scene.cancel.cancel();
 }
 

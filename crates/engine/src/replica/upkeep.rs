@@ -2,6 +2,7 @@
 //! while there is something left to do.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -45,15 +46,9 @@ pub(super) enum News {
 pub(super) struct Upkeep {
     maintenance: Maintenance,
     news: mpsc::UnboundedReceiver<News>,
-    captured: watch::Receiver<Captured>,
-    commands: mpsc::UnboundedSender<Command>,
-    clock: Arc<dyn Clock>,
-    status: watch::Sender<DatabaseStatus>,
-    replica: String,
+    reporter: Reporter,
     /// How often maintenance has begun and ended: while it is the same, nothing was stored.
     turns: Arc<AtomicU64>,
-    /// Notified when something is there that nobody here has captured.
-    doubt: Arc<Notify>,
     /// Nothing is done to a replica before its history is known to be ours.
     known: bool,
     due: Option<Instant>,
@@ -75,13 +70,15 @@ impl Upkeep {
                 context.commands.clone(),
             ),
             news,
-            captured,
-            commands: context.commands.clone(),
-            clock: Arc::clone(&context.clock),
-            status: context.status.clone(),
-            replica: context.options.name.clone(),
+            reporter: Reporter {
+                captured,
+                commands: context.commands.clone(),
+                clock: Arc::clone(&context.clock),
+                status: context.status.clone(),
+                replica: context.options.name.clone(),
+                doubt: Arc::default(),
+            },
             turns: Arc::default(),
-            doubt: Arc::default(),
             known: false,
             due: None,
             failures: 0,
@@ -90,7 +87,7 @@ impl Upkeep {
 
     /// Notified when something is there that nobody here has captured: then somebody else writes, or did.
     pub(super) fn doubt(&self) -> Arc<Notify> {
-        Arc::clone(&self.doubt)
+        Arc::clone(&self.reporter.doubt)
     }
 
     /// How often maintenance has begun and ended so far.
@@ -158,26 +155,29 @@ impl Upkeep {
     }
 
     fn instant(&self, time: SystemTime) -> Instant {
-        let now = self.clock.now();
+        let now = self.reporter.clock.now();
         Instant::now() + time.duration_since(now).unwrap_or_default()
     }
 
     async fn maintain(&mut self) {
         // What was captured in a window that is over belongs to its file. Where uploads do not get
         // through it comes later, in one of its own.
-        let goal = self.captured.borrow().txid;
+        let goal = self.reporter.captured.borrow().txid;
         let _ = timeout(SETTLE, self.hear_until(goal)).await;
         if !self.known {
             return;
         }
         self.turns.fetch_add(1, Ordering::Relaxed);
-        let result = self.maintenance.run().await;
+        let (reporter, failures) = (&self.reporter, &mut self.failures);
+        let progress = |maintenance: &Maintenance| {
+            if maintenance.is_failing() {
+                return reporter.report(maintenance, |error| error);
+            }
+            *failures = 0;
+            reporter.report(maintenance, |_| maintenance.complaint());
+        };
+        let result = self.maintenance.run_telling(progress).await;
         self.turns.fetch_add(1, Ordering::Relaxed);
-        let done = self.maintenance.done();
-        let merged = self.maintenance.merged();
-        if self.maintenance.newest() > self.captured.borrow().txid {
-            self.doubt.notify_one();
-        }
         let error = match &result {
             Ok(_) => {
                 self.failures = 0;
@@ -186,9 +186,58 @@ impl Upkeep {
             }
             Err(error) => Some(self.failed(error)),
         };
+        self.reporter.report(&self.maintenance, |_| error);
+    }
+
+    async fn hear_until(&mut self, goal: Txid) {
+        while self.maintenance.newest() < goal
+            && let Some(news) = self.news.recv().await
+        {
+            self.note(news);
+        }
+    }
+
+    fn failed(&mut self, error: &Error) -> String {
+        self.failures = self.failures.saturating_add(1);
+        self.due = Some(Instant::now() + pause(self.failures) * PATIENCE);
+        let text = describe(error);
+        tracing::error!(
+            database = %self.reporter.database().display(),
+            replica = self.reporter.replica,
+            error = text,
+            failures = self.failures,
+            "cannot maintain the replica; uploads go on, and it is tried again"
+        );
+        text
+    }
+}
+
+/// Tells everybody what maintenance has done, and what it found.
+struct Reporter {
+    captured: watch::Receiver<Captured>,
+    commands: mpsc::UnboundedSender<Command>,
+    clock: Arc<dyn Clock>,
+    status: watch::Sender<DatabaseStatus>,
+    replica: String,
+    /// Notified when something is there that nobody here has captured.
+    doubt: Arc<Notify>,
+}
+
+impl Reporter {
+    /// Reports what is done so far, and what is wrong now, given what was wrong before.
+    fn report(
+        &self,
+        maintenance: &Maintenance,
+        wrong: impl FnOnce(Option<String>) -> Option<String>,
+    ) {
+        if maintenance.newest() > self.captured.borrow().txid {
+            self.doubt.notify_one();
+        }
+        let (done, merged) = (maintenance.done(), maintenance.merged());
         let now = self.clock.now();
         let (mut before, mut since, mut more_is_merged) = (None, None, false);
         report(&self.status, &self.replica, |status| {
+            let error = wrong(status.maintenance_error.take());
             before = status.maintenance_failing_since;
             since = error.as_ref().map(|_| before.unwrap_or(now));
             status.maintained = done;
@@ -208,36 +257,16 @@ impl Upkeep {
 
     /// It fails since then, or does not any more.
     fn told(&self, before: Option<SystemTime>, since: Option<SystemTime>, now: SystemTime) {
-        let database = self.status.borrow().path.clone();
-        failing::publish(Work::Maintenance, &database, &self.replica, since);
+        let (database, replica) = (self.database(), &self.replica);
+        failing::publish(Work::Maintenance, &database, replica, since);
         if let (Some(before), None) = (before, since) {
-            let (database, replica) = (database.display(), &self.replica);
-            let failed_for = failing::duration(before, now);
+            let (database, failed_for) = (database.display(), failing::duration(before, now));
             tracing::info!(%database, replica, %failed_for, "the replica is maintained again");
         }
     }
 
-    async fn hear_until(&mut self, goal: Txid) {
-        while self.maintenance.newest() < goal
-            && let Some(news) = self.news.recv().await
-        {
-            self.note(news);
-        }
-    }
-
-    fn failed(&mut self, error: &Error) -> String {
-        self.failures = self.failures.saturating_add(1);
-        self.due = Some(Instant::now() + pause(self.failures) * PATIENCE);
-        let text = describe(error);
-        let database = self.status.borrow().path.display().to_string();
-        tracing::error!(
-            database,
-            replica = self.replica,
-            error = text,
-            failures = self.failures,
-            "cannot maintain the replica; uploads go on, and it is tried again"
-        );
-        text
+    fn database(&self) -> PathBuf {
+        self.status.borrow().path.clone()
     }
 }
 
@@ -277,13 +306,15 @@ pub(super) mod tests {
         Upkeep {
             maintenance: Maintenance::new(client, &options, Arc::clone(&clock) as _),
             news: mpsc::unbounded_channel().1,
-            captured,
-            commands: mpsc::unbounded_channel().0,
-            clock,
-            status: watch::Sender::new(status),
-            replica: options.name,
+            reporter: Reporter {
+                captured,
+                commands: mpsc::unbounded_channel().0,
+                clock,
+                status: watch::Sender::new(status),
+                replica: options.name,
+                doubt: Arc::default(),
+            },
             turns: Arc::default(),
-            doubt: Arc::default(),
             known: false,
             due: None,
             failures: 0,
@@ -329,7 +360,7 @@ pub(super) mod tests {
         let mut upkeep = upkeep(store.clone());
         let (news, receiver) = mpsc::unbounded_channel();
         upkeep.news = receiver;
-        let mut status = upkeep.status.subscribe();
+        let mut status = upkeep.reporter.status.subscribe();
         let running = tokio::spawn(upkeep.run());
         news.send(News::Listed(objects, 0)).unwrap();
         let of = |status: &DatabaseStatus| status.replicas[0].clone();

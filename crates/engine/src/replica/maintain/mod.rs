@@ -76,6 +76,30 @@ pub struct Maintenance {
     snapshots: BTreeMap<LtxName, u64>,
     damaged: Damaged,
     local: Option<Local>,
+    /// What is being done, or was last.
+    work: Work,
+    /// What did not work, until it has.
+    failing: Option<Work>,
+}
+
+/// A kind of work, to tell whether that which has failed works again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Work {
+    List,
+    Mend,
+    Merge(Level),
+    DeleteLevel0,
+    Retention,
+}
+
+impl Work {
+    fn of(task: &Task) -> Self {
+        match task {
+            Task::Merge(level, _) => Self::Merge(*level),
+            Task::DeleteLevel0(_) => Self::DeleteLevel0,
+            Task::Retention => Self::Retention,
+        }
+    }
 }
 
 /// Up to which transaction captured files are of no use to a replica once it has them: all of them if
@@ -148,6 +172,8 @@ impl Maintenance {
             snapshots: BTreeMap::new(),
             damaged: Damaged::default(),
             local: None,
+            work: Work::List,
+            failing: None,
         }
     }
 
@@ -189,11 +215,25 @@ impl Maintenance {
     /// Where the replica cannot be read or written, or a file that was deleted is still there. Nothing is lost
     /// then: try again later.
     pub async fn run(&mut self) -> Result<Option<SystemTime>, Error> {
-        let result = self.run_due().await;
-        if result.is_err() {
-            self.files = None;
+        self.run_telling(|_| ()).await
+    }
+
+    /// Does the same, and tells each time when something is done.
+    pub(super) async fn run_telling(
+        &mut self,
+        mut tell: impl FnMut(&Self) + Send,
+    ) -> Result<Option<SystemTime>, Error> {
+        let result = self.run_due(&mut tell).await;
+        match result {
+            Ok(_) => self.failing = None,
+            Err(_) => (self.files, self.failing) = (None, Some(self.work)),
         }
         result
+    }
+
+    /// Whether what did not work last has not been done since.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
     }
 
     /// Files that turned out to be damaged, as long as they are there.
@@ -264,22 +304,34 @@ impl Maintenance {
         }
     }
 
-    async fn run_due(&mut self) -> Result<Option<SystemTime>, Error> {
+    async fn run_due(
+        &mut self,
+        tell: &mut (impl FnMut(&Self) + Send),
+    ) -> Result<Option<SystemTime>, Error> {
         // What cannot be mended is tried again only when there is another listing.
         let mut mended = false;
         let mut retained = false;
         loop {
             if self.files.is_none() {
+                self.work = Work::List;
                 let files = self.list_all().await?;
                 self.know(files);
                 mended = false;
             }
-            if !mended && self.mend().await? {
-                continue;
+            if !mended {
+                self.work = Work::Mend;
+                if self.mend().await? {
+                    self.is_done(tell);
+                    continue;
+                }
+                mended = true;
             }
-            mended = true;
             let Some(files) = &self.files else { continue };
-            match plan(files, &self.rules, self.retention_due, self.clock.now()) {
+            let next = plan(files, &self.rules, self.retention_due, self.clock.now());
+            if let Next::Now(task) = &next {
+                self.work = Work::of(task);
+            }
+            match next {
                 Next::Now(Task::Merge(level, sources)) => self.merge(level, sources).await?,
                 Next::Now(Task::DeleteLevel0(old)) => self.delete_level_0(&old).await?,
                 // It may be due again at once, and whoever waits is to hear of what was done.
@@ -288,7 +340,16 @@ impl Maintenance {
                 Next::At(time) => return Ok(Some(time)),
                 Next::Never => return Ok(None),
             }
+            self.is_done(tell);
         }
+    }
+
+    /// What was being done has worked, and with it the listing that it was planned from.
+    fn is_done(&mut self, tell: &mut impl FnMut(&Self)) {
+        self.failing = self
+            .failing
+            .filter(|failing| ![self.work, Work::List].contains(failing));
+        tell(self);
     }
 
     /// Takes a full listing for what is there.
