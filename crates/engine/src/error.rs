@@ -98,6 +98,19 @@ pub enum Error {
         /// database, as far as anybody knows.
         fork: bool,
     },
+    /// The replica has a transaction so large that there are not enough after it.
+    #[error(
+        "replica `{name}`: {file} at {location} is said to hold a transaction after which there are too \
+         few for others. Nobody counts that far: find out how it came there, and move it away"
+    )]
+    NoTransactionsLeft {
+        /// The replica.
+        name: String,
+        /// Where it is.
+        location: String,
+        /// The file, and its level.
+        file: String,
+    },
     /// Whether the database goes on from what the replica has could not be found out.
     #[error(
         "replica `{name}` was written elsewhere, and cannot be compared with this database: {source}"
@@ -155,7 +168,9 @@ impl Error {
     pub(crate) fn is_not_our_turn(&self) -> bool {
         use evertide_storage::Error::{BadLease, LeaseHeld, LeaseLost};
         match self {
-            Self::OtherHistory { .. } | Self::Unproven { .. } => true,
+            Self::OtherHistory { .. } | Self::NoTransactionsLeft { .. } | Self::Unproven { .. } => {
+                true
+            }
             Self::Replica { source, .. } => matches!(
                 source,
                 LeaseHeld { .. } | LeaseLost { .. } | BadLease { .. }
@@ -169,7 +184,7 @@ impl Error {
     pub(crate) fn is_refusal(&self) -> bool {
         use evertide_storage::Error::{BadLease, LeaseHeld};
         match self {
-            Self::OtherHistory { .. } => true,
+            Self::OtherHistory { .. } | Self::NoTransactionsLeft { .. } => true,
             Self::Replica { source, .. } => matches!(source, LeaseHeld { .. } | BadLease { .. }),
             _ => false,
         }

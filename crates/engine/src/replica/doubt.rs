@@ -98,7 +98,7 @@ impl Doubt {
 mod tests {
     use std::time::SystemTime;
 
-    use evertide_ltx::{Level, Txid};
+    use evertide_ltx::{Level, LtxName, Txid};
     use evertide_storage::{MemoryClient, ReplicaClient, bytes_stream};
 
     use super::{
@@ -110,16 +110,17 @@ mod tests {
         *,
     };
 
-    /// What somebody else has stored, far above.
-    async fn bury(store: &dyn ReplicaClient, created: SystemTime) -> Txid {
-        let newest = Txid::new(0x7_0000_0000);
+    const FAR_ABOVE: Txid = Txid::new(0x7_0000_0000);
+
+    /// What somebody else has stored.
+    async fn bury(store: &dyn ReplicaClient, created: SystemTime, newest: Txid) -> LtxName {
         let (name, content) = snapshot(newest.get());
         let body = bytes_stream(content);
         store
             .put(Level::SNAPSHOT, name, created, body)
             .await
             .unwrap();
-        newest
+        name
     }
 
     async fn newest(store: &dyn ReplicaClient) -> Txid {
@@ -139,11 +140,11 @@ mod tests {
         let store = Faulty::new(memory.clone(), Fault::ComparesNothing);
         let mut scene = Scene::start(Arc::new(store), second);
         scene.database.live(40 * second, Some(3 * second)).await;
-        let buried_at = bury(&*memory, scene.database.time()).await;
+        bury(&*memory, scene.database.time(), FAR_ABOVE).await;
         scene.database.live(60 * second, Some(20 * second)).await;
-        assert_eq!(newest(&*memory).await, buried_at);
+        assert_eq!(newest(&*memory).await, FAR_ABOVE);
         scene.database.live(120 * second, None).await;
-        assert!(newest(&*memory).await > buried_at);
+        assert!(newest(&*memory).await > FAR_ABOVE);
         let status = scene.database.replica();
         assert_eq!((status.txid, status.error), (scene.database.txid(), None));
         scene.cancel.cancel();
@@ -158,11 +159,42 @@ mod tests {
             options.retention = Some(120 * minute);
         });
         scene.database.live(10 * minute, Some(minute)).await;
-        let buried_at = bury(&*memory, scene.database.time()).await;
+        bury(&*memory, scene.database.time(), FAR_ABOVE).await;
         scene.database.live(180 * minute, Some(10 * minute)).await;
-        assert!(newest(&*memory).await > buried_at);
+        assert!(newest(&*memory).await > FAR_ABOVE);
         let status = scene.database.replica();
         assert_eq!((status.txid, status.error), (scene.database.txid(), None));
         scene.cancel.cancel();
+    }
+
+    /// No transaction can follow, or too few for all who take over.
+    #[tokio::test(start_paused = true)]
+    async fn a_file_with_the_last_transaction_of_all_is_named_and_nothing_goes_on_before_it_is_away()
+     {
+        let minute = Duration::from_secs(60);
+        for last in [u64::MAX, u64::MAX - 1, u64::MAX - 0x1_0000_0000] {
+            let memory = Arc::new(MemoryClient::service("bucket"));
+            let mut scene = Scene::start_with(memory.clone(), |options| {
+                options.retention = Some(120 * minute);
+            });
+            scene.database.live(10 * minute, Some(minute)).await;
+            let name = bury(&*memory, scene.database.time(), Txid::new(last)).await;
+            scene.database.live(180 * minute, Some(10 * minute)).await;
+            let status = scene.database.replica();
+            let (error, maintenance_error) = (status.error.unwrap(), status.maintenance_error);
+            for error in [error, maintenance_error.unwrap()] {
+                assert!(
+                    error.contains(&format!("{name} of level 9 at memory:bucket")),
+                    "{error}"
+                );
+            }
+            assert!(status.refused);
+            memory.delete(Level::SNAPSHOT, &[name]).await.unwrap();
+            scene.database.live(180 * minute, Some(10 * minute)).await;
+            let status = scene.database.replica();
+            assert_eq!((status.txid, status.error), (scene.database.txid(), None));
+            assert_eq!(status.maintenance_error, None);
+            scene.cancel.cancel();
+        }
     }
 }

@@ -264,6 +264,7 @@ impl Replica {
             let listed = self.context.client.list(level, None).await;
             objects.extend(listed.map_err(|source| self.replica_error(source))?);
         }
+        succession::check_room(&objects, &*self.context.client, &self.context.options.name)?;
         self.set_continuable(&objects);
         // Of those that reach furthest the first one: it is of the lowest level, as it was captured.
         let newest = objects.iter().rev().max_by_key(|object| object.name.max);
@@ -501,7 +502,7 @@ impl Replica {
                 source: StoreError::LeaseHeld { wait, .. },
                 ..
             } => (*wait).clamp(FIRST_PAUSE, LONGEST_PAUSE),
-            Error::OtherHistory { .. } => HISTORY_PAUSE,
+            Error::OtherHistory { .. } | Error::NoTransactionsLeft { .. } => HISTORY_PAUSE,
             _ => pause(self.failures),
         }
     }

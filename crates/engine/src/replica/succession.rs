@@ -10,7 +10,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use evertide_ltx::Txid;
 use evertide_storage::{
-    Error as StoreError, Identity, LeaseRecord, LtxObject, Owner, Taken, TxidRange,
+    Error as StoreError, Identity, LeaseRecord, LtxObject, Owner, ReplicaClient, Taken, TxidRange,
 };
 
 use super::{Replica, body::read_tail, plan::Remote};
@@ -24,6 +24,8 @@ use crate::{
 const EPOCH: u64 = TxidRange::EPOCH;
 /// In 2156. There are some after it that nobody begins with, so that transactions do not run out.
 const LAST_EPOCH: u64 = (1 << 32) - (1 << 16);
+/// What reaches further was not counted by anybody, and nobody may go on from there.
+const LAST_TXID: Txid = Txid::new(u64::MAX - (1 << 40));
 /// 2020-01-01T00:00:00Z, in seconds since 1970.
 const YEAR_2020: u64 = 1_577_836_800;
 
@@ -34,6 +36,23 @@ pub(crate) enum Succession {
     Proven,
     /// Anything: the operator said so.
     Forced,
+}
+
+/// Makes sure that there are transactions after all of these files.
+pub(super) fn check_room<'a>(
+    objects: impl IntoIterator<Item = &'a LtxObject>,
+    client: &dyn ReplicaClient,
+    replica: &str,
+) -> Result<(), Error> {
+    let mut objects = objects.into_iter();
+    let Some(object) = objects.find(|object| object.name.max > LAST_TXID) else {
+        return Ok(());
+    };
+    Err(Error::NoTransactionsLeft {
+        name: replica.to_owned(),
+        location: client.location(),
+        file: format!("{} of level {}", object.name, object.level),
+    })
 }
 
 /// What the lease says about a replica that it would be taken of.

@@ -200,6 +200,9 @@ impl Upkeep {
     fn failed(&mut self, error: &Error) -> String {
         self.failures = self.failures.saturating_add(1);
         self.due = Some(Instant::now() + pause(self.failures) * PATIENCE);
+        if matches!(error, Error::NoTransactionsLeft { .. }) {
+            self.reporter.doubt.notify_one();
+        }
         let text = describe(error);
         tracing::error!(
             database = %self.reporter.database().display(),

@@ -29,6 +29,7 @@ use super::{
     merge::{Merger, Source},
     retain::plan_retention,
     snapshot::{Origin, origin},
+    succession::check_room,
 };
 use crate::{
     Error, ReplicaOptions,
@@ -371,6 +372,7 @@ impl Maintenance {
         let client = &self.merger.client;
         let levels = try_join_all(Level::all().map(|level| client.list(level, None))).await;
         let levels = levels.map_err(|source| self.failed(source))?;
+        check_room(levels.iter().flatten(), &**client, &self.merger.replica)?;
         let mut files = levels.into_iter().flatten().collect();
         self.damaged.set_aside(&mut files);
         Ok(files)
