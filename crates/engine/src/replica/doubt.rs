@@ -172,14 +172,20 @@ mod tests {
     async fn a_file_with_the_last_transaction_of_all_is_named_and_nothing_goes_on_before_it_is_away()
      {
         let minute = Duration::from_secs(60);
-        for last in [u64::MAX, u64::MAX - 1, u64::MAX - 0x1_0000_0000] {
+        let nearly = u64::MAX - 0x1_0000_0000;
+        for (last, pause) in [
+            (u64::MAX, Some(10 * minute)),
+            (u64::MAX - 1, Some(10 * minute)),
+            (nearly, Some(10 * minute)),
+            (nearly, None),
+        ] {
             let memory = Arc::new(MemoryClient::service("bucket"));
             let mut scene = Scene::start_with(memory.clone(), |options| {
                 options.retention = Some(120 * minute);
             });
             scene.database.live(10 * minute, Some(minute)).await;
             let name = bury(&*memory, scene.database.time(), Txid::new(last)).await;
-            scene.database.live(180 * minute, Some(10 * minute)).await;
+            scene.database.live(180 * minute, pause).await;
             let status = scene.database.replica();
             let (error, maintenance_error) = (status.error.unwrap(), status.maintenance_error);
             for error in [error, maintenance_error.unwrap()] {
@@ -190,7 +196,7 @@ mod tests {
             }
             assert!(status.refused);
             memory.delete(Level::SNAPSHOT, &[name]).await.unwrap();
-            scene.database.live(180 * minute, Some(10 * minute)).await;
+            scene.database.live(180 * minute, pause).await;
             let status = scene.database.replica();
             assert_eq!((status.txid, status.error), (scene.database.txid(), None));
             assert_eq!(status.maintenance_error, None);

@@ -44,6 +44,13 @@ pub(super) struct Source {
     pub(super) copies: Vec<PathBuf>,
 }
 
+impl From<LtxObject> for Source {
+    fn from(object: LtxObject) -> Self {
+        let copies = Vec::new();
+        Self { object, copies }
+    }
+}
+
 /// What merges read from and write to.
 #[derive(Clone, Debug)]
 pub(super) struct Merger {

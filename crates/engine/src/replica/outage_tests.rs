@@ -230,6 +230,15 @@ async fn what_maintenance_did_is_told_at_once_and_its_failure_until_what_failed_
     let level_1_works = scene.database.replica();
     assert!(level_1_works.maintained.compactions > before.maintained.compactions);
     assert_eq!(failing(&level_1_works), failing(&before));
+    // Something else fails for a while.
+    moody.set(Mood::Refuses);
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    moody.set(Mood::RefusesLevel(2));
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    assert_eq!(failing(&scene.database.replica()), failing(&before));
+    moody.set(Mood::Well);
+    scene.database.live(10 * MINUTE, PAUSE).await;
+    works(&scene.database.replica());
 
     moody.set(Mood::RefusesLevel(1));
     scene.database.live(10 * MINUTE, PAUSE).await;
@@ -241,6 +250,35 @@ async fn what_maintenance_did_is_told_at_once_and_its_failure_until_what_failed_
     assert!(in_between.maintained.compactions > before.maintained.compactions);
     assert!(in_between.merged > before.merged);
     works(&in_between);
+    scene.cancel.cancel();
+}
+
+/// Nobody writes, so that nothing but maintenance can notice.
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_somebody_else_had_for_a_moment_is_taken_again_for_maintenance() {
+    let (_, mut scene) = scene().await;
+    scene.database.live(20 * MINUTE, None).await;
+    let before = scene.database.replica().maintained.compactions;
+    scene.another_has_been_there().await;
+    scene.database.live(100 * MINUTE, None).await;
+    let status = scene.database.replica();
+    works(&status);
+    assert!(status.maintained.compactions > before);
+    scene.cancel.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_captured_file_that_is_damaged_after_its_upload_is_read_from_the_replica() {
+    let (_, mut scene) = scene().await;
+    let before = scene.database.replica();
+    while scene.database.damage_staged() < 2 {
+        scene.database.live(SECOND, PAUSE.map(|_| SECOND)).await;
+    }
+    scene.database.live(MINUTE, None).await;
+    let status = scene.database.replica();
+    works(&status);
+    assert!(status.maintained.compactions > before.maintained.compactions);
+    assert_eq!(status.merged, scene.database.txid());
     scene.cancel.cancel();
 }
 

@@ -9,7 +9,8 @@ use std::{
 use bytes::Bytes;
 use evertide_ltx::{Checksum, Encoder, Header, LtxName, PageSize, Pgno, Txid};
 use evertide_storage::{
-    Clock, CountingClient, Destination, Lease, LeasedClient, OsDisk, ReplicaClient, bytes_stream,
+    Clock, CountingClient, Destination, Identity, Lease, LeasedClient, OsDisk, ReplicaClient,
+    TxidRange, bytes_stream,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -136,6 +137,17 @@ impl Database {
         }
     }
 
+    /// Cuts what is staged in two.
+    #[allow(clippy::disallowed_methods)] // as above
+    pub(super) fn damage_staged(&self) -> usize {
+        for file in &self.staged {
+            let path = self.dir.path().join(file.name.to_string());
+            let content = std::fs::read(&path).unwrap();
+            std::fs::write(path, &content[..content.len() / 2]).unwrap();
+        }
+        self.staged.len()
+    }
+
     /// What its replica is doing.
     pub(super) fn replica(&self) -> ReplicaStatus {
         self.status.borrow().replicas[0].clone()
@@ -253,5 +265,22 @@ impl Scene {
             time_is_up,
             _flush: flush,
         }
+    }
+
+    /// Another writer takes the lease, once it has ended, and lets go of it.
+    pub(super) async fn another_has_been_there(&self) {
+        let clock = Arc::clone(&self.database.clock) as _;
+        let another = owner(Identity::random(), &PathBuf::from("/other.db"));
+        let client = Arc::clone(&self.client) as _;
+        let lease = Lease::new(client, clock, another, Duration::from_secs(60));
+        let taken = lease.look().await.unwrap();
+        let range = TxidRange {
+            found: self.database.txid,
+            begins: self.database.txid.next(),
+        };
+        let lineage = taken.record().unwrap().lineage;
+        lease.claim(lineage, &taken, range);
+        lease.ensure().await.unwrap();
+        lease.release().await.unwrap();
     }
 }

@@ -25,7 +25,7 @@ const EPOCH: u64 = TxidRange::EPOCH;
 /// In 2156. There are some after it that nobody begins with, so that transactions do not run out.
 const LAST_EPOCH: u64 = (1 << 32) - (1 << 16);
 /// What reaches further was not counted by anybody, and nobody may go on from there.
-const LAST_TXID: Txid = Txid::new(u64::MAX - (1 << 40));
+const LAST_TXID: Txid = Txid::new(u64::MAX - 256 * EPOCH);
 /// 2020-01-01T00:00:00Z, in seconds since 1970.
 const YEAR_2020: u64 = 1_577_836_800;
 
@@ -45,14 +45,18 @@ pub(super) fn check_room<'a>(
     replica: &str,
 ) -> Result<(), Error> {
     let mut objects = objects.into_iter();
-    let Some(object) = objects.find(|object| object.name.max > LAST_TXID) else {
-        return Ok(());
-    };
-    Err(Error::NoTransactionsLeft {
+    match objects.find(|object| object.name.max > LAST_TXID) {
+        Some(object) => Err(no_room(object, client, replica)),
+        None => Ok(()),
+    }
+}
+
+fn no_room(after: &LtxObject, client: &dyn ReplicaClient, replica: &str) -> Error {
+    Error::NoTransactionsLeft {
         name: replica.to_owned(),
         location: client.location(),
-        file: format!("{} of level {}", object.name, object.level),
-    })
+        file: format!("{} of level {}", after.name, after.level),
+    }
 }
 
 /// What the lease says about a replica that it would be taken of.
@@ -168,6 +172,12 @@ impl Replica {
         })?;
         let unsure = blind || self.doubt.is_unresolved();
         let begun = begin(&taken, remote, self.context.clock.now(), unsure);
+        if let Some(newest) = newest
+            && begun.txid() >= LAST_TXID
+        {
+            let (client, name) = (&*self.context.client, &self.context.options.name);
+            return Err(no_room(newest, client, name));
+        }
         let range = TxidRange {
             found: remote.txid(),
             begins: Txid::new(begun.txid().get().saturating_add(1)),

@@ -150,8 +150,10 @@ impl Upkeep {
     }
 
     fn set_timer(&mut self) {
-        let due = self.maintenance.next_due();
-        self.due = due.map(|due| self.instant(due));
+        self.due = match self.maintenance.is_failing() {
+            true => Some(Instant::now()), // whether it still does
+            false => self.maintenance.next_due().map(|due| self.instant(due)),
+        };
     }
 
     fn instant(&self, time: SystemTime) -> Instant {
@@ -170,11 +172,13 @@ impl Upkeep {
         self.turns.fetch_add(1, Ordering::Relaxed);
         let (reporter, failures) = (&self.reporter, &mut self.failures);
         let progress = |maintenance: &Maintenance| {
-            if maintenance.is_failing() {
-                return reporter.report(maintenance, |error| error);
+            if !maintenance.is_failing() {
+                *failures = 0;
             }
-            *failures = 0;
-            reporter.report(maintenance, |_| maintenance.complaint());
+            reporter.report(maintenance, |before| match maintenance.is_settled() {
+                true => maintenance.complaint(),
+                false => before,
+            });
         };
         let result = self.maintenance.run_telling(progress).await;
         self.turns.fetch_add(1, Ordering::Relaxed);
@@ -200,7 +204,7 @@ impl Upkeep {
     fn failed(&mut self, error: &Error) -> String {
         self.failures = self.failures.saturating_add(1);
         self.due = Some(Instant::now() + pause(self.failures) * PATIENCE);
-        if matches!(error, Error::NoTransactionsLeft { .. }) {
+        if error.is_not_our_turn() {
             self.reporter.doubt.notify_one();
         }
         let text = describe(error);

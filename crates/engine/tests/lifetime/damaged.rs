@@ -69,9 +69,10 @@ impl Scene {
         self.run(to).await;
     }
 
-    async fn run(&mut self, at: u64) {
+    /// When there will be something to do.
+    async fn run(&mut self, at: u64) -> Option<SystemTime> {
         self.clock.set(second(at));
-        self.maintenance.run().await.unwrap();
+        self.maintenance.run().await.unwrap()
     }
 
     async fn at(&self, level: u8) -> Vec<LtxObject> {
@@ -185,14 +186,65 @@ async fn a_damaged_file_that_nothing_else_holds_is_in_the_way_of_nothing_else() 
         "{error}"
     );
 
-    // Put back from a copy, it is as any other.
+    // Put back from a copy, it is as any other within an hour.
     scene.replace(lost, good).await;
-    scene.maintenance = new(&scene);
-    scene.run(7_200).await;
+    assert_eq!(scene.run(7_200).await, Some(second(7_600)));
+    assert_eq!(scene.damaged(), [lost.clone()]);
+    scene.run(7_600).await;
     assert_eq!(scene.damaged(), []);
-    assert_eq!(scene.at(9).await.len(), 2);
+    let snapshots = scene.at(9).await;
+    assert_eq!(snapshots.last().unwrap().name.max, scene.model.newest());
     for txid in [lost.name.max, after.max, scene.model.newest()] {
         scene.restored(txid).await.unwrap();
+    }
+}
+
+/// An operator has put it back, as the status says.
+#[tokio::test]
+async fn what_was_damaged_and_is_whole_again_is_not_deleted_as_useless() {
+    for put_back in [4_200, 4_300, 5_050] {
+        let mut scene = Scene::new().await;
+        let mut options = ReplicaOptions::new("local", Destination::file("/nowhere").unwrap());
+        options.levels = vec![Duration::from_secs(30), Duration::from_secs(3_600)];
+        options.level_0_retention = Duration::from_secs(60);
+        options.snapshot_interval = Duration::from_secs(1_000_000);
+        options.retention = Some(Duration::from_secs(5_000));
+        options.retention_check_interval = Duration::from_secs(600);
+        let client = scene.client.clone();
+        scene.maintenance = Maintenance::new(client, &options, scene.clock.clone());
+        scene.run(400).await;
+        assert_eq!(scene.at(0).await.len(), 1);
+        let lost = scene.at(1).await[1].clone();
+        let good = scene.damage(&lost).await;
+        scene.live(2_000, 2_100).await;
+        scene.live(4_000, 4_100).await;
+        assert_eq!(scene.damaged(), [lost.clone()]);
+        // The newest state is safe.
+        let newest = scene.model.newest();
+        let name = LtxName::new(Txid::FIRST, newest);
+        let body = bytes_stream(scene.model.file(name));
+        let put = scene
+            .client
+            .put(Level::SNAPSHOT, name, scene.model.created(newest), body);
+        scene.maintenance.arrived(put.await.unwrap());
+        let mut good = Some(good);
+        for at in (4_105..5_300).step_by(5) {
+            if at == put_back {
+                scene.replace(&lost, good.take().unwrap()).await;
+            }
+            scene.run(at).await;
+        }
+        assert_eq!(scene.damaged(), [], "{put_back}");
+        let mut behind = 0;
+        for level in 0..=2 {
+            for file in scene.at(level).await {
+                if file.created > second(300) {
+                    scene.restored(file.name.max).await.unwrap();
+                    behind += u32::from(file.name.max < newest);
+                }
+            }
+        }
+        assert!(behind > 0, "{put_back}");
     }
 }
 

@@ -1,10 +1,14 @@
 //! Files that turn out to be damaged: they are made again of what holds the same, and where nothing does, all else
 //! goes on without them.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use evertide_ltx::{Error as LtxError, Level, LtxName, Txid};
 use evertide_storage::LtxObject;
+use humantime::format_duration;
 
 use super::{
     super::{files::Files, files::chain_from, merge::Source},
@@ -12,30 +16,59 @@ use super::{
 };
 use crate::Error;
 
-/// Files that cannot be used, and what is wrong with them.
+/// Time between two reads of a file that is damaged, at least: somebody may have put it back.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Files that cannot be used.
 #[derive(Debug, Default)]
-pub(super) struct Damaged(BTreeMap<(Level, LtxName), (LtxObject, String)>);
+pub(super) struct Damaged(BTreeMap<(Level, LtxName), Damage>);
+
+#[derive(Debug)]
+struct Damage {
+    object: LtxObject,
+    flaw: String,
+    /// When that was found last.
+    read: SystemTime,
+}
 
 impl Damaged {
-    fn note(&mut self, object: LtxObject, flaw: &LtxError) {
-        let key = (object.level, object.name);
-        self.0.insert(key, (object, flaw.to_string()));
+    fn note(&mut self, object: LtxObject, flaw: &LtxError, read: SystemTime) {
+        let (key, flaw) = ((object.level, object.name), flaw.to_string());
+        self.0.insert(key, Damage { object, flaw, read });
     }
 
-    /// Takes a full listing: leaves them out of it, and forgets those that are not there any more.
+    /// Takes a full listing: leaves them out of it, and forgets those that are not there any more, or are others now.
     pub(super) fn set_aside(&mut self, listing: &mut Files) {
-        self.0
-            .retain(|(level, name), _| listing.remove(*level, *name).is_some());
+        self.0.retain(|(level, name), damage| {
+            let Some(listed) = listing.remove(*level, *name) else {
+                return false;
+            };
+            let is_same =
+                (listed.size, listed.created) == (damage.object.size, damage.object.created);
+            if !is_same {
+                listing.add(listed);
+            }
+            is_same
+        });
     }
 
     pub(super) fn files(&self) -> impl Iterator<Item = &LtxObject> {
-        self.0.values().map(|(object, _)| object)
+        self.0.values().map(|damage| &damage.object)
+    }
+
+    fn is_damaged(&self, level: Level, name: LtxName) -> bool {
+        self.0.contains_key(&(level, name))
     }
 
     /// The newest transaction that one of them holds, zero without any.
-    fn reach(&self) -> Txid {
+    pub(super) fn reach(&self) -> Txid {
         let ends = self.files().map(|object| object.name.max);
         ends.max().unwrap_or_default()
+    }
+
+    /// When one of them was read last, that is the longest ago.
+    fn oldest_read(&self) -> Option<SystemTime> {
+        self.0.values().map(|damage| damage.read).min()
     }
 }
 
@@ -58,7 +91,7 @@ fn instead(files: &Files, damaged: &LtxObject) -> Option<Vec<LtxObject>> {
 impl Maintenance {
     /// What is wrong with the replica and cannot be mended here, for its status.
     pub(in crate::replica) fn complaint(&self) -> Option<String> {
-        let (object, flaw) = self.damaged.0.values().next()?;
+        let Damage { object, flaw, .. } = self.damaged.0.values().next()?;
         let others = match self.damaged.0.len() - 1 {
             0 => String::new(),
             others => format!("; so are {others} others"),
@@ -66,11 +99,64 @@ impl Maintenance {
         Some(format!(
             "{}: {} of level {} is damaged ({flaw}), and there is nothing to make it of again. All else goes on \
              without it. `evertide verify` says which states cannot be restored; put the file back from a copy, \
-             or delete it{others}",
+             or delete it, and that is noticed within {}{others}",
             self.merger.client.location(),
             object.name,
-            object.level
+            object.level,
+            format_duration(self.between_reads())
         ))
+    }
+
+    /// Time between two reads of a file that is damaged.
+    fn between_reads(&self) -> Duration {
+        self.rules.check_interval.max(PATIENCE)
+    }
+
+    /// When files that are damaged are to be read again.
+    pub(super) fn damaged_due(&self) -> Option<SystemTime> {
+        self.damaged
+            .oldest_read()?
+            .checked_add(self.between_reads())
+    }
+
+    /// Reads those again that were found damaged long ago, and takes back into a listing what is whole.
+    pub(super) async fn read_again(&mut self, listing: &mut Files) {
+        let now = self.clock.now();
+        let due = self.damaged.0.values().filter(|damage| {
+            let due = damage.read.checked_add(self.between_reads());
+            due.is_none_or(|due| due <= now) || damage.read > now
+        });
+        let due: Vec<LtxObject> = due.map(|damage| damage.object.clone()).collect();
+        for object in due {
+            if self.is_mended(&object).await {
+                listing.add(object);
+            }
+        }
+    }
+
+    /// Whether a file that was damaged is whole again.
+    pub(super) async fn is_mended(&mut self, object: &LtxObject) -> bool {
+        match self.merger.verify(object).await {
+            Ok(()) => {
+                tracing::info!(
+                    replica = self.merger.replica, level = %object.level, file = %object.name,
+                    "a file of the replica that was damaged is whole again"
+                );
+                self.damaged.0.remove(&(object.level, object.name));
+                true
+            }
+            Err(flaw) => {
+                let was_read = !matches!(flaw, LtxError::Io(_));
+                let damage = self.damaged.0.get_mut(&(object.level, object.name));
+                if let Some(damage) = damage {
+                    damage.read = self.clock.now();
+                    if was_read {
+                        damage.flaw = flaw.to_string();
+                    }
+                }
+                false
+            }
+        }
     }
 
     /// After these could not be merged: finds out which of them are damaged, and has the next plan made without
@@ -122,7 +208,7 @@ impl Maintenance {
             replica = self.merger.replica, level = %object.level, file = %object.name, error = %flaw,
             "a file of the replica is damaged"
         );
-        self.damaged.note(object, flaw);
+        self.damaged.note(object, flaw, self.clock.now());
         // What was forgotten as settled may hold the same.
         self.files = None;
     }
@@ -163,11 +249,8 @@ impl Maintenance {
         self.delete(object.level, std::slice::from_ref(&object))
             .await?;
         self.damaged.0.remove(&(object.level, object.name));
-        let sources = sources.into_iter().map(|object| Source {
-            copies: self.copies_of(&object),
-            object,
-        });
-        let sources = sources.collect();
+        // Of what was read just now, and nothing else.
+        let sources = sources.into_iter().map(Source::from).collect();
         let made = self.merger.merge(sources, object.level).await?;
         tracing::info!(
             replica = self.merger.replica, level = %made.level, file = %made.name,
@@ -178,11 +261,21 @@ impl Maintenance {
     }
 
     /// Stores a snapshot of the database as it is now, where there is one: without it no restore would get past
-    /// the damaged file. Tried once in each turn.
+    /// what is damaged. Whoever has not captured so much begins above it ([`Self::newest`]).
     async fn start_over(&mut self) -> Result<bool, Error> {
         let Some(snapshot) = self.image_now().await else {
             return Ok(false);
         };
+        let name = snapshot.name;
+        if name.max < self.damaged.reach() {
+            return Ok(false);
+        }
+        if self.damaged.is_damaged(Level::SNAPSHOT, name) {
+            // Nothing is ever replaced.
+            let damaged = self.damaged.0.remove(&(Level::SNAPSHOT, name));
+            let damaged = damaged.map(|damage| damage.object);
+            self.delete(Level::SNAPSHOT, damaged.as_slice()).await?;
+        }
         let made = self.put_image(Level::SNAPSHOT, snapshot).await?;
         tracing::info!(
             replica = self.merger.replica, file = %made.name,
@@ -247,7 +340,7 @@ mod tests {
         let mut maintenance = Maintenance::new(client.clone(), &options, clock);
         maintenance
             .damaged
-            .note(damaged.clone(), &LtxError::BadIndex);
+            .note(damaged.clone(), &LtxError::BadIndex, time(100));
         // Two that were there when it was looked, and are not any more.
         let gone = [file(0, 2, 2, 0), file(0, 3, 3, 0)];
         maintenance.files = Some(gone.into_iter().collect());

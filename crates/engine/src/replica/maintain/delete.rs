@@ -120,7 +120,14 @@ impl Maintenance {
             .damaged
             .files()
             .filter(|file| file.created <= beginning);
-        let delete: Vec<LtxObject> = plan.delete.iter().chain(useless).cloned().collect();
+        let useless: Vec<LtxObject> = useless.cloned().collect();
+        for file in &useless {
+            if self.is_mended(file).await {
+                self.files = None;
+                return Ok(false); // it may lead to what is kept
+            }
+        }
+        let delete: Vec<LtxObject> = plan.delete.into_iter().chain(useless).collect();
         self.know(files);
         // Until it has worked it stays due.
         self.retention_due = Some(now);

@@ -6,7 +6,7 @@ mod delete;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, atomic::Ordering},
     time::{Duration, SystemTime},
@@ -80,11 +80,13 @@ pub struct Maintenance {
     /// What is being done, or was last.
     work: Work,
     /// What did not work, until it has.
-    failing: Option<Work>,
+    failing: BTreeSet<Work>,
+    /// Whether what can be mended is, of what is known to be damaged.
+    mended: bool,
 }
 
 /// A kind of work, to tell whether that which has failed works again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum Work {
     List,
     Mend,
@@ -174,7 +176,8 @@ impl Maintenance {
             damaged: Damaged::default(),
             local: None,
             work: Work::List,
-            failing: None,
+            failing: BTreeSet::new(),
+            mended: false,
         }
     }
 
@@ -226,15 +229,23 @@ impl Maintenance {
     ) -> Result<Option<SystemTime>, Error> {
         let result = self.run_due(&mut tell).await;
         match result {
-            Ok(_) => self.failing = None,
-            Err(_) => (self.files, self.failing) = (None, Some(self.work)),
+            Ok(_) => self.failing.clear(),
+            Err(_) => {
+                self.files = None;
+                self.failing.insert(self.work);
+            }
         }
         result
     }
 
-    /// Whether what did not work last has not been done since.
+    /// Whether something has not worked, and nothing has shown that it does.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing.is_some()
+        !self.failing.is_empty()
+    }
+
+    /// Whether it is known what is wrong: else it may be what was wrong before.
+    pub(super) fn is_settled(&self) -> bool {
+        !self.is_failing() && self.mended && self.files.is_some()
     }
 
     /// Files that turned out to be damaged, as long as they are there.
@@ -282,7 +293,8 @@ impl Maintenance {
 
     /// The newest transaction, as far as it is known.
     pub(super) fn newest(&self) -> Txid {
-        self.files.as_ref().map_or(Txid::ZERO, Files::newest)
+        let newest = self.files.as_ref().map(Files::newest);
+        newest.map_or(Txid::ZERO, |newest| newest.max(self.damaged.reach()))
     }
 
     /// When a file that just arrived gives something to do at the earliest.
@@ -298,11 +310,17 @@ impl Maintenance {
         let Some(files) = &self.files else {
             return Some(now);
         };
-        match plan(files, &self.rules, self.retention_due, now) {
+        let planned = match plan(files, &self.rules, self.retention_due, now) {
             Next::Now(_) => Some(now),
             Next::At(time) => Some(time),
             Next::Never => None,
-        }
+        };
+        self.or_damaged(planned)
+    }
+
+    /// Then, or when damaged files are to be read again.
+    fn or_damaged(&self, planned: Option<SystemTime>) -> Option<SystemTime> {
+        planned.into_iter().chain(self.damaged_due()).min()
     }
 
     async fn run_due(
@@ -310,22 +328,28 @@ impl Maintenance {
         tell: &mut (impl FnMut(&Self) + Send),
     ) -> Result<Option<SystemTime>, Error> {
         // What cannot be mended is tried again only when there is another listing.
-        let mut mended = false;
+        self.mended = false;
         let mut retained = false;
+        if self
+            .damaged_due()
+            .is_some_and(|due| due <= self.clock.now())
+        {
+            self.files = None;
+        }
         loop {
             if self.files.is_none() {
                 self.work = Work::List;
                 let files = self.list_all().await?;
                 self.know(files);
-                mended = false;
+                self.mended = false;
             }
-            if !mended {
+            if !self.mended {
                 self.work = Work::Mend;
                 if self.mend().await? {
                     self.is_done(tell);
                     continue;
                 }
-                mended = true;
+                self.mended = true;
             }
             let Some(files) = &self.files else { continue };
             let next = plan(files, &self.rules, self.retention_due, self.clock.now());
@@ -338,8 +362,8 @@ impl Maintenance {
                 // It may be due again at once, and whoever waits is to hear of what was done.
                 Next::Now(Task::Retention) if retained => return Ok(Some(self.clock.now())),
                 Next::Now(Task::Retention) => retained = self.enforce_retention().await?,
-                Next::At(time) => return Ok(Some(time)),
-                Next::Never => return Ok(None),
+                Next::At(time) => return Ok(self.or_damaged(Some(time))),
+                Next::Never => return Ok(self.or_damaged(None)),
             }
             self.is_done(tell);
         }
@@ -347,9 +371,8 @@ impl Maintenance {
 
     /// What was being done has worked, and with it the listing that it was planned from.
     fn is_done(&mut self, tell: &mut impl FnMut(&Self)) {
-        self.failing = self
-            .failing
-            .filter(|failing| ![self.work, Work::List].contains(failing));
+        self.failing.remove(&Work::List);
+        self.failing.remove(&self.work);
         tell(self);
     }
 
@@ -375,6 +398,7 @@ impl Maintenance {
         check_room(levels.iter().flatten(), &**client, &self.merger.replica)?;
         let mut files = levels.into_iter().flatten().collect();
         self.damaged.set_aside(&mut files);
+        self.read_again(&mut files).await;
         Ok(files)
     }
 
@@ -396,7 +420,7 @@ impl Maintenance {
         };
         let stored = match image {
             Some(snapshot) => self.put_image(level, snapshot).await,
-            None => match self.merger.merge(sources.clone(), level).await {
+            None => match self.merge_files(&sources, level).await {
                 Err(failure @ Error::Ltx { .. }) => {
                     return self.go_on_without(sources, failure).await;
                 }
@@ -416,6 +440,23 @@ impl Maintenance {
         );
         self.stored_file(object);
         Ok(())
+    }
+
+    async fn merge_files(&self, sources: &[Source], level: Level) -> Result<LtxObject, Error> {
+        let with_copies = self.merger.merge(sources.to_vec(), level).await;
+        match with_copies {
+            Err(Error::Ltx { path, source })
+                if sources.iter().any(|source| !source.copies.is_empty()) =>
+            {
+                tracing::warn!(
+                    replica = self.merger.replica, path = %path.display(), error = %source,
+                    "captured files cannot be merged, or what follows them; reading the replica's"
+                );
+                let stored = sources.iter().map(|source| source.object.clone().into());
+                self.merger.merge(stored.collect(), level).await
+            }
+            done => done,
+        }
     }
 
     async fn put_image(&self, level: Level, image: Snapshot) -> Result<LtxObject, Error> {

@@ -190,23 +190,25 @@ async fn an_image_that_the_store_did_not_keep_whole_is_an_error_and_no_snapshot(
     assert_eq!(snapshots.last().unwrap().size, size);
 }
 
+/// Flips a bit of a stored file.
+async fn damage(client: &MemoryClient, object: &LtxObject) {
+    let (level, name) = (object.level, object.name);
+    let stored = client.get(level, name, None).await.unwrap();
+    let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+    let mut damaged = stored.to_vec();
+    damaged[200] ^= 1;
+    client.delete(level, &[name]).await.unwrap();
+    let body = bytes_stream(damaged.into());
+    client.put(level, name, object.created, body).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_snapshot_of_the_database_takes_the_place_of_what_is_damaged_for_good() {
     let (commands, asked) = mpsc::unbounded_channel();
     let (mut maintenance, client) = maintenance(commands).await;
     let level_0 = client.list(Level::L0, None).await.unwrap();
     let lost = level_0[0].clone();
-    let stored = client.get(Level::L0, lost.name, None).await.unwrap();
-    let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
-    let mut damaged = stored.to_vec();
-    damaged[200] ^= 1;
-    client.delete(Level::L0, &[lost.name]).await.unwrap();
-    let body = bytes_stream(damaged.into());
-    client
-        .put(Level::L0, lost.name, lost.created, body)
-        .await
-        .unwrap();
-
+    damage(&client, &lost).await;
     let (name, image) = ltx(1, 3, PAGES, 30);
     let images = tokio::spawn(give_images(asked, name, image));
     for _ in 0..2 {
@@ -220,6 +222,79 @@ async fn a_snapshot_of_the_database_takes_the_place_of_what_is_damaged_for_good(
     assert!(complaint.contains("of level 0 is damaged"), "{complaint}");
     drop(maintenance);
     assert_eq!(images.await.unwrap(), 1, "one is enough");
+}
+
+/// Nobody has written since: the snapshot that is to take its place has the same name.
+#[tokio::test]
+async fn a_damaged_snapshot_of_the_newest_state_is_made_again_of_the_database() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let body = bytes_stream(image.clone().into());
+    let stored = client.put(Level::SNAPSHOT, name, time(30), body);
+    let stored = stored.await.unwrap();
+    damage(&client, &stored).await;
+    let images = tokio::spawn(give_images(asked, name, image.clone()));
+    maintenance.listed(None);
+    let read = maintenance.is_whole(&stored).await.unwrap();
+    assert!(!read);
+    maintenance.run().await.unwrap();
+    assert_eq!(maintenance.damaged().count(), 0);
+    let stored = client.get(Level::SNAPSHOT, name, None).await.unwrap();
+    let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+    assert!(stored == image);
+    drop(maintenance);
+    assert_eq!(images.await.unwrap(), 1, "one is enough");
+}
+
+/// A snapshot of what was captured here does not lead past it.
+#[tokio::test]
+async fn what_somebody_else_stored_above_and_is_damaged_is_a_reason_to_begin_above_and_for_no_snapshot()
+ {
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let (name, bytes) = ltx(3, 9, 1, 40);
+    let put = client.put(Level::L0, name, time(40), bytes_stream(bytes.into()));
+    let above = put.await.unwrap();
+    damage(&client, &above).await;
+    let before = client.list(Level::SNAPSHOT, None).await.unwrap();
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let images = tokio::spawn(give_images(asked, name, image));
+    assert!(!maintenance.is_whole(&above).await.unwrap());
+    maintenance.rules.snapshots = super::super::compact::Windows::new(Duration::from_secs(1 << 40));
+    maintenance.run().await.unwrap();
+    assert_eq!(client.list(Level::SNAPSHOT, None).await.unwrap(), before);
+    assert_eq!(maintenance.newest(), above.name.max);
+    drop(maintenance);
+    assert!(images.await.unwrap() <= 1);
+}
+
+/// It would ask an operator to delete what is just being made again.
+#[tokio::test]
+async fn of_what_is_just_being_mended_nobody_is_told() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    drop(asked);
+    let (mut maintenance, client) = maintenance(commands).await;
+    let level_0 = client.list(Level::L0, None).await.unwrap();
+    let level_1 = Level::new(1).unwrap();
+    let content = client.get(Level::L0, level_0[0].name, None).await.unwrap();
+    let put = client.put(level_1, level_0[0].name, time(20), content);
+    let copy = put.await.unwrap();
+    damage(&client, &copy).await;
+    let (mut told, mut settled) = (0, Vec::new());
+    let tell = |maintenance: &Maintenance| {
+        told += 1;
+        if maintenance.is_settled() {
+            settled.push(maintenance.complaint());
+        }
+    };
+    maintenance.run_telling(tell).await.unwrap();
+    assert!(told > settled.len(), "it was found");
+    assert!(
+        !settled.is_empty() && settled.iter().all(Option::is_none),
+        "{settled:?}"
+    );
+    assert_eq!(maintenance.damaged().count(), 0);
 }
 
 /// Less than a snapshot, and enough for what was captured after it.
