@@ -9,7 +9,7 @@ use crate::{
     Error,
     state::{Position, boot},
     wal::{
-        Cursor, beside,
+        Cursor, WalFile, beside,
         descriptors::FileId,
         protocol::{Refusal, Resume, ResumeFacts, resume},
     },
@@ -93,6 +93,7 @@ impl Capture {
     }
 
     fn open_and_continue(&mut self) -> Result<AttachOutcome, CaptureError> {
+        self.refuse_foreign_wal()?;
         let Some(attached) = Attached::open(&self.path, self.disk.as_ref())? else {
             return Ok(AttachOutcome::Missing);
         };
@@ -120,11 +121,13 @@ impl Capture {
             inode: attached.id.inode,
             resume,
         });
+        let wal_inode = attached.wal_inode;
         self.attached = Some(attached);
         match start {
             Start::Resume => {
                 if let Some(position) = &mut self.state.position {
-                    position.boot = boot; // the next capture saves it
+                    // The next capture saves it.
+                    (position.boot, position.wal_inode) = (boot, wal_inode);
                 }
                 Ok(AttachOutcome::Resumed)
             }
@@ -133,6 +136,7 @@ impl Capture {
                     self.state.save(Position {
                         salts: index.salts,
                         frames: 0,
+                        wal_inode,
                         ..position
                     })?;
                 }
@@ -151,6 +155,41 @@ impl Capture {
                 Ok(AttachOutcome::NeedsSnapshot { reason })
             }
         }
+    }
+
+    /// A database was put in the place of another one, whose WAL is still there. Whoever opens it, we included, has
+    /// that WAL played into it.
+    fn refuse_foreign_wal(&self) -> Result<(), Error> {
+        let (path, wal_path) = (&self.path, beside(&self.path, "-wal"));
+        let failed = |source| Error::Io {
+            path: self.path.clone(),
+            action: "look at",
+            source,
+        };
+        let ids = (FileId::of(path), FileId::of(&wal_path));
+        let (Some(database), Some(wal)) = (ids.0.map_err(failed)?, ids.1.map_err(failed)?) else {
+            return Ok(());
+        };
+        let Some(position) = &self.state.position else {
+            return Ok(());
+        };
+        if database.inode == position.inode || wal.inode != position.wal_inode {
+            return Ok(());
+        }
+        let header = WalFile::open(self.disk.as_ref(), &wal_path).and_then(|wal| wal.header());
+        if header.map_err(failed)?.map(|header| header.salts) != Some(position.salts) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            path: path.clone(),
+            reason: format!(
+                "another file was put in its place, and {wal} still has the last changes of the former one: SQLite \
+                 plays them into whatever is there when it is opened. Stop the application, delete {shm} and {wal}, \
+                 and put the file there again if anybody has opened it since; it is tried again",
+                wal = wal_path.display(),
+                shm = beside(path, "-shm").display()
+            ),
+        })
     }
 
     /// Lets go of the database. The WAL stays as it is.
@@ -209,6 +248,7 @@ mod tests {
             page_size: PageSize::new(4_096).unwrap(),
             pages: 3,
             inode: 7,
+            wal_inode: 8,
             table: Some(TableSums::default()),
             boot: 9,
             tips: Tips::default(),

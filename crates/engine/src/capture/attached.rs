@@ -41,6 +41,7 @@ pub(super) struct Attached {
     pub(super) shm_id: FileId,
     pub(super) index: WalIndex,
     pub(super) wal: WalFile,
+    pub(super) wal_inode: u64,
     pub(super) pin: Option<Pin>,
     pub(super) guard: Option<Guard>,
     pub(super) brake: Option<Brake>,
@@ -86,11 +87,13 @@ impl Attached {
         let shm = beside(path, "-shm");
         let (shm, shm_id) = open(&shm, Access::ReadWrite)?;
         let wal_path = beside(path, "-wal");
-        let wal = WalFile::open(disk, &wal_path).map_err(|source| Error::Io {
-            path: wal_path,
+        let failed = |source| Error::Io {
+            path: wal_path.clone(),
             action: "open",
             source,
-        })?;
+        };
+        let wal = WalFile::open(disk, &wal_path).map_err(failed)?;
+        let wal_id = FileId::of(&wal_path).map_err(failed)?;
         let mut attached = Self {
             path: path.to_owned(),
             connection,
@@ -99,6 +102,7 @@ impl Attached {
             id,
             shm_id,
             wal,
+            wal_inode: wal_id.map_or(0, |id| id.inode),
             pin: None,
             guard: None,
             brake: None,

@@ -121,6 +121,7 @@ impl Capture {
                     page_size: index.page_size,
                     pages: index.pages,
                     inode: self.attached_mut()?.id.inode,
+                    wal_inode: self.attached_mut()?.wal_inode,
                     boot: boot(),
                     table: None,
                     tips: Tips::default(),
@@ -239,7 +240,7 @@ impl Capture {
         };
         // Both locks are held since the database was opened.
         let attached = self.attached_mut()?;
-        let inode = attached.id.inode;
+        let (inode, wal_inode) = (attached.id.inode, attached.wal_inode);
         let index = attached.read_index()?;
         let wal = WalFile::open(self.disk.as_ref(), &beside(&self.path, "-wal"))
             .map_err(self.attached_mut()?.wal_failed())?;
@@ -264,6 +265,7 @@ impl Capture {
             checksum: scan.end.checksum,
             pages: index.pages,
             inode,
+            wal_inode,
             boot: boot(),
             ..before
         };

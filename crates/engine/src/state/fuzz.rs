@@ -34,6 +34,7 @@ fn position(txid: u64) -> Position {
         page_size: PageSize::new(512).unwrap(),
         pages: 9,
         inode: 4,
+        wal_inode: 5,
         table: Some(TableSums {
             checksums: 5,
             changes: 6,

@@ -5,8 +5,8 @@
 //!   8 sequence number        52 database size in pages     88 page size
 //!  16 TXID                   56 flags: 1 = table complete  96 sum of the table's transactions
 //!  24 salts                  60 start of the machine       104 what replicas had, 8 of 24 bytes
-//!  32 database inode         64 timestamp of the TXID, ms  376 CRC-64 of bytes 0..376
-//!  40 frame index, from 0    72 database checksum (XOR of
+//!  32 database inode         64 timestamp of the TXID, ms  296 inode of the WAL, 0 if not known
+//!  40 frame index, from 0    72 database checksum (XOR of  376 CRC-64 of bytes 0..376
 //!  44 running checksum          the page checksums)
 //! ```
 //!
@@ -30,6 +30,7 @@ use crate::wal::{Salts, WalChecksum};
 const MAGIC: [u8; 8] = *b"EVTPOS02";
 const LEN: usize = 384;
 const TIPS: usize = 104;
+const WAL_INODE: usize = 296;
 /// Slots are apart by more than a sector, so that a torn write hits one of them.
 const SLOT_OFFSETS: [u64; 2] = [0, 4_096];
 const FLAG_TABLE: u32 = 1;
@@ -56,6 +57,8 @@ pub(crate) struct Position {
     pub(crate) pages: u32,
     /// The inode of the database file, to tell a replaced one.
     pub(crate) inode: u64,
+    /// That of the WAL, to tell one that was left beside another database; 0 where it is not known.
+    pub(crate) wal_inode: u64,
     /// Which start of the machine it was captured in, by a checksum; 0 where that is not known.
     pub(crate) boot: u32,
     /// What the page table adds up to, where it is complete.
@@ -89,6 +92,7 @@ impl Position {
         put(72, &sums.checksums.to_le_bytes());
         put(96, &sums.changes.to_le_bytes());
         put(TIPS, &self.tips.encode());
+        put(WAL_INODE, &self.wal_inode.to_le_bytes());
         put(80, &self.staged_min.get().to_le_bytes());
         put(88, &self.page_size.get().to_le_bytes());
         let checksum = record_checksum(&bytes);
@@ -118,6 +122,7 @@ impl Position {
             page_size: PageSize::new(u32_at(88)?).ok()?,
             pages: u32_at(52)?,
             inode: u64_at(32)?,
+            wal_inode: u64_at(WAL_INODE)?,
             boot: u32_at(60)?,
             table: has_table.then_some(sums),
             tips: Tips::decode(bytes.get(TIPS..)?.first_chunk()?),
@@ -225,6 +230,7 @@ mod tests {
             page_size: PageSize::new(4_096).unwrap(),
             pages: 12,
             inode: 13,
+            wal_inode: 78,
             boot: 16,
             table: Some(TableSums {
                 checksums: 14,

@@ -2,10 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use evertide::DatabaseState;
+use evertide::{DatabaseState, DatabaseStatus, Replication, ReplicationOptions};
 use rusqlite::Connection;
 
-use crate::{DEADLINE, Scene, durable, insert, until};
+use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
 
 fn wal(scene: &Scene) -> PathBuf {
     scene.dir.path().join("app.db-wal")
@@ -112,6 +112,76 @@ async fn a_replaced_database_is_re_based() {
     durable(&backup).await;
     scene.assert_restores();
     backup.stop(DEADLINE).await.unwrap();
+}
+
+/// As anybody would who knows that the application has ended, and that SQLite leaves no WAL behind then.
+#[tokio::test]
+async fn nothing_of_a_former_database_is_played_into_what_was_put_in_its_place() {
+    for (restarted, reset) in [(false, false), (false, true), (true, false), (true, true)] {
+        let (scene, conn) = Scene::with_rows(50);
+        let builder = || {
+            let mut options = ReplicationOptions::default();
+            options.checkpoint_interval = Duration::from_millis(50);
+            let replica = replica_options("local", &scene.replica);
+            Replication::builder(&scene.db)
+                .options(options)
+                .replica(replica)
+        };
+        let mut backup = builder().build().unwrap();
+        backup.start().await.unwrap();
+        durable(&backup).await;
+        insert(&conn, 20);
+        durable(&backup).await;
+        if reset {
+            let checkpoint = "PRAGMA wal_checkpoint(RESTART)";
+            while conn.query_row(checkpoint, [], |row| row.get(0)).unwrap() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            insert(&conn, 1);
+            durable(&backup).await;
+        }
+        drop(conn);
+        if restarted {
+            backup.stop(DEADLINE).await.unwrap();
+        }
+        let (other, other_conn) = Scene::with_rows(80);
+        other_conn
+            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+            .unwrap();
+        drop(other_conn);
+        let put = std::fs::read(&other.db).unwrap();
+        let new = scene.dir.path().join("new.db");
+        std::fs::write(&new, &put).unwrap();
+        std::fs::rename(new, &scene.db).unwrap();
+        let error = if restarted {
+            backup = builder().build().unwrap();
+            backup.start().await.unwrap_err().to_string()
+        } else {
+            let failing = |status: &DatabaseStatus| status.error.is_some();
+            until(&backup, failing).await.error.unwrap()
+        };
+        assert!(
+            error.contains("another file was put in its place") && error.contains("app.db-wal"),
+            "{error}"
+        );
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(
+            std::fs::read(&scene.db).unwrap() == put,
+            "it was written to"
+        );
+        for suffix in ["-shm", "-wal"] {
+            let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+        }
+        if restarted {
+            backup.start().await.unwrap();
+        }
+        until(&backup, |status| status.rebases >= 1).await;
+        let conn = scene.open();
+        insert(&conn, 1);
+        durable(&backup).await;
+        scene.assert_restores();
+        backup.stop(DEADLINE).await.unwrap();
+    }
 }
 
 #[tokio::test]
