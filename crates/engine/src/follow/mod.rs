@@ -64,7 +64,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(50);
 pub struct FollowOptions {
     /// The replica, the path of the copy, and how the first restore is made. The target has to be
     /// the newest state. With [`ExistingOutput::Replace`] what is at the path is replaced, unless
-    /// it is a copy that can be followed on.
+    /// it is a copy that can be followed on. Where the path is a link, the copy is what it leads to.
     pub restore: RestoreOptions,
     /// How often the replica is asked for new files.
     pub interval: Duration,
@@ -261,6 +261,7 @@ async fn begin(
         return Err(FollowError::WrittenByV3 { location });
     }
     let mut first = options.restore.clone();
+    first.output.clone_from(&paths.database);
     first.target = RestoreTarget::Latest;
     let prepared = paths.clone();
     first.finish = Some(Arc::new(move |file, applied| {

@@ -21,6 +21,7 @@ use crate::{
 /// may still touch any of that has a clone.
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
+    /// The file itself, no link to it: beside that is where SQLite looks for a journal.
     pub(super) database: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
     pub(super) claim: Arc<Claim>,
@@ -51,7 +52,7 @@ impl Paths {
         for _ in 0..=LOCK_TRIES {
             if let Some(claim) = engine.claim(resolved.clone()) {
                 return Ok(Self {
-                    database: restore.output.clone(),
+                    database: resolved,
                     disk: Arc::clone(&restore.disk),
                     claim: Arc::new(claim),
                 });
