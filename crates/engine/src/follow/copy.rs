@@ -26,7 +26,7 @@ use crate::{
     RestoreError,
     runtime::Claim,
     wal::{
-        descriptors::{self, Access},
+        descriptors::{self, Access, FileId},
         try_lock_file, unlock_file,
     },
 };
@@ -111,6 +111,7 @@ pub(super) struct Copy {
     location: String,
     connection: Connection,
     file: Arc<File>,
+    id: FileId,
     _lock: FileLock,
     page_size: PageSize,
     state: State,
@@ -179,7 +180,7 @@ impl Copy {
         let Some(position) = paths.read_position()? else {
             return Err(FollowError::NotACopy(path.clone()));
         };
-        let (file, _) =
+        let (file, id) =
             descriptors::open(path, Access::ReadWrite).map_err(FollowError::io("open", path))?;
         let lock = FileLock::take(&file, &paths.claim).map_err(FollowError::io("lock", path))?;
         let lock = lock.ok_or_else(|| FollowError::AlreadyFollowed(path.clone()))?;
@@ -191,6 +192,7 @@ impl Copy {
             location,
             connection,
             file,
+            id,
             _lock: lock,
             page_size: position.page_size,
             state: position.after,
@@ -249,6 +251,7 @@ impl Copy {
         content: impl io::Read,
         object: &LtxObject,
     ) -> Result<Option<Staged>, FollowError> {
+        self.check_in_place()?;
         let pages = self.paths.create(&self.paths.hidden("follow-pages"))?;
         self.paths.remove(&self.paths.hidden("follow-pages"))?;
         let journal = self.paths.create(&self.paths.hidden("follow-journal"))?;
@@ -313,6 +316,7 @@ impl Copy {
     /// Makes a change, unless readers are in the way for longer than SQLite waits.
     pub(super) fn commit(&mut self, staged: Staged) -> Result<Committed, FollowError> {
         let path = self.paths.database.clone();
+        self.check_in_place()?;
         self.paths.write_position(Position {
             page_size: self.page_size,
             before: Some(self.state),
@@ -356,7 +360,7 @@ impl Copy {
         self.paths.sync()
     }
 
-    /// Makes sure that nobody else has written: SQLite counts every change in the first page.
+    /// Makes sure that nobody else has written, as SQLite counts every change in the first page, or put another file there.
     fn check_untouched(&self) -> Result<(), FollowError> {
         let path = &self.paths.database;
         let metadata = self.file.metadata();
@@ -365,9 +369,22 @@ impl Copy {
         let counter = self.read_counter();
         let counter = counter.map_err(FollowError::io("read", path))?;
         if len == expected && counter == self.counter {
-            Ok(())
+            self.check_in_place()
         } else {
             Err(FollowError::Changed(path.clone()))
+        }
+    }
+
+    /// Makes sure that the path names the copy, and not through a link: what lies beside it would be taken for that of
+    /// whatever else is there.
+    fn check_in_place(&self) -> Result<(), FollowError> {
+        let path = &self.paths.database;
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if FileId::from(&found) == self.id => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FollowError::io("look at", path)(error))
+            }
+            _ => Err(FollowError::Changed(path.clone())),
         }
     }
 

@@ -8,7 +8,7 @@ use evertide_testkit::wait_until;
 use rusqlite::Connection;
 use tokio::{sync::Notify, task::JoinHandle};
 
-use crate::scene::{Scene, follow_until, options};
+use crate::scene::{Scene, follow_until, options, read_copy};
 
 const EIO: i32 = 5;
 
@@ -16,7 +16,8 @@ const EIO: i32 = 5;
 struct Follower {
     task: JoinHandle<Result<FollowReport, FollowError>>,
     disk: Arc<FaultDisk>,
-    /// Of the operations of a change, the one that removes the journal.
+    /// Of the operations of a change, the one that gives the position its name, and the one that removes the journal.
+    position: u64,
     removal: u64,
 }
 
@@ -37,21 +38,32 @@ impl Follower {
             counter(&copy) == wanted
         });
         let log = disk.log();
-        let named = log.iter().rposition(|operation| *operation == "rename");
-        let removed = log[named.unwrap()..]
+        let renames = log
             .iter()
-            .position(|operation| *operation == "remove_file");
-        let removal = (named.unwrap() + removed.unwrap() + 1) as u64;
+            .enumerate()
+            .filter(|(_, name)| **name == "rename");
+        let [position, journal] = renames.map(|(at, _)| at).collect::<Vec<_>>()[..] else {
+            panic!("another order: {log:?}");
+        };
+        let removed = log[journal..]
+            .iter()
+            .position(|name| *name == "remove_file");
         Self {
             task,
             disk,
-            removal,
+            position: position as u64 + 1,
+            removal: (journal + removed.unwrap()) as u64 + 1,
         }
     }
 
     /// From now on the disk dies when the journal of a change is to go.
     fn keep_the_journal(&self) {
         self.disk.fail_at(self.removal, Fault::Forever, EIO);
+    }
+
+    /// Does this in the middle of the next change, right before the lock is asked for.
+    fn within(&self, action: impl Fn() + Send + 'static) {
+        self.disk.call_at(self.position, move |_| action());
     }
 
     /// How it ends.
@@ -127,4 +139,83 @@ async fn a_link_stays_one_when_what_it_leads_to_is_replaced_by_a_copy() {
     follow_until(options, |_| true).await.unwrap();
     assert!(link.is_symlink());
     assert_eq!(counter(&other), counter(&scene.path("app.db")));
+}
+
+/// When another database gets the path.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Moment {
+    BeforeAChange,
+    BeforeAChangeThatKeepsItsJournal,
+    WithinAChange,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_put_in_the_place_of_a_followed_copy_gets_neither_its_journal_nor_its_pages() {
+    let scene = scene().await;
+    let (copy, other) = (scene.path("copy.db"), scene.path("other.db"));
+    let position = scene.path(".copy.db-evertide-follow");
+    let precious = "CREATE TABLE precious (x); INSERT INTO precious VALUES (randomblob(900000))";
+    for moment in [
+        Moment::BeforeAChange,
+        Moment::BeforeAChangeThatKeepsItsJournal,
+        Moment::WithinAChange,
+    ] {
+        let connection = Connection::open(&other).unwrap();
+        connection.execute_batch(precious).unwrap();
+        drop(connection);
+        let before = fs::read(&other).unwrap();
+        let follower = Follower::start(&scene).await;
+        let at_rest = fs::read(&position).unwrap();
+        let replace = {
+            let (other, copy) = (other.clone(), copy.clone());
+            move || fs::rename(&other, &copy).unwrap()
+        };
+        match moment {
+            Moment::BeforeAChange => replace(),
+            Moment::BeforeAChangeThatKeepsItsJournal => {
+                replace();
+                follower.keep_the_journal();
+            }
+            Moment::WithinAChange => follower.within(replace),
+        }
+        change(&scene).await;
+        let error = follower.error().await;
+        assert!(
+            matches!(error, FollowError::Changed(_)),
+            "{moment:?}: {error}"
+        );
+        assert!(!scene.path("copy.db-journal").exists(), "{moment:?}");
+        // SQLite would play any journal into it.
+        let reader = Connection::open(&copy).unwrap();
+        reader.execute_batch("SELECT * FROM precious").unwrap();
+        drop(reader);
+        assert!(read_copy(&copy) == before, "another content: {moment:?}");
+        if moment != Moment::WithinAChange {
+            assert!(fs::read(&position).unwrap() == at_rest, "{moment:?}");
+        }
+        let mut again = scene.options();
+        again.restore.existing = ExistingOutput::Replace;
+        follow_until(again, |_| true).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_moved_away_is_changed_no_more_whether_a_link_leads_there_or_not() {
+    let scene = scene().await;
+    let (copy, moved) = (scene.path("copy.db"), scene.path("moved.db"));
+    for linked in [false, true] {
+        let follower = Follower::start(&scene).await;
+        fs::rename(&copy, &moved).unwrap();
+        if linked {
+            symlink(&moved, &copy).unwrap();
+        }
+        let before = read_copy(&moved);
+        change(&scene).await;
+        let error = follower.error().await;
+        assert!(matches!(error, FollowError::Changed(_)), "{error}");
+        assert!(read_copy(&moved) == before, "another content");
+        fs::rename(&moved, &copy).unwrap();
+        scene.follow_to_the_end().await.unwrap();
+        scene.assert_current().await;
+    }
 }
