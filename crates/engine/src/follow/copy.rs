@@ -4,22 +4,29 @@
 //! place and durable, the pages, the file durable, the journal gone, the lock. SQLite's own
 //! connection takes the lock, so readers wait for it, or we for them, by SQLite's rules.
 
-use std::{fs::File, io, os::unix::fs::FileExt, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::{fd::AsFd, unix::fs::FileExt},
+    sync::Arc,
+    time::Duration,
+};
 
 use evertide_ltx::{Checksum, PageSize, Pgno};
 use evertide_storage::{DiskFile, LtxObject};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::{
-    FollowError,
+    FollowError, LOCK_PAUSE, LOCK_TRIES,
     paths::Paths,
     position::{Position, State},
     stage::{Current, Places, Problem, ReadPage, Staged, follow_on, stage},
 };
 use crate::{
     RestoreError,
+    runtime::Claim,
     wal::{
-        descriptors::{self, Access},
+        descriptors::{self, Access, FileId},
         try_lock_file, unlock_file,
     },
 };
@@ -104,6 +111,8 @@ pub(super) struct Copy {
     location: String,
     connection: Connection,
     file: Arc<File>,
+    id: FileId,
+    _lock: FileLock,
     page_size: PageSize,
     state: State,
     /// The change counter of that state.
@@ -117,7 +126,6 @@ impl Drop for Copy {
             let path = prepared.display();
             tracing::warn!(%path, "a temporary file stays behind");
         }
-        let _ = unlock_file(std::os::fd::AsFd::as_fd(&*self.file));
     }
 }
 
@@ -128,20 +136,35 @@ pub(super) enum Found {
     Copy(Box<Copy>),
 }
 
-/// How often a lock is tried for that somebody else has, beside the first time, and the pause before each.
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// The lock of a copy, until dropped. It is that of the process, which has one descriptor of the file: followers in one
+/// process are told apart by the claim, which therefore goes after it.
+#[derive(Debug)]
+struct FileLock {
+    file: Arc<File>,
+    _claim: Arc<Claim>,
+}
 
-/// Takes the lock of a copy. A follower of this process that was stopped may hold it for the moment that its last
-/// thread takes.
-fn lock_soon(file: std::os::fd::BorrowedFd<'_>) -> io::Result<bool> {
-    for _ in 0..LOCK_TRIES {
-        if try_lock_file(file)? {
-            return Ok(true);
+impl FileLock {
+    /// Takes it; `None` where another process has it for longer than a moment. Whoever has just restored the copy
+    /// may have it for that moment.
+    fn take(file: &Arc<File>, claim: &Arc<Claim>) -> io::Result<Option<Self>> {
+        for _ in 0..=LOCK_TRIES {
+            if try_lock_file(file.as_fd())? {
+                return Ok(Some(Self {
+                    file: Arc::clone(file),
+                    _claim: Arc::clone(claim),
+                }));
+            }
+            std::thread::sleep(LOCK_PAUSE);
         }
-        std::thread::sleep(LOCK_PAUSE);
+        Ok(None)
     }
-    try_lock_file(file)
+}
+
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        let _ = unlock_file(self.file.as_fd());
+    }
 }
 
 impl Copy {
@@ -157,12 +180,10 @@ impl Copy {
         let Some(position) = paths.read_position()? else {
             return Err(FollowError::NotACopy(path.clone()));
         };
-        let (file, _) =
+        let (file, id) =
             descriptors::open(path, Access::ReadWrite).map_err(FollowError::io("open", path))?;
-        let locked = lock_soon(std::os::fd::AsFd::as_fd(&*file));
-        if !locked.map_err(FollowError::io("lock", path))? {
-            return Err(FollowError::AlreadyFollowed(path.clone()));
-        }
+        let lock = FileLock::take(&file, &paths.claim).map_err(FollowError::io("lock", path))?;
+        let lock = lock.ok_or_else(|| FollowError::AlreadyFollowed(path.clone()))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags);
         let connection = connection.map_err(FollowError::sqlite("open", path))?;
@@ -171,6 +192,8 @@ impl Copy {
             location,
             connection,
             file,
+            id,
+            _lock: lock,
             page_size: position.page_size,
             state: position.after,
             counter: [0; 4],
@@ -228,6 +251,7 @@ impl Copy {
         content: impl io::Read,
         object: &LtxObject,
     ) -> Result<Option<Staged>, FollowError> {
+        self.check_in_place()?;
         let pages = self.paths.create(&self.paths.hidden("follow-pages"))?;
         self.paths.remove(&self.paths.hidden("follow-pages"))?;
         let journal = self.paths.create(&self.paths.hidden("follow-journal"))?;
@@ -292,6 +316,7 @@ impl Copy {
     /// Makes a change, unless readers are in the way for longer than SQLite waits.
     pub(super) fn commit(&mut self, staged: Staged) -> Result<Committed, FollowError> {
         let path = self.paths.database.clone();
+        self.check_in_place()?;
         self.paths.write_position(Position {
             page_size: self.page_size,
             before: Some(self.state),
@@ -335,7 +360,7 @@ impl Copy {
         self.paths.sync()
     }
 
-    /// Makes sure that nobody else has written: SQLite counts every change in the first page.
+    /// Makes sure that nobody else has written, as SQLite counts every change in the first page, or put another file there.
     fn check_untouched(&self) -> Result<(), FollowError> {
         let path = &self.paths.database;
         let metadata = self.file.metadata();
@@ -344,9 +369,22 @@ impl Copy {
         let counter = self.read_counter();
         let counter = counter.map_err(FollowError::io("read", path))?;
         if len == expected && counter == self.counter {
-            Ok(())
+            self.check_in_place()
         } else {
             Err(FollowError::Changed(path.clone()))
+        }
+    }
+
+    /// Makes sure that the path names the copy, and not through a link: what lies beside it would be taken for that of
+    /// whatever else is there.
+    fn check_in_place(&self) -> Result<(), FollowError> {
+        let path = &self.paths.database;
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if FileId::from(&found) == self.id => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(FollowError::io("look at", path)(error))
+            }
+            _ => Err(FollowError::Changed(path.clone())),
         }
     }
 
@@ -365,4 +403,38 @@ impl ReadPage for Copy {
 
 fn is(error: &rusqlite::Error, code: ErrorCode) -> bool {
     error.sqlite_error_code() == Some(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_ltx::Txid;
+    use evertide_storage::{Disk, OsDisk};
+
+    use super::*;
+    use crate::runtime::Engine;
+
+    #[test]
+    fn a_copy_that_sqlite_cannot_open_is_locked_no_longer_than_the_try() {
+        let dir = tempfile::tempdir().unwrap();
+        // Further down than SQLite goes.
+        let folder = dir.path().join(format!("{:a>200}/", "").repeat(5));
+        OsDisk.create_dir_all(&folder, 0o700).unwrap();
+        let database = folder.join("copy.db");
+        let claim = Engine::get().unwrap().claim(database.clone());
+        let paths = Paths {
+            database: database.clone(),
+            disk: Arc::new(OsDisk),
+            claim: Arc::new(claim.unwrap()),
+        };
+        let file = OsDisk.create_new(&database, 0o600).unwrap();
+        file.set_len(4096).unwrap();
+        let size = PageSize::new(4096).unwrap();
+        prepare(&paths, &*file, Txid::new(1), size, 1).unwrap();
+        let opened = Copy::open(&paths, String::new());
+        assert!(
+            matches!(opened, Err(FollowError::Sqlite { action: "open", .. })),
+            "{opened:?}"
+        );
+        assert!(try_lock_file(file.as_fd()).unwrap());
+    }
 }

@@ -41,6 +41,9 @@ use crate::{
 const TRIES: u32 = 6;
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How often a copy is tried for that somebody else has, beside the first time, and the pause after each.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// What to follow, and how.
 ///
@@ -61,7 +64,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 pub struct FollowOptions {
     /// The replica, the path of the copy, and how the first restore is made. The target has to be
     /// the newest state. With [`ExistingOutput::Replace`] what is at the path is replaced, unless
-    /// it is a copy that can be followed on.
+    /// it is a copy that can be followed on. Where the path is a link, the copy is what it leads to.
     pub restore: RestoreOptions,
     /// How often the replica is asked for new files.
     pub interval: Duration,
@@ -153,7 +156,8 @@ pub struct FollowReport {
 ///
 /// Restores the database where there is no copy yet. Connections of SQLite can read the copy all the
 /// time, and see one committed state of the database after the other. Works in any async runtime.
-/// When the future is dropped, or the process killed, the copy stays whole, and the next call goes on.
+/// When the future is dropped, or the process killed, the copy stays whole, and the next call goes on. It waits up to
+/// two seconds for a change that had begun then.
 ///
 /// # Errors
 ///
@@ -163,13 +167,9 @@ pub async fn follow(
     stop: impl Future<Output = ()>,
 ) -> Result<FollowReport, FollowError> {
     let engine = Engine::get().map_err(RestoreError::Start)?;
-    let path = options.restore.output.clone();
-    let absolute = std::path::absolute(&path).map_err(FollowError::io("find", &path))?;
-    let _claim = engine
-        .claim(absolute)
-        .ok_or(FollowError::AlreadyFollowed(path))?;
     let (stopper, stopped) = watch::channel(false);
-    let mut task = AbortOnDropHandle::new(engine.handle().spawn(run(options, stopped)));
+    let run = run(Arc::clone(&engine), options, stopped);
+    let mut task = AbortOnDropHandle::new(engine.handle().spawn(run));
     let ended = tokio::select! {
         ended = &mut task => ended,
         () = stop => {
@@ -185,17 +185,19 @@ pub async fn follow(
 }
 
 async fn run(
+    engine: Arc<Engine>,
     options: FollowOptions,
     mut stopped: watch::Receiver<bool>,
 ) -> Result<FollowReport, FollowError> {
     let begun = tokio::select! {
-        begun = begin(&options) => begun?,
+        begun = begin(&engine, &options) => begun?,
         _ = stopped.wait_for(|stopped| *stopped) => {
             let (txid, files) = (None, 0);
             return Ok(FollowReport { txid, files });
         }
     };
-    let mut poll = Poll::new(options, begun, stopped.clone());
+    let (paths, copy) = begun;
+    let mut poll = Poll::new(options, paths, copy, stopped.clone());
     let mut failures = 0;
     loop {
         let pause = match poll.catch_up().await {
@@ -235,17 +237,17 @@ fn pause_after(failures: u32, interval: Duration) -> Duration {
 }
 
 /// Opens the copy, or restores it.
-async fn begin(options: &FollowOptions) -> Result<Copy, FollowError> {
-    let paths = Paths {
-        database: options.restore.output.clone(),
-        disk: Arc::clone(&options.restore.disk),
-    };
+async fn begin(
+    engine: &Arc<Engine>,
+    options: &FollowOptions,
+) -> Result<(Paths, Copy), FollowError> {
+    let paths = Paths::claim(engine, &options.restore).await?;
     match open(&paths, options).await {
         Ok(Found::Copy(copy)) => {
             let txid = copy.state().txid;
             tracing::info!(%txid, "going on with a copy");
             options.tell(&FollowEvent::Resumed { txid });
-            return Ok(*copy);
+            return Ok((paths, *copy));
         }
         Ok(Found::Nothing) => {}
         Err(FollowError::NotACopy(_) | FollowError::Changed(_))
@@ -259,6 +261,7 @@ async fn begin(options: &FollowOptions) -> Result<Copy, FollowError> {
         return Err(FollowError::WrittenByV3 { location });
     }
     let mut first = options.restore.clone();
+    first.output.clone_from(&paths.database);
     first.target = RestoreTarget::Latest;
     let prepared = paths.clone();
     first.finish = Some(Arc::new(move |file, applied| {
@@ -282,7 +285,7 @@ async fn begin(options: &FollowOptions) -> Result<Copy, FollowError> {
     };
     // Nothing is waited for after this: who is told so and stops gets a report of this copy.
     options.tell(&FollowEvent::Restored(report));
-    Ok(*copy)
+    Ok((paths, *copy))
 }
 
 async fn open(paths: &Paths, options: &FollowOptions) -> Result<Found, FollowError> {

@@ -9,18 +9,59 @@ use std::{
 use evertide_storage::{Disk, DiskFile};
 
 use super::{
-    FollowError,
+    FollowError, LOCK_PAUSE, LOCK_TRIES,
     position::{MAX_LEN, Position},
 };
+use crate::{
+    RestoreOptions,
+    runtime::{Claim, Engine, blocking},
+};
 
-/// The names of a copy and of what lies beside it.
+/// The names of a copy and of what lies beside it, and the right to follow it in this process: whoever
+/// may still touch any of that has a clone.
 #[derive(Clone, Debug)]
 pub(super) struct Paths {
+    /// The file itself, no link to it: beside that is where SQLite looks for a journal.
     pub(super) database: PathBuf,
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) claim: Arc<Claim>,
+}
+
+/// One path for one copy, whatever links lead there. What does not exist yet keeps its name.
+fn resolve(path: &Path) -> io::Result<PathBuf> {
+    match std::fs::canonicalize(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => return found,
+    }
+    let path = std::path::absolute(path)?;
+    match (path.parent(), path.file_name()) {
+        (Some(directory), Some(name)) => Ok(resolve(directory)?.join(name)),
+        _ => Ok(path),
+    }
 }
 
 impl Paths {
+    /// Waits a moment where the copy is claimed: a follower that was dropped may be at its last change.
+    pub(super) async fn claim(
+        engine: &Arc<Engine>,
+        restore: &RestoreOptions,
+    ) -> Result<Self, FollowError> {
+        let output = restore.output.clone();
+        let resolved = blocking(move || resolve(&output)).await;
+        let resolved = resolved.map_err(FollowError::io("find", &restore.output))?;
+        for _ in 0..=LOCK_TRIES {
+            if let Some(claim) = engine.claim(resolved.clone()) {
+                return Ok(Self {
+                    database: resolved,
+                    disk: Arc::clone(&restore.disk),
+                    claim: Arc::new(claim),
+                });
+            }
+            tokio::time::sleep(LOCK_PAUSE).await;
+        }
+        Err(FollowError::AlreadyFollowed(restore.output.clone()))
+    }
+
     fn directory(&self) -> &Path {
         let parent = self.database.parent();
         let parent = parent.filter(|parent| !parent.as_os_str().is_empty());

@@ -33,6 +33,7 @@ const REPORT: Duration = Duration::from_secs(10);
 /// A copy, and what is known of its replica.
 pub(super) struct Poll {
     pub(super) options: FollowOptions,
+    paths: Paths,
     /// Missing only while it is used elsewhere, and after a failure.
     copy: Option<Copy>,
     txid: Txid,
@@ -43,9 +44,15 @@ pub(super) struct Poll {
 }
 
 impl Poll {
-    pub(super) fn new(options: FollowOptions, copy: Copy, stopped: watch::Receiver<bool>) -> Self {
+    pub(super) fn new(
+        options: FollowOptions,
+        paths: Paths,
+        copy: Copy,
+        stopped: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             options,
+            paths,
             txid: copy.state().txid,
             copy: Some(copy),
             stopped,
@@ -63,14 +70,11 @@ impl Poll {
 
     /// Opens the copy anew, after a failure that may have left it half changed.
     async fn reopen(&mut self) -> Result<(), FollowError> {
-        let paths = Paths {
-            database: self.options.restore.output.clone(),
-            disk: Arc::clone(&self.options.restore.disk),
-        };
+        let paths = self.paths.clone();
         let location = self.options.restore.replica.location();
         let opened = blocking(move || Copy::open(&paths, location)).await?;
         let Found::Copy(copy) = opened else {
-            return Err(FollowError::Changed(self.options.restore.output.clone()));
+            return Err(FollowError::Changed(self.paths.database.clone()));
         };
         self.txid = copy.state().txid;
         self.copy = Some(*copy);

@@ -6,6 +6,7 @@ mod faults;
 mod history;
 mod interop;
 mod kills;
+mod places;
 mod readers;
 mod reads;
 mod refusals;

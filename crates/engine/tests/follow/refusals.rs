@@ -6,7 +6,7 @@ use evertide::{ExistingOutput, FollowError};
 use rusqlite::Connection;
 use tokio::sync::Notify;
 
-use crate::scene::{Scene, check, follow_until, version};
+use crate::scene::{Process, Scene, check, follow_until, options, paths, version};
 
 async fn refused(scene: &Scene) -> FollowError {
     let followed = follow_until(scene.options(), |_| false).await;
@@ -75,26 +75,93 @@ async fn a_write_to_the_copy_while_it_is_followed_is_noticed_before_anything_is_
     writer.execute_batch("SELECT * FROM precious").unwrap();
 }
 
+#[test]
+#[ignore = "a process that other tests start"]
+fn refused_process() {
+    let [replica, copy] = paths();
+    let begun = Arc::new(Notify::new());
+    let tell = Arc::clone(&begun);
+    let options = options(&replica, &copy).on_event(move |_| tell.notify_one());
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let following = evertide::follow(options, async move { begun.notified().await });
+    let error = runtime.unwrap().block_on(following).unwrap_err();
+    assert!(matches!(error, FollowError::AlreadyFollowed(_)), "{error}");
+}
+
+/// Another process is refused the copy.
+async fn refuses_another_process(scene: &Scene) {
+    let (replica, copy) = (scene.path("replica"), scene.path("copy.db"));
+    let other = Process::start("refusals::refused_process", &[&replica, &copy]);
+    let refused = tokio::task::spawn_blocking(move || other.assert_good());
+    refused.await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_is_followed_once() {
+async fn a_copy_is_followed_once_whatever_links_lead_to_it() {
     let mut scene = Scene::new(4096).await;
     scene.write_durably(1).await;
     scene.follow_to_the_end().await.unwrap();
-    let first = tokio::spawn(follow_until(scene.options(), |path| version(path) == 2));
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let error = refused(&scene).await;
-    assert!(matches!(error, FollowError::AlreadyFollowed(_)), "{error}");
-    let replica = scene.path("replica");
-    let other = crate::scene::Process::start(
-        "kills::follower_process",
-        &[&replica, &scene.path("copy.db")],
-    );
-    tokio::task::spawn_blocking(move || other.assert_bad())
-        .await
+    let link = scene.path("link");
+    std::os::unix::fs::symlink(scene.dir.path(), &link).unwrap();
+    let ready = Arc::new(Notify::new());
+    let tell = Arc::clone(&ready);
+    let first = scene.options().on_event(move |_| tell.notify_one());
+    let first = tokio::spawn(evertide::follow(first, std::future::pending()));
+    ready.notified().await;
+    let linked = options(&scene.path("replica"), &link.join("copy.db"));
+    let linked = async {
+        let followed = follow_until(linked, |_| true).await;
+        followed.map(|_| ()).unwrap_err()
+    };
+    let (same, linked, ()) = tokio::join!(refused(&scene), linked, refuses_another_process(&scene));
+    for error in [same, linked] {
+        assert!(matches!(error, FollowError::AlreadyFollowed(_)), "{error}");
+    }
+    scene.write_durably(1).await;
+    let copy = scene.path("copy.db");
+    evertide_testkit::wait_until(Duration::from_secs(20), "the change", || {
+        version(&copy) == 2
+    });
+    first.abort();
+    check(&copy, 2);
+}
+
+/// A reader has the last change of the old follower wait, on a thread that nobody waits for any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_that_was_dropped_never_lets_go_of_the_lock_of_the_next_one() {
+    let mut scene = Scene::new(4096).await;
+    scene.write_durably(1).await;
+    scene.follow_to_the_end().await.unwrap();
+    let copy = scene.path("copy.db");
+    let reader = Connection::open(&copy).unwrap();
+    reader
+        .execute_batch("BEGIN; SELECT n FROM version")
         .unwrap();
     scene.write_durably(1).await;
-    first.await.unwrap().unwrap();
-    check(&scene.path("copy.db"), 2);
+    let position = || fs::read(scene.path(".copy.db-evertide-follow")).unwrap();
+    let at_rest = position();
+    let old = tokio::spawn(evertide::follow(scene.options(), std::future::pending()));
+    // It is written right before the lock is asked for, which takes half a second.
+    evertide_testkit::wait_until(Duration::from_secs(20), "a change", || {
+        position() != at_rest
+    });
+    old.abort();
+    assert!(old.await.unwrap_err().is_cancelled());
+
+    let (ready, stop) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (tell, stopped) = (Arc::clone(&ready), Arc::clone(&stop));
+    let next = scene.options().on_event(move |_| tell.notify_one());
+    let next = evertide::follow(next, async move { stopped.notified().await });
+    let next = tokio::spawn(next);
+    ready.notified().await;
+    refuses_another_process(&scene).await;
+    reader.execute_batch("COMMIT").unwrap();
+    evertide_testkit::wait_until(Duration::from_secs(20), "the change", || {
+        version(&copy) == 2
+    });
+    stop.notify_one();
+    assert!(next.await.unwrap().unwrap().files == 1);
+    scene.assert_current().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
