@@ -225,7 +225,7 @@ async fn what_was_damaged_and_is_whole_again_is_not_deleted_as_useless() {
             .put(Level::SNAPSHOT, name, scene.model.created(newest), body);
         scene.maintenance.arrived(put.await.unwrap());
         let mut good = Some(good);
-        for at in (4_105..5_300).step_by(5) {
+        for at in (4_105..5_900).step_by(5) {
             if at == put_back {
                 scene.replace(&lost, good.take().unwrap()).await;
             }
@@ -235,7 +235,7 @@ async fn what_was_damaged_and_is_whole_again_is_not_deleted_as_useless() {
         let mut behind = 0;
         for level in 0..=2 {
             for file in scene.at(level).await {
-                if file.created > second(300) {
+                if file.created > second(900) {
                     scene.restored(file.name.max).await.unwrap();
                     behind += u32::from(file.name.max < newest);
                 }
