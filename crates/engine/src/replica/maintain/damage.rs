@@ -32,7 +32,7 @@ struct Damage {
 }
 
 impl Damaged {
-    fn note(&mut self, object: LtxObject, flaw: &LtxError, read: SystemTime) {
+    pub(super) fn note(&mut self, object: LtxObject, flaw: &LtxError, read: SystemTime) {
         let (key, flaw) = ((object.level, object.name), flaw.to_string());
         self.0.insert(key, Damage { object, flaw, read });
     }

@@ -5,6 +5,7 @@ use super::{
     super::{
         faulty::{Fault, Faulty},
         files::tests::{file, time},
+        points::Keep,
     },
     *,
 };
@@ -245,6 +246,23 @@ async fn a_damaged_snapshot_of_the_newest_state_is_made_again_of_the_database() 
     assert!(stored == image);
     drop(maintenance);
     assert_eq!(images.await.unwrap(), 1, "one is enough");
+}
+
+/// An operator has put it back since.
+#[tokio::test]
+async fn what_is_whole_is_not_deleted_for_having_been_damaged_a_moment_ago() {
+    let (commands, _asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    maintenance.rules.retention = Some(Keep::new(Duration::from_secs(3_600), &[]));
+    let file = client.list(Level::L0, None).await.unwrap().remove(0);
+    let now = maintenance.clock.now();
+    maintenance
+        .damaged
+        .note(file.clone(), &evertide_ltx::Error::BadIndex, now);
+    let done = maintenance.enforce_retention().await.unwrap();
+    assert!(!done, "it is planned again, with that file");
+    assert_eq!(client.list(Level::L0, None).await.unwrap(), [file]);
+    assert_eq!(maintenance.damaged().count(), 0);
 }
 
 /// A snapshot of what was captured here does not lead past it.
