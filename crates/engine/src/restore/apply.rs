@@ -117,9 +117,7 @@ pub(super) fn complete(
         applied.meter.stage(RestoreStage::Checking);
         check(output, how)?;
     }
-    output.publish()?;
-    // Until here its lock has told that it is in use.
-    drop(file);
+    output.publish(file)?;
     Ok(applied)
 }
 
