@@ -3,7 +3,7 @@
 use std::{iter, num::NonZeroU64, path::PathBuf, time::Duration};
 
 use evertide_ltx::Level;
-use evertide_storage::Destination;
+use evertide_storage::{Destination, Lease};
 
 /// The scope of the encrypted configuration store that replication settings are kept under.
 pub const CONFIG_SCOPE: &str = "litestream";
@@ -31,6 +31,9 @@ pub fn recommended_pragmas() -> String {
         .map(|(name, value)| format!("PRAGMA {name} = {value};\n"))
         .collect()
 }
+
+/// As good as for ever, and short enough to be added to the time of any clock.
+const FOR_EVER: Duration = Duration::from_secs(500 * 365 * 24 * 3_600);
 
 /// How one database is replicated.
 #[derive(Clone, PartialEq, Debug)]
@@ -100,7 +103,7 @@ pub struct ReplicaOptions {
     pub drill_timeout: Duration,
     /// How long the right to write to the replica lasts without being renewed. While something is written
     /// it is renewed after half of it. After a crash another machine waits so long before it goes on; a
-    /// restart with the same local state does not wait. At least 100 ms.
+    /// restart with the same local state does not wait. At least 100 ms, and a day at most.
     pub lease_duration: Duration,
 }
 
@@ -128,6 +131,29 @@ impl ReplicaOptions {
             drill_timeout: 6 * HOUR,
             lease_duration: 2 * MINUTE,
         }
+    }
+
+    /// The same for whoever adds these times to that of a clock, which would panic beyond what it can tell.
+    pub(crate) fn bounded(mut self) -> Self {
+        let bound = |time: &mut Duration| *time = FOR_EVER.min(*time);
+        for time in [
+            &mut self.sync_interval,
+            &mut self.level_0_retention,
+            &mut self.snapshot_interval,
+            &mut self.retention_check_interval,
+            &mut self.drill_timeout,
+        ] {
+            bound(time);
+        }
+        self.levels.iter_mut().for_each(bound);
+        self.retention.iter_mut().for_each(bound);
+        self.drill_interval.iter_mut().for_each(bound);
+        for tier in &mut self.retention_tiers {
+            bound(&mut tier.every);
+            bound(&mut tier.keep);
+        }
+        self.lease_duration = Lease::LONGEST.min(self.lease_duration);
+        self
     }
 
     /// What is wrong with the windows of levels: the place of the window, and why.

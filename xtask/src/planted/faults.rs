@@ -279,8 +279,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "restore-overwrites",
         harm: "a restore replaces a database that appeared meanwhile",
         file: "crates/engine/src/restore/output.rs",
-        right: "self.check()?;\n        let Some(temporary) = state.temporary.clone() else {\n            return Err(RestoreError::Cancelled);\n        };\n        match self.existing {\n            ExistingOutput::Refuse => {\n                let renamed = self.disk.rename_noreplace(&temporary, &self.path);",
-        wrong: "let Some(temporary) = state.temporary.clone() else {\n            return Err(RestoreError::Cancelled);\n        };\n        match self.existing {\n            ExistingOutput::Refuse => {\n                let renamed = self.disk.rename(&temporary, &self.path);",
+        right: "self.check()?;\n        let Some(Temporary(temporary)) = &state.temporary else {\n            return Err(RestoreError::Cancelled);\n        };\n        match self.existing {\n            ExistingOutput::Refuse => {\n                drop(file);\n                let renamed = self.disk.rename_noreplace(temporary, &self.path);",
+        wrong: "let Some(Temporary(temporary)) = &state.temporary else {\n            return Err(RestoreError::Cancelled);\n        };\n        match self.existing {\n            ExistingOutput::Refuse => {\n                drop(file);\n                let renamed = self.disk.rename(temporary, &self.path);",
         tests: &[of(
             "evertide",
             &["--test", "restore"],

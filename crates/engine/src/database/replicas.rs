@@ -89,7 +89,9 @@ impl Database {
     }
 
     /// Starts, ends and changes replicas' tasks so that they are the ones of `options`.
-    pub(super) fn set_replicas(&mut self, options: ReplicationOptions) -> Result<(), Error> {
+    pub(super) fn set_replicas(&mut self, mut options: ReplicationOptions) -> Result<(), Error> {
+        let bounded = options.replicas.into_iter().map(ReplicaOptions::bounded);
+        options.replicas = bounded.collect();
         let mut clients = Vec::new();
         for replica in &options.replicas {
             let unchanged = self

@@ -29,6 +29,7 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(options: &ReplicaOptions) -> Self {
+        let options = options.clone().bounded();
         let most = usize::from(Level::SNAPSHOT.get()) - 1;
         let levels = options.levels.iter().take(most);
         Self {
@@ -137,6 +138,7 @@ mod tests {
         },
         *,
     };
+    use crate::RetentionTier;
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
@@ -203,6 +205,32 @@ mod tests {
         options.levels.clear();
         let next = plan(&files, &Rules::new(&options), None, time(1_000));
         assert!(matches!(next, Next::At(_)), "{next:?}");
+    }
+
+    #[test]
+    fn no_time_is_too_long_for_maintenance() {
+        const EVER: Duration = Duration::MAX;
+        type Set = fn(&mut ReplicaOptions);
+        let sets: [Set; 4] = [
+            |options| options.levels = vec![EVER],
+            |options| options.snapshot_interval = EVER,
+            |options| options.level_0_retention = EVER,
+            |options| options.retention_tiers = vec![RetentionTier::new(EVER, EVER)],
+        ];
+        let files: Files = [(9, 1, 1), (1, 2, 3), (0, 2, 2), (0, 3, 3), (0, 4, 4)]
+            .map(|(level, min, max)| file(level, min, max, 10))
+            .into_iter()
+            .collect();
+        for set in sets {
+            let mut options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+            options.retention = Some(seconds(50));
+            set(&mut options);
+            let rules = Rules::new(&options);
+            assert_ne!(plan(&files, &rules, None, time(20)), Next::Never);
+            let keep = rules.retention.unwrap();
+            let deleted = plan_retention(&files, &keep, time(100)).delete;
+            assert!(deleted.iter().all(|file| file.level == Level::L0));
+        }
     }
 
     #[test]

@@ -117,9 +117,7 @@ pub(super) fn complete(
         applied.meter.stage(RestoreStage::Checking);
         check(output, how)?;
     }
-    output.publish()?;
-    // Until here its lock has told that it is in use.
-    drop(file);
+    output.publish(file)?;
     Ok(applied)
 }
 
@@ -180,7 +178,14 @@ impl Database<'_> {
         let mut done = Done::default();
         loop {
             let mut batch = self.workers.batch(&mut done);
-            let more = reader.next(&mut batch)?;
+            let more = match reader.next(&mut batch) {
+                Ok(more) => more,
+                Err(error) => {
+                    // Another file may follow, which needs it.
+                    self.workers.give_back(batch);
+                    return Err(error.into());
+                }
+            };
             if !header.is_snapshot() {
                 batch.pages().for_each(|pgno| self.missing.fill(pgno));
             }
@@ -342,5 +347,90 @@ impl<F> Read for Feed<'_, F> {
         let (out, _) = out.split_at_mut(len);
         self.chunk.copy_to_slice(out);
         Ok(len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::channel,
+        time::{Duration, SystemTime},
+    };
+
+    use evertide_ltx::{Encoder, Level, LtxName, Pgno};
+    use evertide_storage::{Disk, OsDisk};
+
+    use super::*;
+    use crate::restore::{ExistingOutput, RestoreTarget, plan::plan};
+
+    const PAGES: u32 = 20;
+
+    fn page(number: u32) -> Vec<u8> {
+        let mut page = vec![0; PageSize::MAX.len()];
+        fastrand::Rng::with_seed(number.into()).fill(&mut page);
+        page
+    }
+
+    fn snapshot() -> (LtxObject, Bytes) {
+        let header = Header::new(PageSize::MAX, PAGES, Txid::FIRST, Txid::FIRST);
+        let mut encoder = Encoder::new(Vec::new(), header).unwrap();
+        for number in 1..=PAGES {
+            let pgno = Pgno::new(number).unwrap();
+            encoder.encode_page(pgno, &page(number)).unwrap();
+        }
+        let (content, _) = encoder.finish().unwrap();
+        let object = LtxObject {
+            level: Level::SNAPSHOT,
+            name: LtxName::new(Txid::FIRST, Txid::FIRST),
+            size: content.len() as u64,
+            created: SystemTime::UNIX_EPOCH,
+        };
+        (object, content.into())
+    }
+
+    fn apply(path: &Path, object: &LtxObject, files: mpsc::Receiver<Message>) -> Apply {
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        let output = Output::new(disk, path.into(), ExistingOutput::Refuse, 0o600);
+        let plan = plan(std::slice::from_ref(object), RestoreTarget::Latest).unwrap();
+        Apply {
+            output: Arc::new(output),
+            location: "there".to_owned(),
+            integrity_check: IntegrityCheck::None,
+            finish: None,
+            files,
+            meter: Meter::new(&plan, None),
+        }
+    }
+
+    #[test]
+    fn a_restore_does_not_hang_however_many_files_vanish_half_read() {
+        let (object, content) = snapshot();
+        let (sender, files) = mpsc::channel(100);
+        let send = |message| sender.try_send(message).unwrap();
+        // More often than there are batches to fill.
+        for _ in 0..2 * THREADS + 2 {
+            send(Message::Begin(object.clone()));
+            send(Message::Data(content.slice(..content.len() / 2)));
+            send(Message::Abandon);
+        }
+        send(Message::Begin(object.clone()));
+        send(Message::Data(content));
+        send(Message::End);
+        send(Message::Finish);
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("restored.db");
+        let restore = apply(&path, &object, files);
+        let (report, ended) = channel();
+        thread::spawn(move || report.send(restore.run().map(|applied| applied.txid)));
+        let txid = ended
+            .recv_timeout(Duration::from_secs(60))
+            .expect("the restore ends");
+        assert_eq!(txid.unwrap(), Txid::FIRST);
+        let expected: Vec<u8> = (1..=PAGES).flat_map(page).collect();
+        let mut found = vec![0; expected.len()];
+        let file = OsDisk.open_read(&path).unwrap();
+        file.read_exact_at(&mut found, 0).unwrap();
+        assert!(found == expected, "another content");
     }
 }

@@ -1,6 +1,7 @@
 //! The file that is being restored: under a name of its own until it is complete.
 
 use std::{
+    collections::BTreeSet,
     ffi::{OsStr, OsString},
     io,
     os::unix::ffi::OsStrExt,
@@ -22,6 +23,34 @@ const TEMPORARY: &str = "restoring";
 /// The same of what belonged to a database that is replaced.
 const ASIDE: &str = "replaced";
 
+/// The names of the temporary files that this process restores to. It opens none of them a second time: if that one got
+/// its name meanwhile, and the application opened it, closing it would drop the application's locks.
+static OURS: Mutex<BTreeSet<OsString>> = Mutex::new(BTreeSet::new());
+
+fn ours() -> MutexGuard<'static, BTreeSet<OsString>> {
+    OURS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A temporary file of ours, until it has another name or is gone.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(path: PathBuf) -> Self {
+        ours().insert(name_of(&path).to_owned());
+        Self(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        ours().remove(name_of(&self.0));
+    }
+}
+
+fn name_of(path: &Path) -> &OsStr {
+    path.file_name().unwrap_or_default()
+}
+
 /// The output of a restore. Shared by the thread that writes it and the future that waits for it:
 /// whichever gives up first, the temporary file goes.
 #[derive(Debug)]
@@ -36,7 +65,7 @@ pub(super) struct Output {
 #[derive(Default)]
 struct State {
     cancelled: bool,
-    temporary: Option<PathBuf>,
+    temporary: Option<Temporary>,
     /// What restores set aside that were killed before.
     left_aside: Vec<PathBuf>,
     /// Stops SQLite in the middle of a check.
@@ -47,7 +76,7 @@ impl std::fmt::Debug for State {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut out = f.debug_struct("State");
         out.field("cancelled", &self.cancelled)
-            .field("temporary", &self.temporary);
+            .field("temporary", &self.temporary.as_ref().map(|file| &file.0));
         out.finish_non_exhaustive()
     }
 }
@@ -108,13 +137,13 @@ impl Output {
         self.create_directory()?;
         self.sweep();
         let mode = found.as_ref().map_or(self.mode, |found| found.mode);
-        let temporary = self.sibling(TEMPORARY);
+        let temporary = Temporary::new(self.sibling(TEMPORARY));
         let mut state = self.state();
         if state.cancelled {
             return Err(RestoreError::Cancelled);
         }
-        let created = self.disk.create_new(&temporary, mode);
-        let file = created.map_err(RestoreError::io("create", &temporary))?;
+        let created = self.disk.create_new(&temporary.0, mode);
+        let file = created.map_err(RestoreError::io("create", &temporary.0))?;
         state.temporary = Some(temporary);
         if self.existing == ExistingOutput::Replace {
             state.left_aside = self.named_for(ASIDE);
@@ -156,7 +185,9 @@ impl Output {
     /// holds a lock on its file.
     fn sweep(&self) {
         for path in self.named_for(TEMPORARY) {
-            if let Ok(file) = self.disk.open_rw(&path)
+            let is_ours = ours().contains(name_of(&path));
+            if !is_ours
+                && let Ok(file) = self.disk.open_rw(&path)
                 && let Ok(true) = try_lock_file(file.as_fd())
             {
                 self.remove_leftover(&path);
@@ -205,9 +236,10 @@ impl Output {
 
     /// Where the temporary file is.
     pub(super) fn temporary(&self) -> Result<PathBuf, RestoreError> {
-        self.state()
-            .temporary
-            .clone()
+        let state = self.state();
+        let temporary = state.temporary.as_ref();
+        temporary
+            .map(|file| file.0.clone())
             .ok_or(RestoreError::Cancelled)
     }
 
@@ -231,25 +263,30 @@ impl Output {
     }
 
     /// Gives the complete file its name. From here on nothing can be cancelled.
-    pub(super) fn publish(&self) -> Result<(), RestoreError> {
+    ///
+    /// It is closed right before: a descriptor that is closed later would drop the locks of whoever in this process
+    /// opens the database as soon as it has its name. In between another process that restores to the same place
+    /// may take it for a leftover; then this restore fails.
+    pub(super) fn publish(&self, file: Box<dyn DiskFile>) -> Result<(), RestoreError> {
         let mut state = self.state();
         if state.cancelled {
             return Err(RestoreError::Cancelled);
         }
         self.check()?;
-        let Some(temporary) = state.temporary.clone() else {
+        let Some(Temporary(temporary)) = &state.temporary else {
             return Err(RestoreError::Cancelled);
         };
         match self.existing {
             ExistingOutput::Refuse => {
-                let renamed = self.disk.rename_noreplace(&temporary, &self.path);
+                drop(file);
+                let renamed = self.disk.rename_noreplace(temporary, &self.path);
                 renamed.map_err(|error| match error.kind() {
                     io::ErrorKind::AlreadyExists => RestoreError::OutputExists(self.path.clone()),
                     _ => RestoreError::io("name", &self.path)(error),
                 })?;
             }
             ExistingOutput::Replace => {
-                self.replace(&temporary)?;
+                self.replace(temporary, file)?;
                 // Until now the former database could be put together again with it.
                 for path in &state.left_aside {
                     self.remove_leftover(path);
@@ -268,9 +305,10 @@ impl Output {
     /// The journals of that one go aside first, since SQLite would play them into the new one, and
     /// are removed last, so that until the new database is there the former one can be put together
     /// again.
-    fn replace(&self, temporary: &Path) -> Result<(), RestoreError> {
+    fn replace(&self, temporary: &Path, file: Box<dyn DiskFile>) -> Result<(), RestoreError> {
         let mut aside = Vec::new();
         let result = self.set_aside(&mut aside).and_then(|()| {
+            drop(file);
             let renamed = self.disk.rename(temporary, &self.path);
             renamed.map_err(RestoreError::io("replace", &self.path))
         });
@@ -324,10 +362,10 @@ impl Output {
             interrupt.interrupt();
         }
         if let Some(temporary) = state.temporary.take()
-            && let Err(error) = self.disk.remove_file(&temporary)
+            && let Err(error) = self.disk.remove_file(&temporary.0)
             && error.kind() != io::ErrorKind::NotFound
         {
-            let path = temporary.display();
+            let path = temporary.0.display();
             tracing::warn!(%path, %error, "a temporary file of a failed restore stays behind");
         }
     }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use evertide::{DatabaseState, DatabaseStatus, Durability, Error};
+use evertide::{
+    DatabaseState, DatabaseStatus, Durability, Error, ReplicaOptions, Replication,
+    ReplicationOptions, RetentionTier,
+};
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
 
@@ -242,4 +245,62 @@ async fn dropping_the_last_handle_lets_go_of_the_replica_and_of_the_database() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     panic!("still held");
+}
+
+/// Two commits with each setting, and with all of them.
+#[tokio::test]
+async fn no_time_is_too_long_for_a_setting() {
+    const EVER: Duration = Duration::MAX;
+    type Set = fn(&mut ReplicaOptions);
+    let of_replicas: [(&str, Set); 10] = [
+        ("sync_interval", |replica| replica.sync_interval = EVER),
+        ("levels", |replica| replica.levels = vec![EVER]),
+        ("level_0_retention", |replica| {
+            replica.level_0_retention = EVER;
+        }),
+        ("snapshot_interval", |replica| {
+            replica.snapshot_interval = EVER;
+        }),
+        ("retention", |replica| replica.retention = Some(EVER)),
+        ("retention_tiers", |replica| {
+            replica.retention = Some(DEADLINE);
+            replica.retention_tiers = vec![RetentionTier::new(EVER, EVER)];
+        }),
+        ("retention_check_interval", |replica| {
+            replica.retention_check_interval = EVER;
+        }),
+        ("drill_interval", |replica| {
+            replica.drill_interval = Some(EVER);
+        }),
+        ("drill_timeout", |replica| {
+            replica.drill_interval = Some(EVER);
+            replica.drill_timeout = EVER;
+        }),
+        ("lease_duration", |replica| replica.lease_duration = EVER),
+    ];
+    let each = of_replicas.iter().map(std::slice::from_ref);
+    for settings in each.chain([&of_replicas[..]]) {
+        let names: Vec<&str> = settings.iter().map(|(name, _)| *name).collect();
+        let (scene, conn) = Scene::with_rows(3);
+        let mut options = ReplicationOptions::default();
+        options.monitor_interval = EVER;
+        options.checkpoint_interval = EVER;
+        let mut replica = replica_options("local", &scene.replica);
+        settings.iter().for_each(|(_, set)| set(&mut replica));
+        options.replicas.push(replica);
+        let builder = Replication::builder(&scene.db).options(options.clone());
+        let backup = builder.build().unwrap();
+        backup.start().await.unwrap();
+        for _ in 0..2 {
+            insert(&conn, 1);
+            durable(&backup).await;
+        }
+        let status = backup.status();
+        let replica = &status.replicas[0];
+        let errors = [&status.error, &replica.error, &replica.maintenance_error];
+        assert_eq!(errors, [&None; 3], "{names:?}");
+        assert_eq!(backup.options(), options);
+        backup.stop(EVER).await.unwrap();
+        scene.assert_restores();
+    }
 }

@@ -1,14 +1,23 @@
 //! What happens to files that are there before, and what is there after.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+};
 
 use evertide::{ExistingOutput, IntegrityCheck, RestoreError, RestoreTarget, restore};
 use evertide_ltx::Txid;
+use evertide_storage::{FaultDisk, OsDisk};
+use evertide_testkit::another_process_finds_it_open;
 use rusqlite::Connection;
 
 use crate::scene::{Scene, name};
 
-fn write(path: impl AsRef<std::path::Path>, content: &str) {
+fn write(path: impl AsRef<Path>, content: &str) {
     fs::write(path, content).unwrap();
 }
 
@@ -106,6 +115,38 @@ async fn a_new_database_is_its_owners_and_its_folder_is_made() {
     assert_eq!(found.permissions().mode() & 0o777, 0o600);
 }
 
+/// Another process, which restores to a file until it is dropped.
+struct Elsewhere(Child);
+
+impl Elsewhere {
+    fn restoring(file: &Path) -> Self {
+        const SCRIPT: &str = "import fcntl, sys
+file = open(sys.argv[1], 'w')
+fcntl.lockf(file, fcntl.LOCK_EX, 1)
+print('locked', flush=True)
+sys.stdin.read()";
+        let mut child = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .arg(file)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let mut said = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut said).unwrap();
+        assert_eq!(said, "locked\n");
+        Self(child)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test]
 async fn what_a_killed_restore_left_is_removed_by_the_next_one_and_nothing_else_is() {
     let scene = Scene::usual().await;
@@ -113,6 +154,8 @@ async fn what_a_killed_restore_left_is_removed_by_the_next_one_and_nothing_else_
         scene.out().join(".app.db.restoring-0123456789abcdef"),
         "half a database",
     );
+    let elsewhere = scene.out().join(".app.db.restoring-fedcba9876543210");
+    let elsewhere = Elsewhere::restoring(&elsewhere);
     write(scene.out().join(".app.db.other"), "precious");
     write(
         scene.out().join(".other.db.restoring-0123456789abcdef"),
@@ -131,14 +174,22 @@ async fn what_a_killed_restore_left_is_removed_by_the_next_one_and_nothing_else_
     tokio::task::spawn_blocking(move || wait.recv().unwrap())
         .await
         .unwrap();
-    scene.restore().await.unwrap();
+    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+    let mut options = scene.options();
+    options.disk = disk.clone();
+    restore(options).await.unwrap();
     let left = scene.left();
-    assert_eq!(left.len(), 4, "{left:?}");
+    assert_eq!(left.len(), 5, "{left:?}");
     assert!(!left.contains(&".app.db.restoring-0123456789abcdef".into()));
+    // The one of this process may be the application's database when it would be closed again.
+    let log = disk.log();
+    let opened = log.iter().filter(|operation| **operation == "open_rw");
+    assert_eq!(opened.count(), 1, "that of the process elsewhere");
     drop(go_on);
     let error = running.await.unwrap().unwrap_err();
     assert!(matches!(error, RestoreError::OutputExists(_)), "{error}");
-    assert_eq!(scene.left().len(), 3);
+    assert_eq!(scene.left().len(), 4);
+    drop(elsewhere);
 }
 
 #[tokio::test]
@@ -224,6 +275,42 @@ async fn a_check_leaves_nothing_beside_the_database() {
         options.output = scene.out().join("a b%20?#.db");
         restore(options).await.unwrap();
         assert_eq!(scene.left(), ["a b%20?#.db"]);
+    }
+}
+
+/// Closing any descriptor of a file drops the locks that SQLite has on it in the same process.
+#[tokio::test]
+async fn who_opens_the_database_as_soon_as_it_has_its_name_keeps_its_locks() {
+    for existing in [ExistingOutput::Refuse, ExistingOutput::Replace] {
+        let mut operations = Vec::new();
+        for at in 1.. {
+            let scene = real(false).await;
+            let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+            let application: Arc<Mutex<Option<Connection>>> = Arc::default();
+            let (path, opened) = (scene.output(), Arc::clone(&application));
+            disk.call_at(at, move |_| {
+                if path.exists() {
+                    let conn = Connection::open(&path).unwrap();
+                    let rows = conn.query_row("SELECT count(*) FROM t", [], |row| row.get(0));
+                    assert_eq!(rows, Ok(500));
+                    *opened.lock().unwrap() = Some(conn);
+                }
+            });
+            let mut options = scene.options();
+            (options.disk, options.existing) = (disk.clone(), existing);
+            restore(options).await.unwrap();
+            let Some(operation) = disk.log().get(at as usize - 1).copied() else {
+                break;
+            };
+            if let Some(conn) = application.lock().unwrap().take() {
+                let open = || another_process_finds_it_open(&scene.output());
+                assert!(open(), "no lock is left after {operation}, {existing:?}");
+                drop(conn);
+                assert!(!open(), "the probe works");
+                operations.push(operation);
+            }
+        }
+        assert!(operations.contains(&"sync_dir"), "{operations:?}");
     }
 }
 

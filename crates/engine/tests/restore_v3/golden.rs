@@ -6,14 +6,17 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
-use evertide::RestoreTarget;
+use evertide::{RestoreOptions, RestoreTarget};
+use evertide_storage::{FaultDisk, OsDisk};
+use evertide_testkit::another_process_finds_it_open;
 use rusqlite::Connection;
 
 use crate::scene::{
-    Replicating, copy, files, modified, restore, restore_with_theirs, set_modified,
+    Replicating, connect, copy, files, modified, restore, restore_with_theirs, set_modified,
 };
 
 pub(crate) fn folder() -> PathBuf {
@@ -111,4 +114,31 @@ async fn a_replica_of_litestream_0_3_is_restored_as_it_did() {
     let expected = fs::read(folder().join("restored.db")).unwrap();
     assert!(fs::read(&output).unwrap() == expected, "another content");
     assert_eq!(report.database_bytes, expected.len() as u64);
+}
+
+#[tokio::test]
+async fn who_opens_a_database_of_old_files_as_soon_as_it_has_its_name_keeps_its_locks() {
+    let dir = tempfile::tempdir().unwrap();
+    let replica = dir.path().join("replica");
+    copy(&folder().join("replica"), &replica);
+    set_times(&replica);
+    let output = dir.path().join("out.db");
+    let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+    let mut options = RestoreOptions::new(connect(&replica), &output);
+    options.disk = disk.clone();
+    evertide::restore(options.clone()).await.unwrap();
+    assert_eq!(disk.log().last(), Some(&"sync_dir"));
+    fs::remove_file(&output).unwrap();
+
+    let application: Arc<Mutex<Option<Connection>>> = Arc::default();
+    let (path, opened) = (output.clone(), Arc::clone(&application));
+    disk.call_at(disk.operations(), move |_| {
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("SELECT * FROM sqlite_schema").unwrap();
+        *opened.lock().unwrap() = Some(conn);
+    });
+    evertide::restore(options).await.unwrap();
+    assert!(another_process_finds_it_open(&output));
+    drop(application.lock().unwrap().take().unwrap());
+    assert!(!another_process_finds_it_open(&output), "the probe works");
 }

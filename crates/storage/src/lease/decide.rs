@@ -12,7 +12,7 @@ pub(super) const CLOCK_SKEW: Duration = Duration::from_secs(5 * 60);
 /// run wrong by less than one in a thousand.
 const DRIFT: u32 = 20;
 /// A lease cannot keep others out for longer than this, whatever it says.
-const LONGEST: Duration = Duration::from_secs(24 * 3_600);
+pub(super) const LONGEST: Duration = Duration::from_secs(24 * 3_600);
 
 /// Whether a lease may be taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -104,6 +104,9 @@ impl fmt::Debug for Lease {
 }
 
 impl Lease {
+    /// A lease lasts no longer than a day, whatever it is made with: nobody waits longer for one.
+    pub const LONGEST: Duration = decide::LONGEST;
+
     /// The lease of the replica that this client reaches. Nothing is asked of it yet.
     pub fn new(
         client: Arc<dyn ReplicaClient>,
@@ -116,7 +119,7 @@ impl Lease {
             clock,
             owner,
             session: Identity::random(),
-            duration: duration.max(SHORTEST),
+            duration: duration.clamp(SHORTEST, Self::LONGEST),
             requests: tokio::sync::Mutex::default(),
             state: Mutex::default(),
             known: watch::Sender::default(),

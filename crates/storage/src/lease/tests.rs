@@ -223,6 +223,31 @@ async fn after_a_crash_another_one_takes_over_when_the_lease_has_ended() {
 }
 
 #[tokio::test]
+async fn a_lease_ends_for_its_owner_as_for_everybody_else_however_long_it_is_to_last() {
+    let day = 24 * 3_600;
+    for lasts in [Duration::from_secs(3 * day), Duration::MAX] {
+        let store = store();
+        let (writer, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+        let (owner, clock) = (writer.lease.owner().clone(), writer.clock.clone());
+        let lease = Arc::new(Lease::new(store.clone(), clock, owner, lasts));
+        let patient = Writer {
+            client: LeasedClient::new(store.clone(), Arc::clone(&lease)),
+            lease,
+            ..writer
+        };
+        patient.claim().await.unwrap();
+        patient.put(1).await.unwrap();
+        let error = heir.claim().await.unwrap_err();
+        assert!(matches!(error, Error::LeaseHeld { .. }), "{error}");
+        pass(&[&patient, &heir], day + 301);
+        heir.claim().await.unwrap();
+        heir.put(2).await.unwrap();
+        assert_lost(patient.put(3).await, "taken meanwhile");
+        assert_eq!(stored(&store).await, [name(1), name(2)]);
+    }
+}
+
+#[tokio::test]
 async fn a_writer_that_renews_is_never_taken_over_however_long_one_watches() {
     let store = store();
     let (busy, other) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
