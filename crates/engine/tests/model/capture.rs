@@ -99,6 +99,9 @@ impl Engine<'_> {
     /// No lock before the header can be read: SQLite up to 3.31 cannot repair it under our locks.
     fn attach(&mut self) -> bool {
         let shared = self.s.locks.database.is_shared_of(CAPTURE);
+        if self.s.connections[OWN].at != At::Idle {
+            return false; // nothing is done before it is open
+        }
         if self.closing && (!shared || self.s.index.torn) {
             return closing::open_ours(self.s);
         }
