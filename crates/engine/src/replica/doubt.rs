@@ -203,4 +203,22 @@ mod tests {
             scene.cancel.cancel();
         }
     }
+
+    /// What this database would store above it would be refused.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_stored_above_a_file_that_leaves_too_few_transactions() {
+        let minute = Duration::from_secs(60);
+        let memory = Arc::new(MemoryClient::service("bucket"));
+        let nearly = Txid::new(u64::MAX - (256 << 32) - 5);
+        let mut scene = Scene::start_with(memory.clone(), |options| {
+            options.retention = Some(120 * minute);
+        });
+        scene.database.live(10 * minute, Some(minute)).await;
+        let name = bury(&*memory, scene.database.time(), nearly).await;
+        scene.database.live(180 * minute, Some(10 * minute)).await;
+        let error = scene.database.replica().error.unwrap();
+        assert!(error.contains(&name.to_string()), "{error}");
+        assert_eq!(newest(&*memory).await, nearly);
+        scene.cancel.cancel();
+    }
 }
