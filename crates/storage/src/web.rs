@@ -101,7 +101,73 @@ fn builder(
 ) -> Result<reqwest::ClientBuilder, Box<dyn Error + Send + Sync>> {
     Ok(reqwest::Client::builder()
         .tls_backend_preconfigured(tls::config(certificates)?)
+        // What is to be stored would become a question, and keys in headers would go wherever the answer says.
+        .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT))
+}
+
+#[cfg(test)]
+pub(crate) mod fixed {
+    //! A server that gives each request the same answer.
+
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    /// Where it is, and how often it was asked.
+    pub(crate) async fn start(answer: String) -> (String, Arc<AtomicU32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        tokio::spawn(async move {
+            while let Ok((mut connection, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                let mut request = Vec::new();
+                while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                    if matches!(connection.read_buf(&mut request).await, Ok(0) | Err(_)) {
+                        break;
+                    }
+                }
+                let answer =
+                    format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+                let _ = connection.write_all(answer.as_bytes()).await;
+            }
+        });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn no_request_goes_where_an_answer_says() {
+        let (elsewhere, asked_elsewhere) = start("200 OK".into()).await;
+        for status in [
+            "301 Moved",
+            "302 Found",
+            "303 See Other",
+            "307 Temporary",
+            "308 Permanent",
+        ] {
+            let (url, asked) = start(format!("{status}\r\nlocation: {elsewhere}")).await;
+            for client in [super::client, super::uploads] {
+                let client = client(super::Certificates::Checked).unwrap();
+                let request = client
+                    .put(&url)
+                    .header("x-amz-server-side-encryption-customer-key", "k");
+                let answer = request.body("content").send().await.unwrap();
+                assert_eq!(&status[..3], answer.status().as_str());
+                let answer = client.get(&url).send().await.unwrap();
+                assert_eq!(&status[..3], answer.status().as_str());
+            }
+            assert_eq!(asked.load(Ordering::Relaxed), 4);
+        }
+        assert_eq!(asked_elsewhere.load(Ordering::Relaxed), 0);
+    }
 }
 
 #[cfg(test)]

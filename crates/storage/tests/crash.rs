@@ -9,11 +9,13 @@ use std::{
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
-    CrashPoint, Disk, FileClient, FileOptions, OsDisk, RecordingDisk, ReplicaClient, collect,
+    CrashPoint, Disk, Fault, FaultDisk, FileClient, FileOptions, OsDisk, RecordingDisk,
+    ReplicaClient, collect,
     conformance::{Gauge, Pieces},
 };
 
 const MIXTURES: u64 = 12;
+const EIO: i32 = 5;
 
 /// An object of the test.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +138,35 @@ async fn a_deleted_object_does_not_come_back() {
     {
         assert!(after(&disk, point, object).await.is_none(), "{point:?}");
     }
+}
+
+/// Whatever failed before it was said to be deleted.
+#[tokio::test]
+async fn an_object_that_is_deleted_at_the_second_try_does_not_come_back() {
+    let mut failed = 0;
+    for n in 1..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let recorded = Arc::new(RecordingDisk::new(folder.path()).unwrap());
+        let disk = Arc::new(FaultDisk::new(recorded.clone()));
+        let client = client(folder.path(), disk.clone());
+        let object = objects().remove(0);
+        let body = object.pieces.body(&Gauge::default());
+        let put = client.put(object.level, object.name, object.created, body);
+        put.await.unwrap();
+        disk.fail_at(n, Fault::Once, EIO);
+        let first = client.delete(object.level, &[object.name]).await;
+        failed += u32::from(first.is_err());
+        if first.is_err() {
+            client.delete(object.level, &[object.name]).await.unwrap();
+        }
+        let deleted = recorded.operations();
+        let points = recorded.crash_points(MIXTURES);
+        for point in points.filter(|point| point.operations == deleted) {
+            let found = after(&recorded, point, object).await;
+            assert!(found.is_none(), "operation {n}, {point:?}");
+        }
+    }
+    assert!(failed >= 2, "{failed}: the removal and the sync");
 }
 
 /// What a killed process renamed and did not sync must not be listed as stored and then vanish.

@@ -405,21 +405,22 @@ impl Inner {
     }
 
     fn delete(&self, dir: &Path, paths: &[PathBuf]) -> Result<(), Error> {
-        let mut removed = false;
-        for path in paths {
-            match self.disk.remove_file(path) {
-                Ok(()) => removed = true,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(self.io(failure("delete", path)(error))),
+        let removed = paths
+            .iter()
+            .try_for_each(|path| match self.disk.remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(self.io(failure("delete", path)(error)))
+                }
+                _ => Ok(()),
+            });
+        // An old history that a power cut brings back would mix with a new one. What was not there may have been
+        // removed by a try whose sync failed.
+        match self.disk.sync_dir(dir) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                removed.and(Err(self.io(failure("sync", dir)(error))))
             }
+            _ => removed,
         }
-        // An old history that a power cut brings back would mix with a new one.
-        if removed {
-            self.disk
-                .sync_dir(dir)
-                .map_err(|error| self.io(failure("sync", dir)(error)))?;
-        }
-        Ok(())
     }
 
     fn read_small(&self, path: &Path) -> Result<Option<SmallObject>, Error> {

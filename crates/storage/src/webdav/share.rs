@@ -339,7 +339,7 @@ impl Share {
                 .header("Destination", self.url(to))
                 .header("Overwrite", "F")
         };
-        self.succeed(rename).await.map(drop)
+        all_of_it(self.succeed(rename).await?)
     }
 
     /// Deletes a file. One that is not there is no error.
@@ -347,7 +347,7 @@ impl Share {
         let deleted = self.succeed(|| self.request(&self.http, "DELETE", path));
         match deleted.await {
             Err(Failure::Answer(StatusCode::NOT_FOUND)) => Ok(()),
-            deleted => deleted.map(drop),
+            deleted => all_of_it(deleted?),
         }
     }
 
@@ -420,6 +420,14 @@ fn succeeded(answer: Response) -> Result<Response, Failure> {
     }
 }
 
+/// Of what changes something: a 207 says of what it was not done (RFC 4918, 9.6.1 and 9.9.4).
+fn all_of_it(answer: Response) -> Result<(), Failure> {
+    match answer.status() {
+        StatusCode::MULTI_STATUS => Err(Failure::Answer(StatusCode::MULTI_STATUS)),
+        _ => Ok(()),
+    }
+}
+
 /// Whether asking again gives no other answer.
 fn is_final(status: StatusCode) -> bool {
     !status.is_server_error()
@@ -439,6 +447,16 @@ fn is_final(status: StatusCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn what_was_done_in_part_is_not_done() {
+        let (url, _) = web::fixed::start("207 Multi-Status".into()).await;
+        let share = Share::new(&url, "", None).unwrap();
+        for done in [share.rename("a", "b").await, share.delete("a").await] {
+            let failed = matches!(done, Err(Failure::Answer(StatusCode::MULTI_STATUS)));
+            assert!(failed, "{done:?}");
+        }
+    }
 
     #[tokio::test]
     async fn an_upload_takes_as_long_as_it_takes_and_is_given_up_when_nothing_moves() {

@@ -4,6 +4,7 @@ use std::{
     fmt,
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use opendal::HttpTransporter;
@@ -12,7 +13,7 @@ use reqsign_aws_v4::{
 };
 use reqsign_core::{CommandExecute, CommandOutput, Context, Env, Error, Signer};
 use reqsign_file_read_tokio::TokioFileRead;
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use super::S3Options;
 
@@ -73,6 +74,9 @@ impl Credentials {
     }
 }
 
+/// How long a credential process may take, as with Amazon's own tools.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Runs the `credential_process` of a profile.
 struct Process;
 
@@ -89,7 +93,13 @@ impl CommandExecute for Process {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
-        let output = run.await.map_err(|error| {
+        // Every request waits for it.
+        let output = timeout(PATIENCE, run).await.map_err(|_| {
+            let seconds = PATIENCE.as_secs();
+            let what = format!("the credential process {program} did not end within {seconds} s");
+            Error::unexpected(what).set_retryable(true)
+        })?;
+        let output = output.map_err(|error| {
             let what = format!("cannot run the credential process {program}");
             Error::config_invalid(what).with_source(error)
         })?;
@@ -98,5 +108,24 @@ impl CommandExecute for Process {
             stdout: output.stdout,
             stderr: output.stderr,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_credential_process_that_does_not_end_is_an_error_that_names_it() {
+        let run = Process.command_execute("sleep", &["1000"]).await;
+        let error = run.err().unwrap();
+        assert!(error.is_retryable());
+        assert!(
+            error.to_string().contains("sleep did not end within 60 s"),
+            "{error}"
+        );
+        tokio::time::resume();
+        let echo = Process.command_execute("echo", &["{}"]).await.unwrap();
+        assert_eq!(echo.stdout, b"{}\n");
     }
 }
