@@ -9,15 +9,22 @@ use super::support::{PATIENCE, Workplace, insert};
 /// `replicate` of a directory `data` to `backup`, running.
 fn watching(place: &Workplace, recursive: bool) -> ChildProcess {
     fs::create_dir_all(place.path("data")).unwrap();
-    place.write(
-        "litestream.yml",
-        &format!(
-            "dbs:\n- dir: {}\n  pattern: '*.db'\n  recursive: {recursive}\n  watch: true\n  \
-             monitor-interval: 1s\n  replica:\n    path: {}\n    sync-interval: 50ms\n",
-            place.path("data").display(),
-            place.path("backup").display()
-        ),
-    );
+    watching_entries(place, &[entry(place, "data", "*.db", recursive, "backup")])
+}
+
+/// A watched entry of settings: databases of `dir` that match `pattern`, each to its place below `backup`.
+fn entry(place: &Workplace, dir: &str, pattern: &str, recursive: bool, backup: &str) -> String {
+    format!(
+        "- dir: {}\n  pattern: '{pattern}'\n  recursive: {recursive}\n  watch: true\n  \
+         monitor-interval: 1s\n  replica:\n    path: {}\n    sync-interval: 50ms\n",
+        place.path(dir).display(),
+        place.path(backup).display()
+    )
+}
+
+/// `replicate` of these entries, running.
+fn watching_entries(place: &Workplace, entries: &[String]) -> ChildProcess {
+    place.write("litestream.yml", &format!("dbs:\n{}", entries.concat()));
     place.start(&["replicate", "--config", "litestream.yml"])
 }
 
@@ -129,5 +136,32 @@ fn files_that_are_no_databases_are_left_alone_until_they_are() {
             ".notes.db-evertide"
         ]
     );
+    end(&mut process);
+}
+
+#[test]
+fn a_directory_that_several_entries_watch_is_followed_and_each_database_has_one_of_them() {
+    let place = Workplace::new();
+    fs::create_dir_all(place.path("data/vip")).unwrap();
+    let mut process = watching_entries(
+        &place,
+        &[
+            entry(&place, "data", "*.db", true, "first"),
+            entry(&place, "data", "*.sqlite", false, "second"),
+            entry(&place, "data/vip", "*.db", false, "third"),
+        ],
+    );
+    let _a = place.database("data/a.db", 1);
+    place.wait_for_rows("first/a.db", 1);
+    let b = place.database("data/b.sqlite", 2);
+    place.wait_for_rows("second/b.sqlite", 2);
+    let _c = place.database("data/vip/c.db", 3);
+    place.wait_for_rows("first/vip/c.db", 3);
+    drop(b);
+    fs::remove_file(place.path("data/b.sqlite")).unwrap();
+    place.wait_for_log(&process, "the database is gone");
+    assert!(!place.exists("third"), "the first entry has it");
+    let log = process.log();
+    assert!(!log.contains("already being replicated"), "{log}");
     end(&mut process);
 }

@@ -1,7 +1,7 @@
 //! Following what comes to directories and vanishes: one task for all of them, woken by notices of the
 //! file system, and from time to time where there are none.
 
-use std::{future::Future, io, sync::Arc, time::Duration};
+use std::{collections::HashSet, future::Future, io, sync::Arc, time::Duration};
 
 use evertide::DirectoryWatch;
 
@@ -82,6 +82,11 @@ async fn look(directories: Arc<Vec<WatchedDirectory>>) -> io::Result<Found> {
             found.directories.extend(content.directories);
             found.unfinished |= content.unfinished;
         }
+        // Two entries may mean one file: it is the first one's.
+        let mut paths = HashSet::new();
+        found
+            .databases
+            .retain(|database| paths.insert(database.path.clone()));
         Ok(found)
     };
     match tokio::task::spawn_blocking(look).await {
