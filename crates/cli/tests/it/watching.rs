@@ -165,3 +165,31 @@ fn a_directory_that_several_entries_watch_is_followed_and_each_database_has_one_
     assert!(!log.contains("already being replicated"), "{log}");
     end(&mut process);
 }
+
+#[test]
+fn a_file_that_cannot_be_replicated_keeps_no_other_from_it_at_the_start() {
+    let place = Workplace::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let good = place.database("data/good.db", 1);
+    let garbage = format!("SQLite format 3\0{}", "garbage!".repeat(510));
+    place.write("data/bad.db", &garbage);
+    let mut process = watching(&place, false);
+    place.wait_for_rows("backup/good.db", 1);
+    insert(&good, 1);
+    place.wait_for_rows("backup/good.db", 2);
+    place.wait_for_log(&process, "cannot replicate the database");
+    let log = process.log();
+    let said = log.lines().find(|line| line.contains("ERROR")).unwrap();
+    assert!(said.contains("data/bad.db"), "{log}");
+    // It is tried again, and nothing else.
+    fs::remove_file(place.path("data/bad.db")).unwrap();
+    drop(place.database("data/bad.db", 3));
+    place.wait_for_rows("backup/bad.db", 3);
+    end(&mut process);
+
+    // Who wants all of them now is told that it is not so.
+    place.write("data/bad.db", &garbage);
+    place
+        .run(&["replicate", "--once", "--config", "litestream.yml"])
+        .failed(1, &["data/bad.db", "is not running"]);
+}

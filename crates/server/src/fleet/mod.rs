@@ -34,7 +34,8 @@ const LETTING_GO: Duration = Duration::from_secs(2);
 type Source = dyn Fn() -> Result<FleetSettings, DaemonError> + Send + Sync;
 
 /// Replicates databases, and takes over changed settings. Databases that come to a watched directory
-/// are replicated from then on, and those that vanish are stopped in order, all without a restart.
+/// are replicated from then on, and those that vanish are stopped in order, all without a restart. One
+/// of those that cannot be replicated is tried again, and keeps no other from it.
 ///
 /// ```no_run
 /// use evertide_server::{FleetDaemon, Server, settings};
@@ -75,10 +76,20 @@ struct Shared {
 struct Fleet {
     settings: FleetSettings,
     members: BTreeMap<PathBuf, Replication>,
-    /// Databases of watched directories that could not be started, and why.
-    refused: HashMap<PathBuf, String>,
+    /// Databases of watched directories that could not be started.
+    refused: HashMap<PathBuf, Refused>,
+    /// Databases of watched directories that go on on replicas that another one has written.
+    taking_over: BTreeSet<PathBuf>,
     /// The ends of those that vanished.
     leaving: JoinSet<Result<(), String>>,
+}
+
+/// A database that could not be started.
+#[derive(Debug)]
+struct Refused {
+    why: String,
+    /// It never ran, and says so to whoever asks.
+    member: Option<Replication>,
 }
 
 impl FleetDaemon {
@@ -88,7 +99,7 @@ impl FleetDaemon {
     ///
     /// [`evertide::Error`], when a database cannot be replicated like that.
     pub fn new(settings: FleetSettings) -> Result<Self, evertide::Error> {
-        Self::built_by(build, settings)
+        Self::built_by(build, settings, BTreeSet::new())
     }
 
     /// As [`FleetDaemon::new`], and the databases that there are now go on on replicas that another
@@ -98,29 +109,29 @@ impl FleetDaemon {
     ///
     /// As [`FleetDaemon::new`].
     pub fn taking_over(settings: FleetSettings) -> Result<Self, evertide::Error> {
-        Self::built_by(|database| builder(database).take_over().build(), settings)
+        let mut watched = BTreeSet::new();
+        for directory in &settings.watched {
+            let databases = directory.look().unwrap_or_default().databases;
+            watched.extend(databases.into_iter().map(|database| database.path));
+        }
+        let build = |database: &_| builder(database).take_over().build();
+        Self::built_by(build, settings, watched)
     }
 
     fn built_by(
         build: impl Fn(&DatabaseSettings) -> Result<Replication, evertide::Error>,
         settings: FleetSettings,
+        taking_over: BTreeSet<PathBuf>,
     ) -> Result<Self, evertide::Error> {
         let mut members = BTreeMap::new();
         for database in &settings.databases {
             members.insert(database.path.clone(), build(database)?);
         }
-        // What is in watched directories now is started with the rest.
-        for directory in &settings.watched {
-            for database in directory.look().unwrap_or_default().databases {
-                if !members.contains_key(&database.path) {
-                    members.insert(database.path.clone(), build(&database)?);
-                }
-            }
-        }
         let fleet = Fleet {
             settings,
             members,
             refused: HashMap::new(),
+            taking_over,
             leaving: JoinSet::new(),
         };
         Ok(Self {
@@ -148,7 +159,8 @@ impl FleetDaemon {
         self.shared.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Handles of all databases.
+    /// Handles of all databases: those of watched directories once the daemon has started. One of those that
+    /// could not be started is not running.
     pub async fn members(&self) -> Vec<Replication> {
         self.shared.members().await
     }
@@ -179,7 +191,9 @@ impl FleetDaemon {
 
 impl Shared {
     async fn members(&self) -> Vec<Replication> {
-        self.fleet.lock().await.members.values().cloned().collect()
+        let fleet = self.fleet.lock().await;
+        let refused = fleet.refused.values().filter_map(|one| one.member.as_ref());
+        fleet.members.values().chain(refused).cloned().collect()
     }
 
     /// Starts what came to watched directories and stops what vanished. Returns whether all that is
@@ -202,24 +216,30 @@ impl Shared {
             });
         }
         fleet.refused.retain(|path, _| there.contains(&**path));
-        let members = &fleet.members;
-        let new = found.iter().filter(|new| !members.contains_key(&new.path));
         let mut starting = JoinSet::new();
-        for database in new {
-            let (path, built) = (database.path.clone(), build(database));
-            starting.spawn(async move {
-                let member = match built {
-                    Ok(member) => member.start().await.map(|()| member),
-                    Err(error) => Err(error),
-                };
-                (path, member)
-            });
+        for database in &found {
+            if fleet.members.contains_key(&database.path) {
+                continue;
+            }
+            let built = match fleet.taking_over.contains(&database.path) {
+                true => builder(database).take_over().build(),
+                false => build(database),
+            };
+            match built {
+                Ok(member) => {
+                    starting.spawn(async move { (member.start().await, member) });
+                }
+                Err(error) => fleet.refuse(database.path.clone(), &error, None),
+            }
         }
         while let Some(started) = starting.join_next().await {
-            let Ok((path, started)) = started else {
-                continue; // cancelled or panicked: it is tried again with the next look
-            };
-            fleet.started(path, started);
+            match started {
+                Ok((Ok(()), member)) => fleet.started(member),
+                Ok((Err(error), member)) => {
+                    fleet.refuse(member.path().to_owned(), &error, Some(member));
+                }
+                Err(_) => {} // cancelled or panicked: it is tried again with the next look
+            }
         }
         fleet.refused.is_empty()
     }
@@ -240,25 +260,28 @@ impl Fleet {
             .collect()
     }
 
-    fn started(&mut self, path: PathBuf, started: Result<Replication, evertide::Error>) {
-        match started {
-            Ok(member) => {
-                tracing::info!(database = %path.display(), "replicating a database that came");
-                self.refused.remove(&path);
-                self.members.insert(path, member);
-            }
-            Err(error) => {
-                let why = error.to_string();
-                // It is tried again with every look, and said once.
-                if self.refused.get(&path) != Some(&why) {
-                    tracing::warn!(
-                        database = %path.display(), error = why,
-                        "cannot replicate a database that came; trying again"
-                    );
-                    self.refused.insert(path, why);
-                }
-            }
+    fn started(&mut self, member: Replication) {
+        say_replicating(&member);
+        let path = member.path().to_owned();
+        self.refused.remove(&path);
+        self.taking_over.remove(&path);
+        self.members.insert(path, member);
+    }
+
+    /// It is tried again with every look, and said once.
+    fn refuse(&mut self, path: PathBuf, error: &evertide::Error, member: Option<Replication>) {
+        let why = error.to_string();
+        if self
+            .refused
+            .get(&path)
+            .is_none_or(|before| before.why != why)
+        {
+            tracing::error!(
+                database = %path.display(), error = why,
+                "cannot replicate the database; trying again"
+            );
         }
+        self.refused.insert(path, Refused { why, member });
     }
 
     async fn apply(&mut self, settings: FleetSettings) -> Result<Reloaded, DaemonError> {
@@ -331,6 +354,16 @@ fn builder(database: &DatabaseSettings) -> ReplicationBuilder {
     Replication::builder(&database.path).options(database.replication.clone())
 }
 
+fn say_replicating(member: &Replication) {
+    let replicas = member.options().replicas;
+    let to: Vec<_> = replicas
+        .iter()
+        .map(|replica| replica.destination.to_string())
+        .collect();
+    let (database, to) = (member.path().display(), to.join(", "));
+    tracing::info!(%database, to, "replicating");
+}
+
 /// Stops databases, all at a time; why those failed that did.
 async fn stop_all(
     members: Vec<Replication>,
@@ -372,14 +405,11 @@ impl Daemon for FleetDaemon {
             failed.extend(started?.err());
         }
         let Some(first) = failed.into_iter().next() else {
-            for member in &members {
-                let replicas = member.options().replicas;
-                let to: Vec<_> = replicas
-                    .iter()
-                    .map(|replica| replica.destination.to_string())
-                    .collect();
-                let (database, to) = (member.path().display(), to.join(", "));
-                tracing::info!(%database, to, "replicating");
+            members.iter().for_each(say_replicating);
+            // What is in watched directories now is there when this returns.
+            let watched = self.shared.fleet.lock().await.settings.watched.clone();
+            if let Ok(found) = watch::look(Arc::new(watched)).await {
+                self.shared.follow(found.databases).await;
             }
             return self.watch().await;
         };

@@ -62,15 +62,15 @@ pub(super) fn run(
 
 /// What is in all the directories.
 #[derive(Default)]
-struct Found {
-    databases: Vec<DatabaseSettings>,
+pub(super) struct Found {
+    pub(super) databases: Vec<DatabaseSettings>,
     directories: Vec<std::path::PathBuf>,
     unfinished: bool,
     /// All of them could be read.
     complete: bool,
 }
 
-async fn look(directories: Arc<Vec<WatchedDirectory>>) -> io::Result<Found> {
+pub(super) async fn look(directories: Arc<Vec<WatchedDirectory>>) -> io::Result<Found> {
     let look = move || {
         let mut found = Found {
             complete: true,
