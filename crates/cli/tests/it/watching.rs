@@ -3,6 +3,7 @@
 use std::fs;
 
 use evertide_testkit::ChildProcess;
+use nix::sys::signal::Signal;
 
 use super::support::{PATIENCE, Workplace, insert};
 
@@ -192,4 +193,39 @@ fn a_file_that_cannot_be_replicated_keeps_no_other_from_it_at_the_start() {
     place
         .run(&["replicate", "--once", "--config", "litestream.yml"])
         .failed(1, &["data/bad.db", "is not running"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_all_else_is_followed() {
+    let place = Workplace::new();
+    for directory in ["a", "b"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    drop(place.database("b/old.db", 1));
+    let entries = [
+        entry(&place, "a", "*.db", true, "backup/a"),
+        entry(&place, "b", "*.db", true, "backup/b"),
+    ];
+    let mut process = watching_entries(&place, &entries);
+    place.wait_for_rows("backup/b/old.db", 1);
+    fs::rename(place.path("b"), place.path("elsewhere")).unwrap();
+    drop(place.database("a/first.db", 1));
+    place.wait_for_rows("backup/a/first.db", 1);
+    place.wait_for_log(&process, "cannot look for databases there");
+    std::os::unix::fs::symlink("loop.db", place.path("a/loop.db")).unwrap();
+    drop(place.database("a/second.db", 2));
+    place.wait_for_rows("backup/a/second.db", 2);
+    place.wait_for_log(&process, "a/loop.db");
+    assert!(
+        !process.log().contains("the database is gone"),
+        "{}",
+        process.log()
+    );
+    fs::create_dir(place.path("b")).unwrap();
+    drop(place.database("b/new.db", 3));
+    place.wait_for_rows("backup/b/new.db", 3);
+    place.wait_for_log(&process, "the database is gone");
+    process.signal(Signal::SIGHUP).unwrap();
+    place.wait_for_log(&process, "settings unchanged");
+    end(&mut process);
 }

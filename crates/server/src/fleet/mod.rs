@@ -20,6 +20,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+use self::watch::Found;
 use crate::{
     Daemon, DaemonError, Reloaded,
     settings::{DatabaseSettings, FleetSettings},
@@ -109,11 +110,8 @@ impl FleetDaemon {
     ///
     /// As [`FleetDaemon::new`].
     pub fn taking_over(settings: FleetSettings) -> Result<Self, evertide::Error> {
-        let mut watched = BTreeSet::new();
-        for directory in &settings.watched {
-            let databases = directory.look().unwrap_or_default().databases;
-            watched.extend(databases.into_iter().map(|database| database.path));
-        }
+        let watched = watch::look_now(&settings.watched).databases.into_iter();
+        let watched = watched.map(|database| database.path).collect();
         let build = |database: &_| builder(database).take_over().build();
         Self::built_by(build, settings, watched)
     }
@@ -198,11 +196,13 @@ impl Shared {
 
     /// Starts what came to watched directories and stops what vanished. Returns whether all that is
     /// there is replicated.
-    async fn follow(&self, found: Vec<DatabaseSettings>) -> bool {
+    async fn follow(&self, found: &Found) -> bool {
         let mut fleet = self.fleet.lock().await;
         while fleet.leaving.try_join_next().is_some() {}
-        let there: BTreeSet<&Path> = found.iter().map(|database| &*database.path).collect();
-        for path in fleet.vanished(&there) {
+        let databases = &found.databases;
+        let there: BTreeSet<&Path> = databases.iter().map(|database| &*database.path).collect();
+        let may_be_there = |path: &Path| there.contains(path) || found.is_unknown(path);
+        for path in fleet.vanished(may_be_there) {
             let Some(member) = fleet.members.remove(&path) else {
                 continue;
             };
@@ -215,9 +215,9 @@ impl Shared {
                 stopped
             });
         }
-        fleet.refused.retain(|path, _| there.contains(&**path));
+        fleet.refused.retain(|path, _| may_be_there(path));
         let mut starting = JoinSet::new();
-        for database in &found {
+        for database in databases {
             if fleet.members.contains_key(&database.path) {
                 continue;
             }
@@ -247,14 +247,14 @@ impl Shared {
 
 impl Fleet {
     /// Members of watched directories whose files are not there any more.
-    fn vanished(&self, there: &BTreeSet<&Path>) -> Vec<PathBuf> {
+    fn vanished(&self, may_be_there: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
         let listed = |path: &Path| {
             let mut databases = self.settings.databases.iter();
             databases.any(|database| database.path == path)
         };
         let members = self.members.keys();
         members
-            .filter(|path| !there.contains(&***path) && !listed(path))
+            .filter(|path| !may_be_there(path) && !listed(path))
             .filter(|path| matches!(path.try_exists(), Ok(false)))
             .cloned()
             .collect()
@@ -287,9 +287,8 @@ impl Fleet {
     async fn apply(&mut self, settings: FleetSettings) -> Result<Reloaded, DaemonError> {
         let mut wanted: BTreeMap<PathBuf, ReplicationOptions> = BTreeMap::new();
         let mut databases = settings.databases.clone();
-        for directory in &settings.watched {
-            databases.extend(directory.look()?.databases);
-        }
+        let found = watch::look_now(&settings.watched);
+        databases.extend_from_slice(&found.databases);
         let mut new = Vec::new();
         let mut changed = Vec::new();
         // Everything is checked before anything is changed.
@@ -309,7 +308,7 @@ impl Fleet {
         }
         let members = self.members.keys();
         let gone: Vec<_> = members
-            .filter(|path| !wanted.contains_key(*path))
+            .filter(|path| !wanted.contains_key(*path) && !found.is_unknown(path))
             .cloned()
             .collect();
         self.settings = settings;
@@ -408,9 +407,8 @@ impl Daemon for FleetDaemon {
             members.iter().for_each(say_replicating);
             // What is in watched directories now is there when this returns.
             let watched = self.shared.fleet.lock().await.settings.watched.clone();
-            if let Ok(found) = watch::look(Arc::new(watched)).await {
-                self.shared.follow(found.databases).await;
-            }
+            let found = watch::look(Arc::new(watched)).await;
+            self.shared.follow(&found).await;
             return self.watch().await;
         };
         let _ = stop_all(members, JoinSet::new(), LETTING_GO).await;
