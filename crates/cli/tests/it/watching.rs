@@ -229,3 +229,19 @@ fn what_cannot_be_read_is_named_and_all_else_is_followed() {
     place.wait_for_log(&process, "settings unchanged");
     end(&mut process);
 }
+
+#[test]
+fn a_link_to_a_database_does_not_take_its_replica_from_it() {
+    let place = Workplace::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let tenant = place.database("data/tenant7.db", 1);
+    let mut process = watching(&place, false);
+    place.wait_for_rows("backup/tenant7.db", 1);
+    std::os::unix::fs::symlink("tenant7.db", place.path("data/current.db")).unwrap();
+    process.signal(Signal::SIGHUP).unwrap();
+    place.wait_for_log(&process, "settings unchanged");
+    insert(&tenant, 1);
+    place.wait_for_rows("backup/tenant7.db", 2);
+    end(&mut process);
+    assert!(!place.exists("backup/current.db"));
+}

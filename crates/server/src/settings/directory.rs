@@ -337,13 +337,14 @@ fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Resu
                     waiting.push((below, depth + 1));
                 }
             } else if glob.matches(name) && !COMPANIONS.iter().any(|end| name.ends_with(end)) {
-                names.push(below);
+                names.push((entry.is_link, below));
             }
         }
     }
+    // A link that comes to a file takes nothing away from the name that it has.
     names.sort();
     let mut files = HashSet::new();
-    for below in names {
+    for (_, below) in names {
         let path = dir.join(&below);
         match disk.metadata(&path) {
             Ok(file) if file.kind != FileKind::File => {}
@@ -360,6 +361,7 @@ fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Resu
             }
         }
     }
+    result.found.sort_by(|a, b| a.below.cmp(&b.below));
     Ok(result)
 }
 
@@ -562,7 +564,9 @@ mod tests {
         write("notes.db", 1000);
         write("a.txt", 512);
         fs::create_dir(dir.path().join("folder.db")).unwrap();
-        std::os::unix::fs::symlink("a.db", dir.path().join("z.db")).unwrap();
+        for (file, link) in [("a.db", ".0.db"), ("a.db", "z.db"), ("sub/b.db", "b.db")] {
+            std::os::unix::fs::symlink(file, dir.path().join(link)).unwrap();
+        }
         let names = |pattern: &str, recursive| {
             let glob = Glob::parse(pattern).unwrap();
             let found = search(&OsDisk, dir.path(), &glob, recursive).unwrap();
@@ -572,7 +576,8 @@ mod tests {
                 .map(|found| found.below.display().to_string());
             names.collect::<Vec<_>>()
         };
-        assert_eq!(names("*.db", false), ["a.db"]);
+        // A link stands for a file that is not there itself.
+        assert_eq!(names("*.db", false), ["a.db", "b.db"]);
         assert_eq!(names("*.db", true), ["a.db", "sub/b.db", "sub/deep/c.db"]);
         assert_eq!(names("a*", true), ["a.db", "a.txt"]);
         let all = Glob::parse("*").unwrap();
