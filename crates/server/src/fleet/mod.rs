@@ -77,7 +77,7 @@ struct Shared {
 struct Fleet {
     settings: FleetSettings,
     members: BTreeMap<PathBuf, Replication>,
-    /// Databases of watched directories that could not be started.
+    /// Databases of watched directories, or added by a reload, that could not be started.
     refused: HashMap<PathBuf, Refused>,
     /// Databases of watched directories that go on on replicas that another one has written.
     taking_over: BTreeSet<PathBuf>,
@@ -163,7 +163,7 @@ impl FleetDaemon {
         self.shared.members().await
     }
 
-    /// Watches the directories of the settings, and no others.
+    /// Watches the directories of the settings, and no others, and tries again what was refused.
     async fn watch(&self) -> Result<(), DaemonError> {
         let mut watching = self.watching.lock().await;
         if let Some(before) = watching.take() {
@@ -171,9 +171,9 @@ impl FleetDaemon {
             // Whatever it was doing to the fleet, it does no more.
             let _ = before.await;
         }
-        let watched = self.shared.fleet.lock().await.settings.watched.clone();
-        if !watched.is_empty() {
-            let task = watch::run(Arc::clone(&self.shared), watched)?;
+        let fleet = self.shared.fleet.lock().await;
+        if !fleet.settings.watched.is_empty() || !fleet.refused.is_empty() {
+            let task = watch::run(Arc::clone(&self.shared), &fleet.settings)?;
             *watching = Some(tokio::spawn(task));
         }
         Ok(())
@@ -194,13 +194,12 @@ impl Shared {
         fleet.members.values().chain(refused).cloned().collect()
     }
 
-    /// Starts what came to watched directories and stops what vanished. Returns whether all that is
-    /// there is replicated.
+    /// Starts what came to watched directories, and what was refused, and stops what vanished. Returns whether
+    /// all that is there is replicated.
     async fn follow(&self, found: &Found) -> bool {
         let mut fleet = self.fleet.lock().await;
         while fleet.leaving.try_join_next().is_some() {}
-        let databases = &found.databases;
-        let there: BTreeSet<&Path> = databases.iter().map(|database| &*database.path).collect();
+        let there: BTreeSet<&Path> = found.databases.iter().map(|one| &*one.path).collect();
         let may_be_there = |path: &Path| there.contains(path) || found.is_unknown(path);
         for path in fleet.vanished(may_be_there) {
             let Some(member) = fleet.members.remove(&path) else {
@@ -215,21 +214,21 @@ impl Shared {
                 stopped
             });
         }
-        fleet.refused.retain(|path, _| may_be_there(path));
+        let Fleet {
+            settings, refused, ..
+        } = &mut *fleet;
+        refused.retain(|path, _| may_be_there(path) || lists(settings, path));
         let mut starting = JoinSet::new();
-        for database in databases {
-            if fleet.members.contains_key(&database.path) {
-                continue;
-            }
+        for database in fleet.new_of(found) {
             let built = match fleet.taking_over.contains(&database.path) {
-                true => builder(database).take_over().build(),
-                false => build(database),
+                true => builder(&database).take_over().build(),
+                false => build(&database),
             };
             match built {
                 Ok(member) => {
                     starting.spawn(async move { (member.start().await, member) });
                 }
-                Err(error) => fleet.refuse(database.path.clone(), &error, None),
+                Err(error) => fleet.refuse(database.path, &error, None),
             }
         }
         while let Some(started) = starting.join_next().await {
@@ -246,15 +245,21 @@ impl Shared {
 }
 
 impl Fleet {
+    /// What is wanted and does not run, each once.
+    fn new_of(&self, found: &Found) -> Vec<DatabaseSettings> {
+        let wanted = self.settings.databases.iter().chain(&found.databases);
+        let mut new = BTreeMap::new();
+        for database in wanted.filter(|one| !self.members.contains_key(&one.path)) {
+            new.entry(&database.path).or_insert(database);
+        }
+        new.into_values().cloned().collect()
+    }
+
     /// Members of watched directories whose files are not there any more.
     fn vanished(&self, may_be_there: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
-        let listed = |path: &Path| {
-            let mut databases = self.settings.databases.iter();
-            databases.any(|database| database.path == path)
-        };
         let members = self.members.keys();
         members
-            .filter(|path| !may_be_there(path) && !listed(path))
+            .filter(|path| !may_be_there(path) && !lists(&self.settings, path))
             .filter(|path| matches!(path.try_exists(), Ok(false)))
             .cloned()
             .collect()
@@ -311,6 +316,8 @@ impl Fleet {
             .filter(|path| !wanted.contains_key(*path) && !found.is_unknown(path))
             .cloned()
             .collect();
+        self.refused
+            .retain(|path, _| wanted.contains_key(path) || found.is_unknown(path));
         self.settings = settings;
 
         let mut said = Vec::new();
@@ -319,7 +326,7 @@ impl Fleet {
             let path = member.path().display();
             match member.update(options).await {
                 Ok(()) => said.push(format!("changed {path}")),
-                Err(error) => failed.push(error.to_string()),
+                Err(error) => failed.push(format!("{path}: {error}")),
             }
         }
         for path in gone {
@@ -329,20 +336,32 @@ impl Fleet {
             }
         }
         for member in new {
+            let path = member.path().to_owned();
             match member.start().await {
                 Ok(()) => {
-                    said.push(format!("added {}", member.path().display()));
-                    self.members.insert(member.path().to_owned(), member);
+                    said.push(format!("added {}", path.display()));
+                    self.started(member);
                 }
-                Err(error) => failed.push(error.to_string()),
+                Err(error) => {
+                    failed.push(format!("{}: {error}", path.display()));
+                    self.refuse(path, &error, Some(member));
+                }
             }
         }
-        match (failed.is_empty(), said.is_empty()) {
-            (true, true) => Ok(Reloaded::Unchanged),
-            (true, false) => Ok(Reloaded::Changed(said.join("; "))),
-            (false, _) => Err(failed.join("; ").into()),
-        }
+        Ok(match (failed.is_empty(), said.is_empty()) {
+            (true, true) => Reloaded::Unchanged,
+            (true, false) => Reloaded::Changed(said.join("; ")),
+            (false, _) => Reloaded::Partly {
+                changed: said.join("; "),
+                failed: failed.join("; "),
+            },
+        })
     }
+}
+
+fn lists(settings: &FleetSettings, path: &Path) -> bool {
+    let mut databases = settings.databases.iter();
+    databases.any(|database| database.path == path)
 }
 
 fn build(database: &DatabaseSettings) -> Result<Replication, evertide::Error> {
@@ -423,12 +442,16 @@ impl Daemon for FleetDaemon {
             true => LETTING_GO.min(deadline),
             false => deadline.mul_f32(0.95),
         };
-        let (members, stopping) = {
+        let (members, stopping, refused) = {
             let mut fleet = self.shared.fleet.lock().await;
             let members: Vec<Replication> = fleet.members.values().cloned().collect();
-            (members, std::mem::take(&mut fleet.leaving))
+            let refused = fleet.refused.iter();
+            let listed = refused.filter(|(path, _)| lists(&fleet.settings, path));
+            let refused: Vec<_> = listed.map(|(_, refused)| refused.why.clone()).collect();
+            (members, std::mem::take(&mut fleet.leaving), refused)
         };
-        let failed = stop_all(members, stopping, deadline).await?;
+        let mut failed = stop_all(members, stopping, deadline).await?;
+        failed.extend(refused);
         if failed.is_empty() {
             Ok(())
         } else {

@@ -12,22 +12,28 @@ use std::{
 use evertide::DirectoryWatch;
 
 use super::Shared;
-use crate::settings::{DatabaseSettings, WatchedDirectory};
+use crate::settings::{DatabaseSettings, FleetSettings, WatchedDirectory};
 
 /// Notices that follow each other within this time are one.
 const SETTLE: Duration = Duration::from_millis(20);
 /// A file that is no database yet is looked at again after this, then twice, four times … as long.
 const FIRST_LOOK: Duration = Duration::from_millis(50);
 
-/// Follows these directories, for ever.
+/// Follows the watched directories of these settings, for ever, and starts what was refused: without
+/// directories, until nothing is.
 pub(super) fn run(
     shared: Arc<Shared>,
-    directories: Vec<WatchedDirectory>,
-) -> Result<impl Future<Output = ()> + Send, evertide::Error> {
+    settings: &FleetSettings,
+) -> Result<impl Future<Output = ()> + Send + use<>, evertide::Error> {
     let mut watch = DirectoryWatch::new()?;
-    let intervals = directories.iter().map(WatchedDirectory::monitor_interval);
+    let listed = settings.databases.iter();
+    let listed = listed.map(|database| database.replication.monitor_interval);
+    let watched = settings.watched.iter();
+    let intervals = watched
+        .map(WatchedDirectory::monitor_interval)
+        .chain(listed);
     let slow = intervals.min().unwrap_or(Duration::from_secs(30));
-    let directories = Arc::new(directories);
+    let directories = Arc::new(settings.watched.clone());
     Ok(async move {
         let mut unread = BTreeMap::new();
         let mut pause = FIRST_LOOK;
@@ -47,6 +53,9 @@ pub(super) fn run(
                 continue; // something may have come to it before it was watched
             }
             let all = shared.follow(&found).await && !found.unfinished;
+            if all && directories.is_empty() {
+                return;
+            }
             if all {
                 pause = FIRST_LOOK;
             }
