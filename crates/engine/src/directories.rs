@@ -57,6 +57,9 @@ impl DirectoryWatch {
         let mut before = std::mem::take(&mut self.watches);
         let mut added = false;
         for directory in directories {
+            if self.watches.contains_key(directory) {
+                continue; // it is named twice
+            }
             // One that could not be watched may be there now.
             let known = before.remove(directory).flatten();
             let watch = known.or_else(|| {

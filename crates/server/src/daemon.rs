@@ -56,7 +56,8 @@ pub trait Daemon: Send + Sync + 'static {
     /// stopped.
     async fn stop(&self, deadline: Duration) -> Result<(), DaemonError>;
 
-    /// Takes over changed settings. On an error the daemon goes on with the settings it had.
+    /// Takes over changed settings. On an error the daemon goes on with the settings it had: where some of them
+    /// are in force, that is [`Reloaded::Partly`].
     async fn reload(&self) -> Result<Reloaded, DaemonError> {
         Ok(Reloaded::Unsupported)
     }
@@ -89,6 +90,13 @@ pub enum Reloaded {
     Unchanged,
     /// It runs with new settings; the text says which, in a line for the log.
     Changed(String),
+    /// It runs with new settings but for what failed, and goes on trying where that may help.
+    Partly {
+        /// Which ones are new, in a line for the log; empty where nothing is.
+        changed: String,
+        /// What failed, and why.
+        failed: String,
+    },
 }
 
 impl fmt::Display for Reloaded {
@@ -97,6 +105,17 @@ impl fmt::Display for Reloaded {
             Self::Unsupported => f.write_str("nothing to reload"),
             Self::Unchanged => f.write_str("settings unchanged"),
             Self::Changed(summary) => write!(f, "new settings: {summary}"),
+            Self::Partly { changed, failed } => {
+                let done = if changed.is_empty() {
+                    "nothing"
+                } else {
+                    changed
+                };
+                write!(
+                    f,
+                    "new settings, but not all of them: failed: {failed}; done: {done}"
+                )
+            }
         }
     }
 }

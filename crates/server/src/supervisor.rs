@@ -142,6 +142,7 @@ pub(crate) async fn reload(daemons: &[Arc<dyn Daemon>]) -> ReloadReport {
         let result = outcome(call(async move { daemon.reload().await }).await);
         match &result {
             Ok(Reloaded::Unsupported) => {}
+            Ok(partly @ Reloaded::Partly { .. }) => tracing::error!(daemon = name, "{partly}"),
             Ok(reloaded) => tracing::info!(daemon = name, "{reloaded}"),
             Err(failure) => tracing::error!(
                 daemon = name,
@@ -166,9 +167,10 @@ pub struct ReloadReport {
 }
 
 impl ReloadReport {
-    /// Whether no daemon refused.
+    /// Whether no daemon refused anything.
     pub fn is_ok(&self) -> bool {
-        self.outcomes.iter().all(|outcome| outcome.result.is_ok())
+        let whole = |result: &Result<_, _>| matches!(result, Ok(reloaded) if !matches!(reloaded, Reloaded::Partly { .. }));
+        self.outcomes.iter().all(|outcome| whole(&outcome.result))
     }
 }
 

@@ -156,6 +156,36 @@ fn sighup_adds_and_removes_databases_of_a_file() {
 }
 
 #[test]
+fn a_database_that_cannot_be_added_is_tried_again_and_the_rest_of_the_settings_is_in_force() {
+    let place = Workplace::new();
+    let (_a, b) = (place.database("a.db", 1), place.database("b.db", 1));
+    let mut holder = place.start(&["replicate", "b.db", "other"]);
+    place.wait_for_rows("other", 1);
+    place.write("evertide.toml", &several(&place, &["a"]));
+    let mut process = place.start(&["replicate", "--config", "evertide.toml"]);
+    place.wait_for_rows("a", 1);
+    place.write("evertide.toml", &several(&place, &["b"]));
+    process.signal(Signal::SIGHUP).unwrap();
+    place.wait_for_log(&process, "removed");
+    let log = process.log();
+    let said = log.lines().find(|line| line.contains("removed")).unwrap();
+    for part in ["not all of them", "b.db", "already being replicated"] {
+        assert!(said.contains(part), "{log}");
+    }
+    assert!(!log.contains("refused"), "{log}");
+    // The process that it moves away from ends only now.
+    assert!(holder.terminate(PATIENCE).unwrap().success());
+    place.wait_for_rows("b", 1);
+    insert(&b, 1);
+    place.wait_for_rows("b", 2);
+    assert!(
+        process.terminate(PATIENCE).unwrap().success(),
+        "{}",
+        process.log()
+    );
+}
+
+#[test]
 fn a_log_that_nobody_reads_does_not_end_replication() {
     let place = Workplace::new();
     let database = place.database("app.db", 1);

@@ -3,21 +3,29 @@
 use std::fs;
 
 use evertide_testkit::ChildProcess;
+use nix::sys::signal::Signal;
 
 use super::support::{PATIENCE, Workplace, insert};
 
 /// `replicate` of a directory `data` to `backup`, running.
 fn watching(place: &Workplace, recursive: bool) -> ChildProcess {
     fs::create_dir_all(place.path("data")).unwrap();
-    place.write(
-        "litestream.yml",
-        &format!(
-            "dbs:\n- dir: {}\n  pattern: '*.db'\n  recursive: {recursive}\n  watch: true\n  \
-             monitor-interval: 1s\n  replica:\n    path: {}\n    sync-interval: 50ms\n",
-            place.path("data").display(),
-            place.path("backup").display()
-        ),
-    );
+    watching_entries(place, &[entry(place, "data", "*.db", recursive, "backup")])
+}
+
+/// A watched entry of settings: databases of `dir` that match `pattern`, each to its place below `backup`.
+fn entry(place: &Workplace, dir: &str, pattern: &str, recursive: bool, backup: &str) -> String {
+    format!(
+        "- dir: {}\n  pattern: '{pattern}'\n  recursive: {recursive}\n  watch: true\n  \
+         monitor-interval: 1s\n  replica:\n    path: {}\n    sync-interval: 50ms\n",
+        place.path(dir).display(),
+        place.path(backup).display()
+    )
+}
+
+/// `replicate` of these entries, running.
+fn watching_entries(place: &Workplace, entries: &[String]) -> ChildProcess {
+    place.write("litestream.yml", &format!("dbs:\n{}", entries.concat()));
     place.start(&["replicate", "--config", "litestream.yml"])
 }
 
@@ -130,4 +138,110 @@ fn files_that_are_no_databases_are_left_alone_until_they_are() {
         ]
     );
     end(&mut process);
+}
+
+#[test]
+fn a_directory_that_several_entries_watch_is_followed_and_each_database_has_one_of_them() {
+    let place = Workplace::new();
+    fs::create_dir_all(place.path("data/vip")).unwrap();
+    let mut process = watching_entries(
+        &place,
+        &[
+            entry(&place, "data", "*.db", true, "first"),
+            entry(&place, "data", "*.sqlite", false, "second"),
+            entry(&place, "data/vip", "*.db", false, "third"),
+        ],
+    );
+    let _a = place.database("data/a.db", 1);
+    place.wait_for_rows("first/a.db", 1);
+    let b = place.database("data/b.sqlite", 2);
+    place.wait_for_rows("second/b.sqlite", 2);
+    let _c = place.database("data/vip/c.db", 3);
+    place.wait_for_rows("first/vip/c.db", 3);
+    drop(b);
+    fs::remove_file(place.path("data/b.sqlite")).unwrap();
+    place.wait_for_log(&process, "the database is gone");
+    assert!(!place.exists("third"), "the first entry has it");
+    let log = process.log();
+    assert!(!log.contains("already being replicated"), "{log}");
+    end(&mut process);
+}
+
+#[test]
+fn a_file_that_cannot_be_replicated_keeps_no_other_from_it_at_the_start() {
+    let place = Workplace::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let good = place.database("data/good.db", 1);
+    let garbage = format!("SQLite format 3\0{}", "garbage!".repeat(510));
+    place.write("data/bad.db", &garbage);
+    let mut process = watching(&place, false);
+    place.wait_for_rows("backup/good.db", 1);
+    insert(&good, 1);
+    place.wait_for_rows("backup/good.db", 2);
+    place.wait_for_log(&process, "cannot replicate the database");
+    let log = process.log();
+    let said = log.lines().find(|line| line.contains("ERROR")).unwrap();
+    assert!(said.contains("data/bad.db"), "{log}");
+    // It is tried again, and nothing else.
+    fs::remove_file(place.path("data/bad.db")).unwrap();
+    drop(place.database("data/bad.db", 3));
+    place.wait_for_rows("backup/bad.db", 3);
+    end(&mut process);
+
+    // Who wants all of them now is told that it is not so.
+    place.write("data/bad.db", &garbage);
+    place
+        .run(&["replicate", "--once", "--config", "litestream.yml"])
+        .failed(1, &["data/bad.db", "is not running"]);
+}
+
+#[test]
+fn what_cannot_be_read_is_named_and_all_else_is_followed() {
+    let place = Workplace::new();
+    for directory in ["a", "b"] {
+        fs::create_dir(place.path(directory)).unwrap();
+    }
+    drop(place.database("b/old.db", 1));
+    let entries = [
+        entry(&place, "a", "*.db", true, "backup/a"),
+        entry(&place, "b", "*.db", true, "backup/b"),
+    ];
+    let mut process = watching_entries(&place, &entries);
+    place.wait_for_rows("backup/b/old.db", 1);
+    fs::rename(place.path("b"), place.path("elsewhere")).unwrap();
+    drop(place.database("a/first.db", 1));
+    place.wait_for_rows("backup/a/first.db", 1);
+    place.wait_for_log(&process, "cannot look for databases there");
+    std::os::unix::fs::symlink("loop.db", place.path("a/loop.db")).unwrap();
+    drop(place.database("a/second.db", 2));
+    place.wait_for_rows("backup/a/second.db", 2);
+    place.wait_for_log(&process, "a/loop.db");
+    assert!(
+        !process.log().contains("the database is gone"),
+        "{}",
+        process.log()
+    );
+    fs::create_dir(place.path("b")).unwrap();
+    drop(place.database("b/new.db", 3));
+    place.wait_for_rows("backup/b/new.db", 3);
+    place.wait_for_log(&process, "the database is gone");
+    process.signal(Signal::SIGHUP).unwrap();
+    place.wait_for_log(&process, "settings unchanged");
+    end(&mut process);
+}
+
+#[test]
+fn a_link_to_a_database_does_not_take_its_replica_from_it() {
+    let place = Workplace::new();
+    fs::create_dir(place.path("data")).unwrap();
+    let tenant = place.database("data/tenant7.db", 1);
+    let mut process = watching(&place, false);
+    place.wait_for_rows("backup/tenant7.db", 1);
+    std::os::unix::fs::symlink("tenant7.db", place.path("data/current.db")).unwrap();
+    process.signal(Signal::SIGHUP).unwrap();
+    place.wait_for_log(&process, "settings unchanged");
+    insert(&tenant, 1);
+    place.wait_for_rows("backup/tenant7.db", 2);
+    end(&mut process);
+    assert!(!place.exists("backup/current.db"));
 }

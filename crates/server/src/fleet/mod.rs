@@ -20,6 +20,7 @@ use tokio::{
     task::{JoinHandle, JoinSet},
 };
 
+use self::watch::Found;
 use crate::{
     Daemon, DaemonError, Reloaded,
     settings::{DatabaseSettings, FleetSettings},
@@ -34,7 +35,8 @@ const LETTING_GO: Duration = Duration::from_secs(2);
 type Source = dyn Fn() -> Result<FleetSettings, DaemonError> + Send + Sync;
 
 /// Replicates databases, and takes over changed settings. Databases that come to a watched directory
-/// are replicated from then on, and those that vanish are stopped in order, all without a restart.
+/// are replicated from then on, and those that vanish are stopped in order, all without a restart. One
+/// of those that cannot be replicated is tried again, and keeps no other from it.
 ///
 /// ```no_run
 /// use evertide_server::{FleetDaemon, Server, settings};
@@ -75,10 +77,20 @@ struct Shared {
 struct Fleet {
     settings: FleetSettings,
     members: BTreeMap<PathBuf, Replication>,
-    /// Databases of watched directories that could not be started, and why.
-    refused: HashMap<PathBuf, String>,
+    /// Databases of watched directories, or added by a reload, that could not be started.
+    refused: HashMap<PathBuf, Refused>,
+    /// Databases of watched directories that go on on replicas that another one has written.
+    taking_over: BTreeSet<PathBuf>,
     /// The ends of those that vanished.
     leaving: JoinSet<Result<(), String>>,
+}
+
+/// A database that could not be started.
+#[derive(Debug)]
+struct Refused {
+    why: String,
+    /// It never ran, and says so to whoever asks.
+    member: Option<Replication>,
 }
 
 impl FleetDaemon {
@@ -88,7 +100,7 @@ impl FleetDaemon {
     ///
     /// [`evertide::Error`], when a database cannot be replicated like that.
     pub fn new(settings: FleetSettings) -> Result<Self, evertide::Error> {
-        Self::built_by(build, settings)
+        Self::built_by(build, settings, BTreeSet::new())
     }
 
     /// As [`FleetDaemon::new`], and the databases that there are now go on on replicas that another
@@ -98,29 +110,26 @@ impl FleetDaemon {
     ///
     /// As [`FleetDaemon::new`].
     pub fn taking_over(settings: FleetSettings) -> Result<Self, evertide::Error> {
-        Self::built_by(|database| builder(database).take_over().build(), settings)
+        let watched = watch::look_now(&settings.watched).databases.into_iter();
+        let watched = watched.map(|database| database.path).collect();
+        let build = |database: &_| builder(database).take_over().build();
+        Self::built_by(build, settings, watched)
     }
 
     fn built_by(
         build: impl Fn(&DatabaseSettings) -> Result<Replication, evertide::Error>,
         settings: FleetSettings,
+        taking_over: BTreeSet<PathBuf>,
     ) -> Result<Self, evertide::Error> {
         let mut members = BTreeMap::new();
         for database in &settings.databases {
             members.insert(database.path.clone(), build(database)?);
         }
-        // What is in watched directories now is started with the rest.
-        for directory in &settings.watched {
-            for database in directory.look().unwrap_or_default().databases {
-                if !members.contains_key(&database.path) {
-                    members.insert(database.path.clone(), build(&database)?);
-                }
-            }
-        }
         let fleet = Fleet {
             settings,
             members,
             refused: HashMap::new(),
+            taking_over,
             leaving: JoinSet::new(),
         };
         Ok(Self {
@@ -148,12 +157,13 @@ impl FleetDaemon {
         self.shared.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Handles of all databases.
+    /// Handles of all databases: those of watched directories once the daemon has started. One of those that
+    /// could not be started is not running.
     pub async fn members(&self) -> Vec<Replication> {
         self.shared.members().await
     }
 
-    /// Watches the directories of the settings, and no others.
+    /// Watches the directories of the settings, and no others, and tries again what was refused.
     async fn watch(&self) -> Result<(), DaemonError> {
         let mut watching = self.watching.lock().await;
         if let Some(before) = watching.take() {
@@ -161,9 +171,9 @@ impl FleetDaemon {
             // Whatever it was doing to the fleet, it does no more.
             let _ = before.await;
         }
-        let watched = self.shared.fleet.lock().await.settings.watched.clone();
-        if !watched.is_empty() {
-            let task = watch::run(Arc::clone(&self.shared), watched)?;
+        let fleet = self.shared.fleet.lock().await;
+        if !fleet.settings.watched.is_empty() || !fleet.refused.is_empty() {
+            let task = watch::run(Arc::clone(&self.shared), &fleet.settings)?;
             *watching = Some(tokio::spawn(task));
         }
         Ok(())
@@ -179,16 +189,19 @@ impl FleetDaemon {
 
 impl Shared {
     async fn members(&self) -> Vec<Replication> {
-        self.fleet.lock().await.members.values().cloned().collect()
+        let fleet = self.fleet.lock().await;
+        let refused = fleet.refused.values().filter_map(|one| one.member.as_ref());
+        fleet.members.values().chain(refused).cloned().collect()
     }
 
-    /// Starts what came to watched directories and stops what vanished. Returns whether all that is
-    /// there is replicated.
-    async fn follow(&self, found: Vec<DatabaseSettings>) -> bool {
+    /// Starts what came to watched directories, and what was refused, and stops what vanished. Returns whether
+    /// all that is there is replicated.
+    async fn follow(&self, found: &Found) -> bool {
         let mut fleet = self.fleet.lock().await;
         while fleet.leaving.try_join_next().is_some() {}
-        let there: BTreeSet<&Path> = found.iter().map(|database| &*database.path).collect();
-        for path in fleet.vanished(&there) {
+        let there: BTreeSet<&Path> = found.databases.iter().map(|one| &*one.path).collect();
+        let may_be_there = |path: &Path| there.contains(path) || found.is_unknown(path);
+        for path in fleet.vanished(may_be_there) {
             let Some(member) = fleet.members.remove(&path) else {
                 continue;
             };
@@ -201,72 +214,86 @@ impl Shared {
                 stopped
             });
         }
-        fleet.refused.retain(|path, _| there.contains(&**path));
-        let members = &fleet.members;
-        let new = found.iter().filter(|new| !members.contains_key(&new.path));
+        let Fleet {
+            settings, refused, ..
+        } = &mut *fleet;
+        refused.retain(|path, _| may_be_there(path) || lists(settings, path));
         let mut starting = JoinSet::new();
-        for database in new {
-            let (path, built) = (database.path.clone(), build(database));
-            starting.spawn(async move {
-                let member = match built {
-                    Ok(member) => member.start().await.map(|()| member),
-                    Err(error) => Err(error),
-                };
-                (path, member)
-            });
+        for database in fleet.new_of(found) {
+            let built = match fleet.taking_over.contains(&database.path) {
+                true => builder(&database).take_over().build(),
+                false => build(&database),
+            };
+            match built {
+                Ok(member) => {
+                    starting.spawn(async move { (member.start().await, member) });
+                }
+                Err(error) => fleet.refuse(database.path, &error, None),
+            }
         }
         while let Some(started) = starting.join_next().await {
-            let Ok((path, started)) = started else {
-                continue; // cancelled or panicked: it is tried again with the next look
-            };
-            fleet.started(path, started);
+            match started {
+                Ok((Ok(()), member)) => fleet.started(member),
+                Ok((Err(error), member)) => {
+                    fleet.refuse(member.path().to_owned(), &error, Some(member));
+                }
+                Err(_) => {} // cancelled or panicked: it is tried again with the next look
+            }
         }
         fleet.refused.is_empty()
     }
 }
 
 impl Fleet {
+    /// What is wanted and does not run, each once.
+    fn new_of(&self, found: &Found) -> Vec<DatabaseSettings> {
+        let wanted = self.settings.databases.iter().chain(&found.databases);
+        let mut new = BTreeMap::new();
+        for database in wanted.filter(|one| !self.members.contains_key(&one.path)) {
+            new.entry(&database.path).or_insert(database);
+        }
+        new.into_values().cloned().collect()
+    }
+
     /// Members of watched directories whose files are not there any more.
-    fn vanished(&self, there: &BTreeSet<&Path>) -> Vec<PathBuf> {
-        let listed = |path: &Path| {
-            let mut databases = self.settings.databases.iter();
-            databases.any(|database| database.path == path)
-        };
+    fn vanished(&self, may_be_there: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
         let members = self.members.keys();
         members
-            .filter(|path| !there.contains(&***path) && !listed(path))
+            .filter(|path| !may_be_there(path) && !lists(&self.settings, path))
             .filter(|path| matches!(path.try_exists(), Ok(false)))
             .cloned()
             .collect()
     }
 
-    fn started(&mut self, path: PathBuf, started: Result<Replication, evertide::Error>) {
-        match started {
-            Ok(member) => {
-                tracing::info!(database = %path.display(), "replicating a database that came");
-                self.refused.remove(&path);
-                self.members.insert(path, member);
-            }
-            Err(error) => {
-                let why = error.to_string();
-                // It is tried again with every look, and said once.
-                if self.refused.get(&path) != Some(&why) {
-                    tracing::warn!(
-                        database = %path.display(), error = why,
-                        "cannot replicate a database that came; trying again"
-                    );
-                    self.refused.insert(path, why);
-                }
-            }
+    fn started(&mut self, member: Replication) {
+        say_replicating(&member);
+        let path = member.path().to_owned();
+        self.refused.remove(&path);
+        self.taking_over.remove(&path);
+        self.members.insert(path, member);
+    }
+
+    /// It is tried again with every look, and said once.
+    fn refuse(&mut self, path: PathBuf, error: &evertide::Error, member: Option<Replication>) {
+        let why = error.to_string();
+        if self
+            .refused
+            .get(&path)
+            .is_none_or(|before| before.why != why)
+        {
+            tracing::error!(
+                database = %path.display(), error = why,
+                "cannot replicate the database; trying again"
+            );
         }
+        self.refused.insert(path, Refused { why, member });
     }
 
     async fn apply(&mut self, settings: FleetSettings) -> Result<Reloaded, DaemonError> {
         let mut wanted: BTreeMap<PathBuf, ReplicationOptions> = BTreeMap::new();
         let mut databases = settings.databases.clone();
-        for directory in &settings.watched {
-            databases.extend(directory.look()?.databases);
-        }
+        let found = watch::look_now(&settings.watched);
+        databases.extend_from_slice(&found.databases);
         let mut new = Vec::new();
         let mut changed = Vec::new();
         // Everything is checked before anything is changed.
@@ -286,9 +313,11 @@ impl Fleet {
         }
         let members = self.members.keys();
         let gone: Vec<_> = members
-            .filter(|path| !wanted.contains_key(*path))
+            .filter(|path| !wanted.contains_key(*path) && !found.is_unknown(path))
             .cloned()
             .collect();
+        self.refused
+            .retain(|path, _| wanted.contains_key(path) || found.is_unknown(path));
         self.settings = settings;
 
         let mut said = Vec::new();
@@ -297,7 +326,7 @@ impl Fleet {
             let path = member.path().display();
             match member.update(options).await {
                 Ok(()) => said.push(format!("changed {path}")),
-                Err(error) => failed.push(error.to_string()),
+                Err(error) => failed.push(format!("{path}: {error}")),
             }
         }
         for path in gone {
@@ -307,20 +336,32 @@ impl Fleet {
             }
         }
         for member in new {
+            let path = member.path().to_owned();
             match member.start().await {
                 Ok(()) => {
-                    said.push(format!("added {}", member.path().display()));
-                    self.members.insert(member.path().to_owned(), member);
+                    said.push(format!("added {}", path.display()));
+                    self.started(member);
                 }
-                Err(error) => failed.push(error.to_string()),
+                Err(error) => {
+                    failed.push(format!("{}: {error}", path.display()));
+                    self.refuse(path, &error, Some(member));
+                }
             }
         }
-        match (failed.is_empty(), said.is_empty()) {
-            (true, true) => Ok(Reloaded::Unchanged),
-            (true, false) => Ok(Reloaded::Changed(said.join("; "))),
-            (false, _) => Err(failed.join("; ").into()),
-        }
+        Ok(match (failed.is_empty(), said.is_empty()) {
+            (true, true) => Reloaded::Unchanged,
+            (true, false) => Reloaded::Changed(said.join("; ")),
+            (false, _) => Reloaded::Partly {
+                changed: said.join("; "),
+                failed: failed.join("; "),
+            },
+        })
     }
+}
+
+fn lists(settings: &FleetSettings, path: &Path) -> bool {
+    let mut databases = settings.databases.iter();
+    databases.any(|database| database.path == path)
 }
 
 fn build(database: &DatabaseSettings) -> Result<Replication, evertide::Error> {
@@ -329,6 +370,16 @@ fn build(database: &DatabaseSettings) -> Result<Replication, evertide::Error> {
 
 fn builder(database: &DatabaseSettings) -> ReplicationBuilder {
     Replication::builder(&database.path).options(database.replication.clone())
+}
+
+fn say_replicating(member: &Replication) {
+    let replicas = member.options().replicas;
+    let to: Vec<_> = replicas
+        .iter()
+        .map(|replica| replica.destination.to_string())
+        .collect();
+    let (database, to) = (member.path().display(), to.join(", "));
+    tracing::info!(%database, to, "replicating");
 }
 
 /// Stops databases, all at a time; why those failed that did.
@@ -372,15 +423,11 @@ impl Daemon for FleetDaemon {
             failed.extend(started?.err());
         }
         let Some(first) = failed.into_iter().next() else {
-            for member in &members {
-                let replicas = member.options().replicas;
-                let to: Vec<_> = replicas
-                    .iter()
-                    .map(|replica| replica.destination.to_string())
-                    .collect();
-                let (database, to) = (member.path().display(), to.join(", "));
-                tracing::info!(%database, to, "replicating");
-            }
+            members.iter().for_each(say_replicating);
+            // What is in watched directories now is there when this returns.
+            let watched = self.shared.fleet.lock().await.settings.watched.clone();
+            let found = watch::look(Arc::new(watched)).await;
+            self.shared.follow(&found).await;
             return self.watch().await;
         };
         let _ = stop_all(members, JoinSet::new(), LETTING_GO).await;
@@ -395,12 +442,16 @@ impl Daemon for FleetDaemon {
             true => LETTING_GO.min(deadline),
             false => deadline.mul_f32(0.95),
         };
-        let (members, stopping) = {
+        let (members, stopping, refused) = {
             let mut fleet = self.shared.fleet.lock().await;
             let members: Vec<Replication> = fleet.members.values().cloned().collect();
-            (members, std::mem::take(&mut fleet.leaving))
+            let refused = fleet.refused.iter();
+            let listed = refused.filter(|(path, _)| lists(&fleet.settings, path));
+            let refused: Vec<_> = listed.map(|(_, refused)| refused.why.clone()).collect();
+            (members, std::mem::take(&mut fleet.leaving), refused)
         };
-        let failed = stop_all(members, stopping, deadline).await?;
+        let mut failed = stop_all(members, stopping, deadline).await?;
+        failed.extend(refused);
         if failed.is_empty() {
             Ok(())
         } else {

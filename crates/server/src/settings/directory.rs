@@ -5,7 +5,7 @@
 //! of a database that is in use would drop its locks.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     io,
     path::{Path, PathBuf},
     time::Duration,
@@ -106,9 +106,16 @@ pub struct DirectoryContent {
     pub directories: Vec<PathBuf>,
     /// Whether a file has the name of a database, and is none or none yet.
     pub unfinished: bool,
+    /// What could not be read below the directory, and why: which databases are there is not known.
+    pub unread: BTreeMap<PathBuf, String>,
 }
 
 impl WatchedDirectory {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Time between two looks where nothing was noticed.
     pub fn monitor_interval(&self) -> Duration {
         self.options.monitor_interval
@@ -118,13 +125,14 @@ impl WatchedDirectory {
     ///
     /// # Errors
     ///
-    /// When a directory cannot be read.
+    /// When the directory cannot be read. One below it is left out, and named in what is returned.
     pub fn look(&self) -> io::Result<DirectoryContent> {
         let search = search(&OsDisk, &self.path, &self.pattern, self.recursive)?;
         let mut content = DirectoryContent {
             databases: Vec::new(),
             directories: search.directories,
             unfinished: search.unfinished,
+            unread: search.unread,
         };
         for Found { path, below } in search.found {
             if !evertide::is_database(&path) {
@@ -235,7 +243,8 @@ fn read(report: &mut Report, section: &Section<'_>) -> Option<(WatchedDirectory,
     Some((directory, dir.place))
 }
 
-/// The databases that are there now. In a directory that is not watched there has to be one.
+/// The databases that are there now. A directory that is not watched has to have one, and to be read to
+/// its end.
 fn find(
     report: &mut Report,
     directory: &WatchedDirectory,
@@ -244,10 +253,10 @@ fn find(
 ) -> Option<Vec<Found>> {
     let (path, glob, recursive) = (&directory.path, &directory.pattern, directory.recursive);
     let lost = wanted.and_then(|wanted| belongs(wanted, path, glob, recursive));
-    let found = search(&OsDisk, path, glob, recursive).map(|search| search.found);
+    let found = search(&OsDisk, path, glob, recursive);
     let dir = path.display().to_string();
     let mistake = match (found, lost) {
-        (Ok(mut found), Some(lost)) => {
+        (Ok(Search { mut found, .. }), Some(lost)) => {
             if !found.iter().any(|found| found.below == lost.below) {
                 found.push(lost);
             }
@@ -256,10 +265,17 @@ fn find(
         (Err(error), Some(lost)) if error.kind() == io::ErrorKind::NotFound => {
             return Some(vec![lost]);
         }
-        (Ok(found), None) if directory.watched || !found.is_empty() => return Some(found),
-        (Ok(_), None) => Mistake::NothingFound {
-            dir,
-            pattern: glob.text.clone(),
+        (Ok(search), None) if directory.watched => return Some(search.found),
+        (Ok(search), None) => match search.unread.into_iter().next() {
+            Some((unread, reason)) => Mistake::BadDirectory {
+                dir: unread.display().to_string(),
+                reason,
+            },
+            None if !search.found.is_empty() => return Some(search.found),
+            None => Mistake::NothingFound {
+                dir,
+                pattern: glob.text.clone(),
+            },
         },
         (Err(error), _) => Mistake::BadDirectory {
             dir,
@@ -291,6 +307,8 @@ struct Search {
     directories: Vec<PathBuf>,
     /// A file has the name of a database, and cannot be one, or not yet.
     unfinished: bool,
+    /// What could not be read below the directory, and why.
+    unread: BTreeMap<PathBuf, String>,
 }
 
 fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Result<Search> {
@@ -301,6 +319,10 @@ fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Resu
         let entries = match disk.read_dir(&directory) {
             // It was there a moment ago.
             Err(error) if depth > 0 && error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if depth > 0 => {
+                result.unread.insert(directory, error.to_string());
+                continue;
+            }
             entries => entries?,
         };
         result.directories.push(directory);
@@ -315,13 +337,14 @@ fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Resu
                     waiting.push((below, depth + 1));
                 }
             } else if glob.matches(name) && !COMPANIONS.iter().any(|end| name.ends_with(end)) {
-                names.push(below);
+                names.push((entry.is_link, below));
             }
         }
     }
+    // A link that comes to a file takes nothing away from the name that it has.
     names.sort();
     let mut files = HashSet::new();
-    for below in names {
+    for (_, below) in names {
         let path = dir.join(&below);
         match disk.metadata(&path) {
             Ok(file) if file.kind != FileKind::File => {}
@@ -333,9 +356,12 @@ fn search(disk: &dyn Disk, dir: &Path, glob: &Glob, recursive: bool) -> io::Resu
             }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            Err(error) => {
+                result.unread.insert(path, error.to_string());
+            }
         }
     }
+    result.found.sort_by(|a, b| a.below.cmp(&b.below));
     Ok(result)
 }
 
@@ -476,7 +502,9 @@ fn under(path: &str, below: &Path) -> String {
 #[cfg(test)]
 #[expect(clippy::disallowed_methods, reason = "no live databases")]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
+
+    use evertide_storage::{Fault, FaultDisk};
 
     use super::*;
 
@@ -536,7 +564,9 @@ mod tests {
         write("notes.db", 1000);
         write("a.txt", 512);
         fs::create_dir(dir.path().join("folder.db")).unwrap();
-        std::os::unix::fs::symlink("a.db", dir.path().join("z.db")).unwrap();
+        for (file, link) in [("a.db", ".0.db"), ("a.db", "z.db"), ("sub/b.db", "b.db")] {
+            std::os::unix::fs::symlink(file, dir.path().join(link)).unwrap();
+        }
         let names = |pattern: &str, recursive| {
             let glob = Glob::parse(pattern).unwrap();
             let found = search(&OsDisk, dir.path(), &glob, recursive).unwrap();
@@ -546,10 +576,44 @@ mod tests {
                 .map(|found| found.below.display().to_string());
             names.collect::<Vec<_>>()
         };
-        assert_eq!(names("*.db", false), ["a.db"]);
+        // A link stands for a file that is not there itself.
+        assert_eq!(names("*.db", false), ["a.db", "b.db"]);
         assert_eq!(names("*.db", true), ["a.db", "sub/b.db", "sub/deep/c.db"]);
         assert_eq!(names("a*", true), ["a.db", "a.txt"]);
         let all = Glob::parse("*").unwrap();
         assert!(search(&OsDisk, &dir.path().join("no"), &all, true).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_the_rest_is_found() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("sub")).unwrap();
+        for name in ["a.db", "sub/b.db"] {
+            fs::write(dir.path().join(name), [0; 512]).unwrap();
+        }
+        std::os::unix::fs::symlink("loop.db", dir.path().join("loop.db")).unwrap();
+        let disk = FaultDisk::new(Arc::new(OsDisk));
+        let glob = Glob::parse("*.db").unwrap();
+        let look = |denied| {
+            disk.fail_at(denied, Fault::Once, 13);
+            let search = search(&disk, dir.path(), &glob, true)?;
+            let unread = search.unread.into_keys();
+            let unread = unread.map(|path| path.strip_prefix(dir.path()).unwrap().to_owned());
+            let found = search.found.into_iter().map(|found| found.below);
+            io::Result::Ok((found.collect::<Vec<_>>(), unread.collect::<Vec<_>>()))
+        };
+        let paths = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        // The directory, the one below it, then each file.
+        assert!(look(1).is_err());
+        assert_eq!(
+            look(2).unwrap(),
+            (paths(&["a.db"]), paths(&["loop.db", "sub"]))
+        );
+        assert_eq!(
+            look(3).unwrap(),
+            (paths(&["sub/b.db"]), paths(&["a.db", "loop.db"]))
+        );
+        let all = (paths(&["a.db", "sub/b.db"]), paths(&["loop.db"]));
+        assert_eq!(look(100).unwrap(), all);
     }
 }

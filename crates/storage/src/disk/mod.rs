@@ -60,6 +60,8 @@ pub struct DirEntry {
     pub name: OsString,
     /// Whether it is a directory itself. A symbolic link never is.
     pub is_dir: bool,
+    /// Whether it is a symbolic link.
+    pub is_link: bool,
 }
 
 /// A file system.

@@ -103,8 +103,10 @@ impl Disk for OsDisk {
         fs::read_dir(path)?
             .map(|entry| {
                 let entry = entry?;
+                let kind = entry.file_type()?;
                 Ok(DirEntry {
-                    is_dir: entry.file_type()?.is_dir(),
+                    is_dir: kind.is_dir(),
+                    is_link: kind.is_symlink(),
                     name: entry.file_name(),
                 })
             })
