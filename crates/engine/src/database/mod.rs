@@ -146,7 +146,7 @@ pub(crate) async fn start(
     let watch = engine.watcher.watch(&config.path, &notices);
     let mut database = Database {
         ticks: engine.ticks(slow_look(&config.options, watch.as_ref())),
-        _watch: watch,
+        watch,
         engine,
         _claim: claim,
         options: ReplicationOptions {
@@ -233,7 +233,7 @@ struct RunningReplica {
 
 struct Database {
     _claim: Claim,
-    _watch: Option<Watch>,
+    watch: Option<Watch>,
     engine: Arc<Engine>,
     config: DatabaseConfig,
     options: ReplicationOptions,
