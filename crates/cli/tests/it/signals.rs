@@ -178,17 +178,22 @@ fn a_log_that_nobody_reads_does_not_end_replication() {
     assert_eq!(status.unwrap().code(), Some(0));
 }
 
-#[test]
-fn an_interrupted_restore_leaves_nothing_behind() {
+/// One whose restore takes so long that a signal comes in the middle.
+fn with_a_large_replica() -> Workplace {
     let place = Workplace::new();
     let database = place.database("app.db", 0);
-    // Large enough that a signal comes in the middle.
     let fill = "INSERT INTO t SELECT randomblob(1000) FROM \
                 (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) \
                  SELECT i FROM n)";
     database.execute(fill, []).unwrap();
     place.ok(&["replicate", "--once", "app.db", "replica"]);
     place.write("log", "");
+    place
+}
+
+#[test]
+fn an_interrupted_restore_leaves_nothing_behind() {
+    let place = with_a_large_replica();
     let before = place.names();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let arguments = [
@@ -210,5 +215,40 @@ fn an_interrupted_restore_leaves_nothing_behind() {
             process.log()
         );
         assert_eq!(place.names(), before);
+    }
+}
+
+#[test]
+fn a_signal_in_the_restore_before_replication_leaves_nothing_behind() {
+    let place = with_a_large_replica();
+    let before = place.names();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let came_in_time = (0..50).any(|_| {
+            let arguments = [
+                "replicate",
+                "--restore-if-db-not-exists",
+                "out.db",
+                "replica",
+            ];
+            let mut process = place.start(&arguments);
+            wait_until(PATIENCE, "the temporary file", || place.names() != before);
+            // This one asks for nothing that cannot wait.
+            process.signal(Signal::SIGHUP).unwrap();
+            process.signal(signal).unwrap();
+            let status = process.wait(PATIENCE).unwrap();
+            let log = process.log();
+            if status.success() {
+                // The restore was faster, on a busy machine.
+                assert_eq!(place.rows("out.db"), 40_000);
+                std::fs::remove_file(place.path("out.db")).unwrap();
+                let _ = std::fs::remove_dir_all(place.path(".out.db-evertide"));
+                return false;
+            }
+            assert_eq!(status.code(), Some(1), "{status:?} {log}");
+            assert!(log.contains("ended by a signal before"), "{log}");
+            assert_eq!(place.names(), before);
+            true
+        });
+        assert!(came_in_time);
     }
 }
