@@ -252,3 +252,17 @@ fn a_signal_in_the_restore_before_replication_leaves_nothing_behind() {
         assert!(came_in_time);
     }
 }
+
+/// As with Ctrl-C, which the terminal sends to the command too.
+#[test]
+fn a_command_that_ends_by_the_signal_that_we_got_has_not_failed() {
+    let place = Workplace::new();
+    drop(place.database("app.db", 1));
+    place.write("app.sh", "kill -INT $PPID\nexit 3\n");
+    let arguments = ["replicate", "--exec", "sh app.sh", "app.db", "replica"];
+    for _ in 0..5 {
+        let run = place.run(&arguments);
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
+    assert_eq!(place.replicated_rows("replica"), 1);
+}
