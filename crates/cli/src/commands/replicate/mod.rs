@@ -241,7 +241,7 @@ async fn restore_all_missing(databases: &[DatabaseSettings]) -> anyhow::Result<(
 
 /// Restores a database that does not exist, if a replica has it.
 async fn restore_missing(path: &Path, options: &ReplicationOptions) -> anyhow::Result<()> {
-    if path.try_exists().unwrap_or(true) {
+    if super::exists(path)? {
         return Ok(());
     }
     let mut replicas = Vec::new();
