@@ -29,6 +29,18 @@ pub enum Error {
         /// Who holds the local state, as far as it is known.
         holder: String,
     },
+    /// A fault in evertide ended the replication. What was captured stays beside the database; another start goes
+    /// on from there.
+    #[error(
+        "the replication of {} was ended by a panic, a fault in evertide ({panic}); what was committed last may \
+         not be replicated: start it again, and report the fault", path.display()
+    )]
+    Panicked {
+        /// The database.
+        path: PathBuf,
+        /// What the panic said.
+        panic: String,
+    },
     /// The call needs a running replication.
     #[error("the replication of {} is not running; call `start` first", .0.display())]
     NotRunning(PathBuf),
@@ -198,6 +210,13 @@ fn of_kind(fork: bool) -> &'static str {
             "it is the history of another database, or its local state was lost on the way here"
         }
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("it said nothing").to_owned()
 }
 
 /// The error with its causes, on one line.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     fmt,
+    panic::AssertUnwindSafe,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -10,12 +11,15 @@ use std::{
 
 use evertide_ltx::Txid;
 use evertide_storage::{Clock, Disk, OsDisk, SystemClock};
+use futures_util::FutureExt;
 use tokio::sync::{oneshot, watch};
 
 use crate::{
     DatabaseStatus, Durability, Error, ReplicaOptions, ReplicationOptions, RetentionTier,
     capture::RotationPolicy,
     database::{self, Command, DatabaseConfig, DatabaseHandle, StopTime},
+    error::panic_text,
+    failing::{self, Work},
     replica::Succession,
     runtime::Engine,
 };
@@ -258,7 +262,7 @@ impl Replication {
     ///
     /// # Errors
     ///
-    /// [`Error::AlreadyReplicated`], [`Error::ReplicatedElsewhere`], and whatever keeps the
+    /// [`Error::AlreadyReplicated`], [`Error::ReplicatedElsewhere`], [`Error::Panicked`], and whatever keeps the
     /// database from being captured.
     pub async fn start(&self) -> Result<(), Error> {
         let engine = Engine::get().map_err(Error::Engine)?;
@@ -276,9 +280,15 @@ impl Replication {
         };
         let status = self.inner.status.clone();
         let (reply, started) = oneshot::channel::<Result<Unclaimed, Error>>();
-        let starting = Arc::clone(&engine);
+        let (starting, given) = (Arc::clone(&engine), self.inner.path.clone());
         engine.handle().spawn(async move {
-            let result = database::start(starting, claim, config, status).await;
+            let starting = database::start(starting, claim, config, status.clone());
+            let result = AssertUnwindSafe(starting).catch_unwind().await;
+            let result = result.unwrap_or_else(|panic| {
+                let panic = panic_text(&*panic);
+                database::note_panic(&status, &panic);
+                Err(Error::Panicked { path: given, panic })
+            });
             let _ = reply.send(result.map(|database| Unclaimed(Some(database))));
         });
         let database = started
@@ -302,21 +312,22 @@ impl Replication {
     ///
     /// [`Error::StoppedBehind`] when a replica could not be brought up to date before the deadline, or
     /// may not be written to, which is not waited for: it is stopped all the same, and the rest stays
-    /// beside the database for the next start.
+    /// beside the database for the next start. [`Error::Panicked`] when a fault had ended it before, and
+    /// [`Error::NotRunning`] when it was not started.
     pub async fn stop(&self, deadline: Duration) -> Result<(), Error> {
         let Some(running) = self.running().take() else {
             return Err(Error::NotRunning(self.inner.path.clone()));
         };
-        let (reply, answer) = oneshot::channel();
-        let gone = || Error::NotRunning(self.inner.path.clone());
         let time = StopTime::within(deadline);
-        let command = Command::Stop { time, reply };
-        running
-            .database
-            .commands
-            .send(command)
-            .map_err(|_| gone())?;
-        answer.await.map_err(|_| gone())?
+        let path = &self.inner.path;
+        let database = running.database;
+        let stopped = database.ask(path, |reply| Command::Stop { time, reply });
+        let stopped = stopped.await;
+        if let Err(Error::Panicked { .. }) = stopped {
+            // What is stopped does not fail.
+            failing::publish(Work::Capture, &self.inner.status.borrow().path, "", None);
+        }
+        stopped
     }
 
     /// Captures what is committed now, without waiting for uploads. The newest transaction, zero
@@ -324,7 +335,7 @@ impl Replication {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`], [`Error::NoDatabase`], [`Error::Failing`].
+    /// [`Error::NotRunning`], [`Error::Panicked`], [`Error::NoDatabase`], [`Error::Failing`].
     pub async fn sync(&self) -> Result<Txid, Error> {
         database::sync(&self.database()?, &self.inner.path).await
     }
@@ -334,16 +345,19 @@ impl Replication {
     ///
     /// # Errors
     ///
-    /// [`Error::NotRunning`], [`Error::NoDatabase`], [`Error::Failing`].
+    /// [`Error::NotRunning`], [`Error::Panicked`], [`Error::NoDatabase`], [`Error::Failing`].
     pub async fn wait_durable(&self, durability: Durability) -> Result<Txid, Error> {
         let database = self.database()?;
-        let gone = || Error::NotRunning(self.inner.path.clone());
         let mut captured = database.captured.clone();
         let txid = loop {
             captured.borrow_and_update();
             match database::sync(&database, &self.inner.path).await? {
                 // The first snapshot is still to be made, and may not contain the latest commit.
-                Txid::ZERO => captured.changed().await.map_err(|_| gone())?,
+                Txid::ZERO => {
+                    if captured.changed().await.is_err() {
+                        return Err(database.gone(&self.inner.path).await);
+                    }
+                }
                 txid => break txid,
             }
         };
@@ -359,12 +373,15 @@ impl Replication {
                 .count();
             have >= durability.needed(status.replicas.len())
         };
-        tokio::select! {
+        let everywhere = tokio::select! {
             biased;
-            found = status.wait_for(enough) => found.map(drop).map_err(|_| gone())?,
-            () = database.commands.closed() => return Err(gone()),
+            found = status.wait_for(enough) => found.is_ok(),
+            () = database.commands.closed() => false,
+        };
+        match everywhere {
+            true => Ok(txid),
+            false => Err(database.gone(&self.inner.path).await),
         }
-        Ok(txid)
     }
 
     /// Other settings from now on: replicas are added, removed and changed without a restart.
@@ -375,14 +392,12 @@ impl Replication {
     pub async fn update(&self, options: ReplicationOptions) -> Result<(), Error> {
         check(&self.inner.path, &options)?;
         if let Ok(database) = self.database() {
-            let (reply, answer) = oneshot::channel();
-            let gone = || Error::NotRunning(self.inner.path.clone());
-            let command = Command::Update {
-                options: options.clone(),
+            let new = options.clone();
+            let update = |reply| Command::Update {
+                options: new,
                 reply,
             };
-            database.commands.send(command).map_err(|_| gone())?;
-            answer.await.map_err(|_| gone())??;
+            database.ask(&self.inner.path, update).await?;
         }
         *self
             .inner

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     ffi::{OsStr, OsString},
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError, Weak,
@@ -26,6 +27,12 @@ const EVENTS_AT_ONCE: u32 = 1_024;
 const COMPANIONS: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// Notices that come sooner after others wait for so long.
 const PAUSE: Duration = Duration::from_millis(4);
+
+/// The directory itself is not where it was, or is not watched any more.
+const GONE: EventMask = EventMask::DELETE_SELF
+    .union(EventMask::MOVE_SELF)
+    .union(EventMask::UNMOUNT)
+    .union(EventMask::IGNORED);
 
 /// What was noticed about one database since the last look.
 #[derive(Debug, Default)]
@@ -108,7 +115,8 @@ impl Watcher {
     }
 
     /// Sends notices about the files of a database until the result is dropped; `None` where its
-    /// directory cannot be watched.
+    /// directory cannot be watched. It is the directory that is there now: when another one is put in its
+    /// place there is a last notice, and it has to be watched anew, after the former watch was dropped.
     pub(crate) fn watch(&self, database: &Path, notices: &Arc<Notices>) -> Option<Watch> {
         let directory = database
             .parent()
@@ -144,6 +152,8 @@ impl Watcher {
             | WatchMask::DELETE
             | WatchMask::MOVED_TO
             | WatchMask::MOVED_FROM
+            | WatchMask::DELETE_SELF
+            | WatchMask::MOVE_SELF
             | WatchMask::ONLYDIR;
         let mut directories = shared
             .directories
@@ -151,6 +161,8 @@ impl Watcher {
             .unwrap_or_else(PoisonError::into_inner);
         let descriptor = match shared.watches.clone().add(directory, flags) {
             Ok(descriptor) => descriptor,
+            // What is in it is waited for all the same.
+            Err(error) if error.kind() == ErrorKind::NotFound => return None,
             Err(error) => {
                 tracing::warn!(
                     directory = %directory.display(), %error,
@@ -267,7 +279,7 @@ impl Shared {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if event.mask.contains(EventMask::Q_OVERFLOW) {
-            notify_everybody(&directories);
+            directories.values().for_each(Directory::notify_everybody);
         } else if let Some(directory) = directories.get(&event.wd) {
             directory.notify(event.name.as_deref(), event.mask);
         }
@@ -276,6 +288,9 @@ impl Shared {
 
 impl Directory {
     fn notify(&self, name: Option<&OsStr>, mask: EventMask) {
+        if mask.intersects(GONE) {
+            return self.notify_everybody();
+        }
         let companion = |name: &OsStr| {
             let name = name.as_encoded_bytes();
             COMPANIONS.iter().any(|end| name.ends_with(end.as_bytes()))
@@ -294,17 +309,10 @@ impl Directory {
         let content = mask.contains(EventMask::MODIFY);
         notices.add(if content { CHANGED } else { CHANGED | FILES });
     }
-}
 
-fn notify_everybody(directories: &HashMap<WatchDescriptor, Directory>) {
-    let interested = |directory: &'_ Directory| {
-        let files = directory.files.values().cloned();
-        files
-            .chain(directory.entries.iter().cloned())
-            .collect::<Vec<_>>()
-    };
-    for notices in directories.values().flat_map(interested) {
-        if let Some(notices) = notices.upgrade() {
+    fn notify_everybody(&self) {
+        let interested = self.files.values().chain(&self.entries);
+        for notices in interested.filter_map(Weak::upgrade) {
             notices.add(CHANGED | FILES);
         }
     }

@@ -40,7 +40,10 @@ pub struct Server {
 
 #[derive(Debug)]
 enum Signals {
+    /// From `run` on.
     Handled,
+    /// From now on.
+    Heard(Subscription),
     LeftAlone,
 }
 
@@ -92,6 +95,19 @@ impl Server {
         self
     }
 
+    /// Handles the signals of the process from now on, for a program that has something to do before
+    /// [`run`](Self::run). One that asks for the end is told by [`ServerHandle::shutting_down`], and `run` starts
+    /// nothing after it; a reload is made once the daemons run.
+    ///
+    /// # Errors
+    ///
+    /// [`ServerError::Signals`]
+    pub fn hear_signals(mut self) -> Result<Self, ServerError> {
+        let heard = Subscription::new(Arc::clone(&self.control)).map_err(ServerError::Signals)?;
+        self.signals = Signals::Heard(heard);
+        Ok(self)
+    }
+
     /// Leaves the signals of the process alone; the [`ServerHandle`] shuts down and reloads.
     pub fn without_signals(mut self) -> Self {
         self.signals = Signals::LeftAlone;
@@ -125,6 +141,7 @@ impl Server {
             Signals::Handled => {
                 Some(Subscription::new(Arc::clone(&control)).map_err(ServerError::Signals)?)
             }
+            Signals::Heard(heard) => Some(heard),
             Signals::LeftAlone => None,
         };
         // Bound before the daemons start, so that a taken address starts nothing.

@@ -64,6 +64,12 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
     done
 }
 
+/// Whether there is anything at this path. Where nobody knows, neither may be taken for granted.
+fn exists(path: &Path) -> anyhow::Result<bool> {
+    path.try_exists()
+        .with_context(|| format!("cannot tell whether {} exists", path.display()))
+}
+
 /// Writes a file that must not exist, with these permission bits, durably.
 fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let disk = OsDisk;

@@ -22,7 +22,7 @@ use crate::{
 pub(crate) fn restore(args: &RestoreArgs) -> anyhow::Result<()> {
     logs::start_quiet();
     // Before settings are read: where there is nothing to do, nothing can be in the way.
-    if args.if_db_not_exists && args.output.try_exists().unwrap_or(true) {
+    if args.if_db_not_exists && super::exists(&args.output)? {
         return said_nothing_to_do(args, &format!("{} exists already", args.output.display()));
     }
     let sources = sources(&args.source)?;

@@ -181,6 +181,26 @@ fn an_existing_database_is_replaced_only_by_force() {
 }
 
 #[test]
+fn where_nobody_knows_whether_a_database_exists_nothing_is_taken_for_granted() {
+    let place = Workplace::new();
+    replica(&place, "replica");
+    std::os::unix::fs::symlink("loop.db", place.path("loop.db")).unwrap();
+    for arguments in [
+        ["restore", "replica", "--if-db-not-exists", "-o", "loop.db"],
+        [
+            "replicate",
+            "--once",
+            "--restore-if-db-not-exists",
+            "loop.db",
+            "replica",
+        ],
+    ] {
+        let run = place.run(&arguments);
+        run.failed(1, &["cannot tell whether", "loop.db", "exists"]);
+    }
+}
+
+#[test]
 fn a_replica_without_a_backup_is_an_error_unless_that_was_expected() {
     let place = Workplace::new();
     let arguments = ["restore", "nowhere", "-o", "out.db"];

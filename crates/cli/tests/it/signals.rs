@@ -208,17 +208,22 @@ fn a_log_that_nobody_reads_does_not_end_replication() {
     assert_eq!(status.unwrap().code(), Some(0));
 }
 
-#[test]
-fn an_interrupted_restore_leaves_nothing_behind() {
+/// One whose restore takes so long that a signal comes in the middle.
+fn with_a_large_replica() -> Workplace {
     let place = Workplace::new();
     let database = place.database("app.db", 0);
-    // Large enough that a signal comes in the middle.
     let fill = "INSERT INTO t SELECT randomblob(1000) FROM \
                 (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000) \
                  SELECT i FROM n)";
     database.execute(fill, []).unwrap();
     place.ok(&["replicate", "--once", "app.db", "replica"]);
     place.write("log", "");
+    place
+}
+
+#[test]
+fn an_interrupted_restore_leaves_nothing_behind() {
+    let place = with_a_large_replica();
     let before = place.names();
     for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let arguments = [
@@ -241,4 +246,53 @@ fn an_interrupted_restore_leaves_nothing_behind() {
         );
         assert_eq!(place.names(), before);
     }
+}
+
+#[test]
+fn a_signal_in_the_restore_before_replication_leaves_nothing_behind() {
+    let place = with_a_large_replica();
+    let before = place.names();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let came_in_time = (0..50).any(|_| {
+            let arguments = [
+                "replicate",
+                "--restore-if-db-not-exists",
+                "out.db",
+                "replica",
+            ];
+            let mut process = place.start(&arguments);
+            wait_until(PATIENCE, "the temporary file", || place.names() != before);
+            // This one asks for nothing that cannot wait.
+            process.signal(Signal::SIGHUP).unwrap();
+            process.signal(signal).unwrap();
+            let status = process.wait(PATIENCE).unwrap();
+            let log = process.log();
+            if status.success() {
+                // The restore was faster, on a busy machine.
+                assert_eq!(place.rows("out.db"), 40_000);
+                std::fs::remove_file(place.path("out.db")).unwrap();
+                let _ = std::fs::remove_dir_all(place.path(".out.db-evertide"));
+                return false;
+            }
+            assert_eq!(status.code(), Some(1), "{status:?} {log}");
+            assert!(log.contains("ended by a signal before"), "{log}");
+            assert_eq!(place.names(), before);
+            true
+        });
+        assert!(came_in_time);
+    }
+}
+
+/// As with Ctrl-C, which the terminal sends to the command too.
+#[test]
+fn a_command_that_ends_by_the_signal_that_we_got_has_not_failed() {
+    let place = Workplace::new();
+    drop(place.database("app.db", 1));
+    place.write("app.sh", "kill -INT $PPID\nexit 3\n");
+    let arguments = ["replicate", "--exec", "sh app.sh", "app.db", "replica"];
+    for _ in 0..5 {
+        let run = place.run(&arguments);
+        assert_eq!(run.code, Some(0), "{run:?}");
+    }
+    assert_eq!(place.replicated_rows("replica"), 1);
 }

@@ -41,7 +41,7 @@ impl Database {
     pub(super) async fn tick(&mut self) {
         let since_look = self.schedule.last_look.elapsed();
         // The last look may have been just after the last tick.
-        let interval = slow_look(&self.options, self._watch.as_ref()) / 2;
+        let interval = slow_look(&self.options, self.watch.as_ref()) / 2;
         let checkpoint = self
             .schedule
             .unfinished_since
@@ -90,6 +90,7 @@ impl Database {
         self.schedule.last_look = Instant::now();
         self.schedule.next_look = None;
         if !self.is_attached() {
+            self.watch_again();
             if let Err(error) = self.attach().await {
                 return self.failed(&error).await;
             }
@@ -143,9 +144,19 @@ impl Database {
             "continuity of the capture is not certain; comparing all pages"
         );
         self.give_up_images();
+        self.watch_again();
         if let Err(error) = self.attach().await {
             self.failed(&error).await;
         }
+    }
+
+    /// Watches the directory that is there now, which may be another one than before.
+    fn watch_again(&mut self) {
+        // Before the new one is there: it has the same names.
+        self.watch = None;
+        self.watch = self.engine.watcher.watch(&self.config.path, &self.notices);
+        let interval = slow_look(&self.options, self.watch.as_ref());
+        self.ticks = self.engine.ticks(interval);
     }
 
     /// Opens the database and continues.

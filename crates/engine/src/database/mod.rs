@@ -9,7 +9,7 @@ mod stop;
 
 use std::{
     panic::AssertUnwindSafe,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
@@ -39,6 +39,8 @@ pub(crate) use self::{
 use crate::{
     DatabaseState, DatabaseStatus, Error, ReplicationOptions,
     capture::{Capture, Due, RotationPolicy},
+    error::panic_text,
+    failing::{self, Work},
     replica::Succession,
     runtime::{Claim, DestinationClaim, Engine, blocking, transfer},
     state::{LocalIdentity, Tip},
@@ -71,9 +73,39 @@ pub(crate) struct DatabaseHandle {
     pub(crate) captured: watch::Receiver<Captured>,
     pub(crate) status: watch::Receiver<DatabaseStatus>,
     pub(crate) flush: watch::Sender<Txid>,
+    /// Gone when the task has ended; what the panic said that ended it, if one did.
+    panicked: watch::Receiver<Option<String>>,
 }
 
 impl DatabaseHandle {
+    /// Asks the task for something, and waits for the answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        path: &Path,
+        command: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Command,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        // One that has ended drops it.
+        let _ = self.commands.send(command(reply));
+        match answer.await {
+            Ok(answered) => answered,
+            Err(_) => Err(self.gone(path).await),
+        }
+    }
+
+    /// Why a task that answers no more has ended.
+    pub(crate) async fn gone(&self, path: &Path) -> Error {
+        let mut panicked = self.panicked.clone();
+        let path = path.to_owned();
+        match panicked.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(panic)) => Error::Panicked {
+                path,
+                panic: panic.clone(),
+            },
+            _ => Error::NotRunning(path),
+        }
+    }
+
     /// Ends the task without waiting for anything.
     pub(crate) fn abandon(&self) {
         let (reply, _) = oneshot::channel();
@@ -102,17 +134,19 @@ pub(crate) async fn start(
     let (commands, inbox) = mpsc::unbounded_channel();
     let (captured, captured_receiver) = watch::channel(Captured::of(&capture));
     let (flush, _) = watch::channel(Txid::ZERO);
+    let (ended, panicked) = watch::channel(None);
     let handle = DatabaseHandle {
         commands: commands.clone(),
         captured: captured_receiver,
         status: status.subscribe(),
         flush: flush.clone(),
+        panicked,
     };
     let notices = Arc::new(Notices::default());
     let watch = engine.watcher.watch(&config.path, &notices);
     let mut database = Database {
         ticks: engine.ticks(slow_look(&config.options, watch.as_ref())),
-        _watch: watch,
+        watch,
         engine,
         _claim: claim,
         options: ReplicationOptions {
@@ -157,21 +191,35 @@ pub(crate) async fn start(
     let status = database.status.clone();
     runtime.spawn(async move {
         // With the task go its claim, its locks and its replicas.
-        if AssertUnwindSafe(database.run())
-            .catch_unwind()
-            .await
-            .is_err()
-        {
-            // Not by the clock of the task: it may be what panicked.
-            let now = SystemClock.now();
-            status.send_modify(|status| {
-                status.state = DatabaseState::Stopped;
-                status.error = Some("ended by a panic, a fault in evertide; start it again".into());
-                status.failing_since.get_or_insert(now);
-            });
+        if let Err(panic) = AssertUnwindSafe(database.run()).catch_unwind().await {
+            let panic = panic_text(&*panic);
+            note_panic(&status, &panic);
+            ended.send_replace(Some(panic));
         }
     });
     Ok(handle)
+}
+
+/// Reports that a panic has ended the replication of a database.
+pub(crate) fn note_panic(status: &watch::Sender<DatabaseStatus>, panic: &str) {
+    // Not by the clock of the task: it may be what panicked.
+    let mut since = SystemClock.now();
+    status.send_modify(|status| {
+        status.state = DatabaseState::Stopped;
+        status.error = Some(format!(
+            "ended by a panic, a fault in evertide ({panic}); start it again"
+        ));
+        since = *status.failing_since.get_or_insert(since);
+        let replicas = status.replicas.iter_mut();
+        replicas.for_each(|replica| replica.drill.running = false);
+    });
+    let path = status.borrow().path.clone();
+    tracing::error!(
+        database = %path.display(), panic,
+        "a fault in evertide ended the replication of the database: nothing of it is captured any more"
+    );
+    metrics::counter!("evertide_capture_failures_total").increment(1);
+    failing::publish(Work::Capture, &path, "", Some(since));
 }
 
 struct RunningReplica {
@@ -185,7 +233,7 @@ struct RunningReplica {
 
 struct Database {
     _claim: Claim,
-    _watch: Option<Watch>,
+    watch: Option<Watch>,
     engine: Arc<Engine>,
     config: DatabaseConfig,
     options: ReplicationOptions,
@@ -392,12 +440,6 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 /// Asks for a capture now; the newest transaction after it, zero before the first snapshot.
-pub(crate) async fn sync(handle: &DatabaseHandle, path: &std::path::Path) -> Result<Txid, Error> {
-    let (reply, answer) = oneshot::channel();
-    let gone = || Error::NotRunning(path.to_owned());
-    handle
-        .commands
-        .send(Command::Sync { reply })
-        .map_err(|_| gone())?;
-    answer.await.map_err(|_| gone())?
+pub(crate) async fn sync(handle: &DatabaseHandle, path: &Path) -> Result<Txid, Error> {
+    handle.ask(path, |reply| Command::Sync { reply }).await
 }

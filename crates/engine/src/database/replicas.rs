@@ -112,7 +112,7 @@ impl Database {
         }
         self.replicas
             .retain(|running| options.replicas.contains(&running.options));
-        self.ticks = self.engine.ticks(slow_look(&options, self._watch.as_ref()));
+        self.ticks = self.engine.ticks(slow_look(&options, self.watch.as_ref()));
         self.status.send_modify(|status| {
             status
                 .replicas

@@ -19,6 +19,7 @@ mod merge;
 mod outage_tests;
 mod plan;
 mod points;
+mod restart;
 mod retain;
 #[cfg(test)]
 mod scene;
@@ -49,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::body::{ChunkWriter, Piece, chunks};
 pub(crate) use self::maintain::merged_at_start;
 pub use self::maintain::{Maintained, Maintenance};
+pub(crate) use self::restart::run;
 pub(crate) use self::succession::Succession;
 use self::{
     doubt::Doubt,
@@ -76,7 +78,7 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 const FILES_AT_ONCE: usize = 128;
 
 /// What a replica's task works with.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ReplicaContext {
     pub(crate) options: ReplicaOptions,
     /// Writes only while it has the lease.
@@ -102,8 +104,16 @@ pub(crate) struct ReplicaContext {
     pub(crate) continuable: Arc<AtomicBool>,
 }
 
-/// The task of one replica, until cancelled.
-pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
+/// At the start and at the end: what is not tried does not fail.
+fn publish_nothing_fails(context: &ReplicaContext) {
+    let database = context.status.borrow().path.clone();
+    for work in [Work::Uploads, Work::Maintenance] {
+        failing::publish(work, &database, &context.options.name, None);
+    }
+}
+
+/// The work on one replica, until cancelled.
+async fn run_once(context: ReplicaContext, cancel: CancellationToken) {
     let (news, receiver) = mpsc::unbounded_channel();
     let upkeep = Upkeep::new(&context, receiver);
     let recorder = Recorder::default();
@@ -111,6 +121,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
     let mut knowing = Knowing::new(&context);
     let doubt = Doubt::new(&context, upkeep.doubt());
     let time_is_up = context.time_is_up.clone();
+    let uploads = own_status(&context).map_or(0, |status| status.uploads);
     let mut replica = Replica {
         context,
         news,
@@ -120,10 +131,9 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         remote: None,
         failures: 0,
         last_upload: None,
-        wrote: false,
+        wrote: uploads > 0,
         recorder,
     };
-    replica.publish_nothing_fails();
     // Dropping the future in the middle of a put leaves nothing visible on the replica.
     // Once cancelled it reports no more: another task may have its name by then.
     tokio::select! {
@@ -134,7 +144,7 @@ pub(crate) async fn run(context: ReplicaContext, cancel: CancellationToken) {
         () = drill.run() => {}
         () = knowing.run() => {}
     }
-    replica.publish_nothing_fails();
+    publish_nothing_fails(&replica.context);
     replica.end().await;
     time_is_up.run_until_cancelled(knowing.note()).await;
 }
@@ -553,12 +563,6 @@ impl Replica {
         failing::publish(work, &self.database(), replica, since);
     }
 
-    /// At the start and at the end: what is not tried does not fail.
-    fn publish_nothing_fails(&self) {
-        self.publish_failing(Work::Uploads, None);
-        self.publish_failing(Work::Maintenance, None);
-    }
-
     fn database(&self) -> PathBuf {
         self.context.status.borrow().path.clone()
     }
@@ -578,6 +582,14 @@ impl Replica {
             source,
         }
     }
+}
+
+fn own_status(context: &ReplicaContext) -> Option<ReplicaStatus> {
+    let status = context.status.borrow();
+    let mut replicas = status.replicas.iter();
+    replicas
+        .find(|replica| replica.name == context.options.name)
+        .cloned()
 }
 
 /// Milliseconds since the epoch.

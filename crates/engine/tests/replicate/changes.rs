@@ -114,6 +114,50 @@ async fn a_replaced_database_is_re_based() {
     backup.stop(DEADLINE).await.unwrap();
 }
 
+#[tokio::test]
+async fn a_directory_that_was_replaced_is_watched_like_the_former_one() {
+    let mut scene = Scene::new();
+    let (data, new) = (scene.dir.path().join("data"), scene.dir.path().join("new"));
+    scene.db = data.join("app.db");
+    std::fs::create_dir(&data).unwrap();
+    let mut options = ReplicationOptions::default();
+    // Nothing is found by looking.
+    options.monitor_interval = Duration::from_secs(3_600);
+    let replica = replica_options("local", &scene.replica);
+    let builder = Replication::builder(&scene.db).options(options);
+    let conn = scene.open();
+    conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b BLOB)")
+        .unwrap();
+    insert(&conn, 5);
+    let backup = builder.replica(replica).build().unwrap();
+    backup.start().await.unwrap();
+    durable(&backup).await;
+    let mut conn = Some(conn);
+    for round in 0..2 {
+        std::fs::create_dir(&new).unwrap();
+        let copy = new.join("app.db");
+        let former = conn.take().unwrap();
+        former
+            .execute("VACUUM INTO ?", [copy.to_str().unwrap()])
+            .unwrap();
+        drop(former);
+        let old = scene.dir.path().join(format!("old{round}"));
+        std::fs::rename(&data, old).unwrap();
+        std::fs::rename(&new, &data).unwrap();
+        let conn = conn.insert(scene.open());
+        for _ in 0..3 {
+            let before = backup.status();
+            insert(conn, 1);
+            let captured = |status: &DatabaseStatus| {
+                status.replicas[0].txid > before.txid && status.error.is_none()
+            };
+            until(&backup, captured).await;
+        }
+    }
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
 /// As anybody would who knows that the application has ended, and that SQLite leaves no WAL behind then.
 #[tokio::test]
 async fn nothing_of_a_former_database_is_played_into_what_was_put_in_its_place() {

@@ -10,10 +10,13 @@ use std::{
 };
 
 use evertide::{DatabaseState, Durability, Error, Replication};
-use evertide_storage::{Clock, ManualClock};
+use evertide_storage::{Clock, FaultDisk, ManualClock, OsDisk};
 use rusqlite::Connection;
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
+
+/// Between two operations at which a panic is tried.
+const STRIDE: u64 = 5;
 
 /// A replica that cannot be reached: something is in the way of its folder.
 fn take_away(scene: &Scene) {
@@ -373,6 +376,10 @@ impl Clock for BreakableClock {
     }
 }
 
+fn is_panic(error: &Error) -> bool {
+    matches!(error, Error::Panicked { panic, .. } if panic.contains("on purpose"))
+}
+
 #[tokio::test]
 async fn a_panic_ends_the_replication_of_one_database_and_is_visible() {
     let (scene, conn) = Scene::with_rows(10);
@@ -388,11 +395,52 @@ async fn a_panic_ends_the_replication_of_one_database_and_is_visible() {
     insert(&conn, 1);
     let status = until(&backup, |status| status.error.is_some()).await;
     assert_eq!(status.state, DatabaseState::Stopped);
+    assert!(status.error.unwrap().contains("broken on purpose"));
+    status.failing_since.expect("it fails");
     let waited = tokio::time::timeout(DEADLINE, backup.wait_durable(Durability::All));
-    assert!(matches!(waited.await.unwrap(), Err(Error::NotRunning(_))));
+    assert!(is_panic(&waited.await.unwrap().unwrap_err()));
+    assert!(is_panic(&backup.stop(DEADLINE).await.unwrap_err()));
+    // It was stopped all the same.
+    let again = backup.stop(DEADLINE).await.unwrap_err();
+    assert!(matches!(again, Error::NotRunning(_)), "{again}");
     // Nothing of it is left in the way.
     let again = scene.start().await;
     durable(&again).await;
     scene.assert_restores();
     again.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_after_a_panic_is_no_success_unless_everything_is_on_the_replica() {
+    let (mut n, mut ended) = (1 + evertide_testkit::seed() % STRIDE, 0);
+    loop {
+        let (scene, conn) = Scene::with_rows(3);
+        let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
+        let panicked = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&panicked);
+        disk.call_at(n, move |operation| {
+            noted.store(true, Ordering::SeqCst);
+            panic!("before {operation}, on purpose");
+        });
+        let backup = scene.builder().disk(disk).build().unwrap();
+        let lived = async {
+            backup.start().await?;
+            insert(&conn, 1);
+            backup.stop(DEADLINE).await
+        };
+        match lived.await {
+            // It was a replica's, which is started again.
+            Ok(()) => scene.assert_restores(),
+            Err(error) => {
+                assert!(is_panic(&error), "at {n}: {error}");
+                assert!(backup.status().error.unwrap().contains("on purpose"));
+                ended += 1;
+            }
+        }
+        if !panicked.load(Ordering::SeqCst) {
+            break;
+        }
+        n += STRIDE;
+    }
+    assert!(ended > 0, "no panic ended anything");
 }

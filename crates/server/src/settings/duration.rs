@@ -134,7 +134,7 @@ fn of_fraction(digits: &str, unit: u64) -> u64 {
     for digit in digits.bytes() {
         let next = value
             .checked_mul(10)
-            .map(|tens| tens + u64::from(digit - b'0'));
+            .and_then(|tens| tens.checked_add(u64::from(digit - b'0')));
         match next {
             Some(next) if next <= LONGEST => value = next,
             _ => break, // too small to matter
@@ -232,6 +232,7 @@ mod tests {
             ("39h9m14.425s", 39 * HOUR + 9 * MINUTE + 14_425_000_000),
             ("52763797000ns", 52_763_797_000),
             ("0.3333333333333333333h", 20 * MINUTE),
+            ("0.18446744073709551616h", 11 * MINUTE + 4_082_786_653),
             ("9007199254740993ns", 9_007_199_254_740_993),
             ("9223372036854775807ns", LONGEST),
             ("9223372036854775.807us", LONGEST),

@@ -206,6 +206,7 @@ fn no_duration_is_printed_as_another() {
         "2w",
         "12µs",
         "9223372036854775807ns",
+        "0.18446744073709551616h",
     ];
     Fuzz::target("durations")
         .corpus(corpus)

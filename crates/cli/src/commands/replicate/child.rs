@@ -2,10 +2,7 @@
 
 use std::{
     process::{ExitStatus, Stdio},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,6 +16,9 @@ use tokio::{
     sync::watch,
 };
 
+/// How much later than the program we may hear of a signal that both get.
+const MOMENT: Duration = Duration::from_millis(250);
+
 /// A program that runs while databases are replicated.
 #[derive(Debug)]
 pub(super) struct Program {
@@ -26,8 +26,6 @@ pub(super) struct Program {
     server: ServerHandle,
     /// Its process ID while it runs.
     running: Arc<Mutex<Option<Pid>>>,
-    /// Whether it was asked to end.
-    asked: Arc<AtomicBool>,
     ended: watch::Sender<Option<Ended>>,
 }
 
@@ -36,7 +34,7 @@ pub(super) struct Program {
 pub(super) enum Ended {
     /// By itself.
     With(ExitStatus),
-    /// Because it was asked to.
+    /// Because it was asked to, or everything was.
     Asked,
     /// Nobody knows.
     Lost(String),
@@ -52,7 +50,6 @@ impl Program {
             words,
             server,
             running: Arc::default(),
-            asked: Arc::default(),
             ended,
         })
     }
@@ -82,7 +79,6 @@ fn lock(running: &Mutex<Option<Pid>>) -> MutexGuard<'_, Option<Pid>> {
 async fn watch(
     mut child: Child,
     running: Arc<Mutex<Option<Pid>>>,
-    asked: Arc<AtomicBool>,
     ended: watch::Sender<Option<Ended>>,
     server: ServerHandle,
 ) {
@@ -90,12 +86,19 @@ async fn watch(
     // Its process ID may be another one's from here on.
     *lock(&running) = None;
     let how = match status {
-        Ok(_) if asked.load(Ordering::Relaxed) => Ended::Asked,
+        Ok(status) if status.success() => Ended::With(status),
+        Ok(_) if is_going_down(&server).await => Ended::Asked,
         Ok(status) => Ended::With(status),
         Err(error) => Ended::Lost(error.to_string()),
     };
     ended.send_replace(Some(how));
     server.shut_down();
+}
+
+/// Whether everything is to end. A terminal tells the program when it tells us, and it may be faster.
+async fn is_going_down(server: &ServerHandle) -> bool {
+    let told = tokio::time::timeout(MOMENT, server.shutting_down());
+    told.await.is_ok()
 }
 
 #[async_trait]
@@ -122,11 +125,9 @@ impl Daemon for Program {
             pid = pid.map_or(0, Pid::as_raw),
             "running"
         );
-        let (running, asked) = (self.running.clone(), self.asked.clone());
         tokio::spawn(watch(
             child,
-            running,
-            asked,
+            self.running.clone(),
             self.ended.clone(),
             self.server.clone(),
         ));
@@ -138,7 +139,6 @@ impl Daemon for Program {
         let patience = deadline.mul_f32(0.9);
         if ended.borrow().is_none() {
             self.signal(Signal::SIGTERM);
-            self.asked.store(true, Ordering::Relaxed);
         }
         let waited = tokio::time::timeout(patience, ended.wait_for(Option::is_some)).await;
         if waited.is_ok() {

@@ -177,10 +177,16 @@ fn named(loaded: Fleet, given: Option<&Path>, place: &Path) -> anyhow::Result<Fl
 }
 
 async fn run(args: &ReplicateArgs, origin: Origin, settings: FleetSettings) -> anyhow::Result<()> {
+    let server = Server::without_http()
+        .shutdown_deadline(SHUTDOWN)
+        .hear_signals()?;
+    let handle = server.handle();
     let databases = &settings.databases;
     if args.restore_if_db_not_exists {
-        for database in databases {
-            restore_missing(&database.path, &database.replication).await?;
+        // What is not complete is removed when it is dropped.
+        tokio::select! {
+            restored = restore_all_missing(databases) => restored?,
+            () = handle.shutting_down() => bail!("ended by a signal before every database was restored"),
         }
     }
     if args.once {
@@ -200,10 +206,7 @@ async fn run(args: &ReplicateArgs, origin: Origin, settings: FleetSettings) -> a
         Origin::Settings { .. } => fleet.reloading(move || Ok(origin.settings()?)),
         Origin::Arguments { .. } => fleet,
     });
-    let server = Server::without_http()
-        .shutdown_deadline(SHUTDOWN)
-        .add_daemon(fleet.clone());
-    let handle = server.handle();
+    let server = server.add_daemon(fleet.clone());
     if args.once {
         return run_once(server, handle, fleet).await;
     }
@@ -229,9 +232,16 @@ async fn run(args: &ReplicateArgs, origin: Origin, settings: FleetSettings) -> a
     }
 }
 
+async fn restore_all_missing(databases: &[DatabaseSettings]) -> anyhow::Result<()> {
+    for database in databases {
+        restore_missing(&database.path, &database.replication).await?;
+    }
+    Ok(())
+}
+
 /// Restores a database that does not exist, if a replica has it.
 async fn restore_missing(path: &Path, options: &ReplicationOptions) -> anyhow::Result<()> {
-    if path.try_exists().unwrap_or(true) {
+    if super::exists(path)? {
         return Ok(());
     }
     let mut replicas = Vec::new();
