@@ -260,10 +260,12 @@ fn a_signal_in_the_restore_before_replication_leaves_nothing_behind() {
                 "out.db",
                 "replica",
             ];
+            place.write("log", "");
             let mut process = place.start(&arguments);
             wait_until(PATIENCE, "the temporary file", || place.names() != before);
             // This one asks for nothing that cannot wait.
             process.signal(Signal::SIGHUP).unwrap();
+            place.wait_for_log(&process, "SIGHUP: reloading");
             process.signal(signal).unwrap();
             let status = process.wait(PATIENCE).unwrap();
             let log = process.log();
