@@ -56,10 +56,6 @@ impl Damaged {
         self.0.values().map(|damage| &damage.object)
     }
 
-    fn is_damaged(&self, level: Level, name: LtxName) -> bool {
-        self.0.contains_key(&(level, name))
-    }
-
     /// The newest transaction that one of them holds, zero without any.
     pub(super) fn reach(&self) -> Txid {
         let ends = self.files().map(|object| object.name.max);
@@ -270,11 +266,9 @@ impl Maintenance {
         if name.max < self.damaged.reach() {
             return Ok(false);
         }
-        if self.damaged.is_damaged(Level::SNAPSHOT, name) {
+        if let Some(damaged) = self.damaged.0.remove(&(Level::SNAPSHOT, name)) {
             // Nothing is ever replaced.
-            let damaged = self.damaged.0.remove(&(Level::SNAPSHOT, name));
-            let damaged = damaged.map(|damage| damage.object);
-            self.delete(Level::SNAPSHOT, damaged.as_slice()).await?;
+            self.delete(Level::SNAPSHOT, &[damaged.object]).await?;
         }
         let made = self.put_image(Level::SNAPSHOT, snapshot).await?;
         tracing::info!(
