@@ -90,28 +90,37 @@ async fn an_application_that_would_checkpoint_in_each_commit_is_braked_and_still
     scene.assert_restores();
 }
 
+/// Another database, with nothing in its WAL.
+fn another() -> Scene {
+    let (other, conn) = Scene::with_rows(80);
+    conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
+        .unwrap();
+    other
+}
+
+/// All of it and what comes next is on the replica.
+async fn goes_on_re_based(scene: &Scene, backup: &Replication) {
+    until(backup, |status| status.rebases >= 1).await;
+    let conn = scene.open();
+    insert(&conn, 1);
+    durable(backup).await;
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_replaced_database_is_re_based() {
     let (scene, conn) = Scene::with_rows(50);
     let backup = scene.start().await;
     durable(&backup).await;
     drop(conn);
-    let (other, other_conn) = Scene::with_rows(80);
-    other_conn
-        .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
-        .unwrap();
-    drop(other_conn);
+    let other = another();
     for suffix in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
     }
     std::fs::copy(&other.db, scene.dir.path().join("new.db")).unwrap();
     std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
-    until(&backup, |status| status.rebases >= 1).await;
-    let conn = scene.open();
-    insert(&conn, 1);
-    durable(&backup).await;
-    scene.assert_restores();
-    backup.stop(DEADLINE).await.unwrap();
+    goes_on_re_based(&scene, &backup).await;
 }
 
 #[tokio::test]
@@ -188,11 +197,7 @@ async fn nothing_of_a_former_database_is_played_into_what_was_put_in_its_place()
         if restarted {
             backup.stop(DEADLINE).await.unwrap();
         }
-        let (other, other_conn) = Scene::with_rows(80);
-        other_conn
-            .execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
-            .unwrap();
-        drop(other_conn);
+        let other = another();
         let put = std::fs::read(&other.db).unwrap();
         let new = scene.dir.path().join("new.db");
         std::fs::write(&new, &put).unwrap();
@@ -219,12 +224,7 @@ async fn nothing_of_a_former_database_is_played_into_what_was_put_in_its_place()
         if restarted {
             backup.start().await.unwrap();
         }
-        until(&backup, |status| status.rebases >= 1).await;
-        let conn = scene.open();
-        insert(&conn, 1);
-        durable(&backup).await;
-        scene.assert_restores();
-        backup.stop(DEADLINE).await.unwrap();
+        goes_on_re_based(&scene, &backup).await;
     }
 }
 
