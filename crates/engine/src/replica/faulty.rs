@@ -22,6 +22,8 @@ pub(super) enum Fault {
     ComparesNothing,
     /// It has what it was to delete.
     DeletesNothing,
+    /// It takes nothing on this level.
+    Refuses(Level),
     /// It keeps half of what is stored on this level, and says how much that is.
     Halves(Level),
 }
@@ -80,6 +82,11 @@ impl ReplicaClient for Faulty {
         created: SystemTime,
         body: ByteStream,
     ) -> Result<LtxObject, StoreError> {
+        if self.has(Fault::Refuses(level)) {
+            return Err(StoreError::Interrupted {
+                location: self.location(),
+            });
+        }
         let mut content = collect(body, usize::MAX).await.unwrap();
         if self.has(Fault::Halves(level)) {
             content.truncate(content.len() / 2);

@@ -29,22 +29,53 @@ struct Damage {
     flaw: String,
     /// When that was found last.
     read: SystemTime,
+    /// It was deleted, for what is to take its place, and that is not there yet.
+    owed: bool,
 }
 
 impl Damaged {
     pub(super) fn note(&mut self, object: LtxObject, flaw: &LtxError, read: SystemTime) {
         let (key, flaw) = ((object.level, object.name), flaw.to_string());
-        self.0.insert(key, Damage { object, flaw, read });
+        let damage = Damage {
+            object,
+            flaw,
+            read,
+            owed: false,
+        };
+        self.0.insert(key, damage);
     }
 
-    /// Takes a full listing: leaves them out of it, and forgets those that are not there any more, or are others now.
+    /// A file was deleted, so that it can be made again.
+    fn owe(&mut self, object: &LtxObject, now: SystemTime) {
+        let key = (object.level, object.name);
+        let damage = self.0.entry(key).or_insert_with(|| Damage {
+            object: object.clone(),
+            flaw: "it is gone".to_owned(),
+            read: now,
+            owed: true,
+        });
+        damage.owed = true;
+    }
+
+    /// A file is there again, as it should be.
+    fn made(&mut self, object: &LtxObject) {
+        self.0.remove(&(object.level, object.name));
+    }
+
+    /// Those that are gone, and that nothing is made of again, matter no more when restores get past them.
+    fn forget_before(&mut self, reached: Txid) {
+        self.0
+            .retain(|_, damage| !damage.owed || damage.object.name.max > reached);
+    }
+
+    /// Takes a full listing: leaves them out of it, and forgets those that somebody deleted, or that are others now.
     pub(super) fn set_aside(&mut self, listing: &mut Files) {
         self.0.retain(|(level, name), damage| {
             let Some(listed) = listing.remove(*level, *name) else {
-                return false;
+                return damage.owed;
             };
-            let is_same =
-                (listed.size, listed.created) == (damage.object.size, damage.object.created);
+            let is_same = !damage.owed
+                && (listed.size, listed.created) == (damage.object.size, damage.object.created);
             if !is_same {
                 listing.add(listed);
             }
@@ -138,7 +169,7 @@ impl Maintenance {
                     replica = self.merger.replica, level = %object.level, file = %object.name,
                     "a file of the replica that was damaged is whole again"
                 );
-                self.damaged.0.remove(&(object.level, object.name));
+                self.damaged.made(object);
                 true
             }
             Err(flaw) => {
@@ -221,7 +252,9 @@ impl Maintenance {
         if let Some((object, sources)) = found {
             return self.replace(object, sources).await.map(|()| true);
         }
-        let lost = self.damaged.reach() > files.reached(Level::SNAPSHOT);
+        let reached = files.reached(Level::SNAPSHOT);
+        self.damaged.forget_before(reached);
+        let lost = self.damaged.reach() > reached;
         Ok(lost && self.start_over().await?)
     }
 
@@ -244,10 +277,11 @@ impl Maintenance {
         }
         self.delete(object.level, std::slice::from_ref(&object))
             .await?;
-        self.damaged.0.remove(&(object.level, object.name));
+        self.damaged.owe(&object, self.clock.now());
         // Of what was read just now, and nothing else.
         let sources = sources.into_iter().map(Source::from).collect();
         let made = self.merger.merge(sources, object.level).await?;
+        self.damaged.made(&made);
         tracing::info!(
             replica = self.merger.replica, level = %made.level, file = %made.name,
             "a damaged or lost file was made again of others"
@@ -266,11 +300,18 @@ impl Maintenance {
         if name.max < self.damaged.reach() {
             return Ok(false);
         }
-        if let Some(damaged) = self.damaged.0.remove(&(Level::SNAPSHOT, name)) {
+        let same = self
+            .damaged
+            .files()
+            .find(|damaged| (damaged.level, damaged.name) == (Level::SNAPSHOT, name));
+        if let Some(damaged) = same.cloned() {
             // Nothing is ever replaced.
-            self.delete(Level::SNAPSHOT, &[damaged.object]).await?;
+            self.delete(Level::SNAPSHOT, std::slice::from_ref(&damaged))
+                .await?;
+            self.damaged.owe(&damaged, self.clock.now());
         }
         let made = self.put_image(Level::SNAPSHOT, snapshot).await?;
+        self.damaged.made(&made);
         tracing::info!(
             replica = self.merger.replica, file = %made.name,
             "a snapshot of the database takes the place of what is damaged"

@@ -114,12 +114,13 @@ impl Maintenance {
                 return Ok(false); // without it, others are needed
             }
         }
-        // One that is damaged leads nowhere, but who looks for what can be saved of it has that long.
-        let beginning = keep.beginning(now);
+        // One that is damaged leads nowhere, but who looks for what can be saved of it has that long, and more where
+        // nothing else leads to as new a state.
+        let (beginning, reached) = (keep.beginning(now), files.reached(Level::SNAPSHOT));
         let useless = self
             .damaged
             .files()
-            .filter(|file| file.created <= beginning);
+            .filter(|file| file.created <= beginning && file.name.max <= reached);
         let useless: Vec<LtxObject> = useless.cloned().collect();
         for file in &useless {
             if self.is_mended(file).await {

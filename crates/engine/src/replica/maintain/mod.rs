@@ -248,7 +248,7 @@ impl Maintenance {
         !self.is_failing() && self.mended && self.files.is_some()
     }
 
-    /// Files that turned out to be damaged, as long as they are there.
+    /// Files that turned out to be damaged, as long as they are there, or what is to take their place is not.
     pub fn damaged(&self) -> impl Iterator<Item = &LtxObject> {
         self.damaged.files()
     }

@@ -248,12 +248,94 @@ async fn a_damaged_snapshot_of_the_newest_state_is_made_again_of_the_database() 
     assert_eq!(images.await.unwrap(), 1, "one is enough");
 }
 
+/// What was deleted to make room for it is not forgotten: the replica is worse than before.
+#[tokio::test]
+async fn what_is_deleted_to_be_made_again_is_owed_until_it_is_there() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let body = bytes_stream(image.clone().into());
+    let stored = client.put(Level::SNAPSHOT, name, time(30), body);
+    let stored = stored.await.unwrap();
+    damage(&client, &stored).await;
+    tokio::spawn(give_images(asked, name, image.clone()));
+    maintenance.listed(None);
+    assert!(!maintenance.is_whole(&stored).await.unwrap());
+    for (fault, is_there) in [
+        (Fault::DeletesNothing, true),
+        (Fault::Refuses(Level::SNAPSHOT), false),
+        (Fault::Refuses(Level::SNAPSHOT), false),
+    ] {
+        maintenance.merger.client = Arc::new(Faulty::new(client.clone(), fault));
+        assert!(maintenance.run().await.is_err(), "{fault:?}");
+        let listed = client.list(Level::SNAPSHOT, None).await.unwrap();
+        assert_eq!(listed.iter().any(|file| file.name == name), is_there);
+        assert_eq!(maintenance.damaged().count(), 1, "{fault:?}");
+        assert!(maintenance.complaint().is_some(), "{fault:?}");
+    }
+    maintenance.merger.client = client.clone();
+    maintenance.run().await.unwrap();
+    assert_eq!(maintenance.damaged().count(), 0);
+    let stored = client.get(Level::SNAPSHOT, name, None).await.unwrap();
+    let stored = evertide_storage::collect(stored, 1 << 30).await.unwrap();
+    assert!(stored == image);
+}
+
+/// However old it is: somebody may have a copy, and has to be told.
+#[tokio::test]
+async fn a_damaged_file_that_alone_leads_to_the_newest_state_is_not_deleted_for_its_age() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    drop(asked);
+    let (mut maintenance, client) = maintenance(commands).await;
+    maintenance.rules.retention = Some(Keep::new(Duration::from_secs(3_600), &[]));
+    let newest = client.list(Level::L0, None).await.unwrap().remove(0);
+    damage(&client, &newest).await;
+    for _ in 0..3 {
+        maintenance.run().await.unwrap();
+        maintenance.enforce_retention().await.unwrap();
+    }
+    assert_eq!(client.list(Level::L0, None).await.unwrap(), [newest]);
+    assert!(maintenance.complaint().is_some());
+}
+
+/// Compaction goes on above it, and never comes back.
+#[tokio::test]
+async fn a_file_that_is_made_again_of_others_leaves_no_hole_where_that_fails_at_first() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    drop(asked);
+    let (mut maintenance, client) = maintenance(commands).await;
+    let level_1 = Level::new(1).unwrap();
+    let (next, bytes) = ltx(3, 3, 1, 25);
+    for level in [Level::L0, level_1] {
+        let body = bytes_stream(bytes.clone().into());
+        client.put(level, next, time(25), body).await.unwrap();
+    }
+    let first = client.list(Level::L0, None).await.unwrap().remove(0).name;
+    let content = client.get(Level::L0, first, None).await.unwrap();
+    let put = client.put(level_1, first, time(20), content);
+    let damaged = put.await.unwrap();
+    damage(&client, &damaged).await;
+    assert!(!maintenance.is_whole(&damaged).await.unwrap());
+    let fault = Fault::Refuses(level_1);
+    maintenance.merger.client = Arc::new(Faulty::new(client.clone(), fault));
+    assert!(maintenance.run().await.is_err());
+    maintenance.merger.client = client.clone();
+    maintenance.run().await.unwrap();
+    let listed = client.list(level_1, None).await.unwrap();
+    let names: Vec<LtxName> = listed.iter().map(|file| file.name).collect();
+    assert_eq!(names, [first, next]);
+    assert_eq!(maintenance.damaged().count(), 0);
+}
+
 /// An operator has put it back since.
 #[tokio::test]
 async fn what_is_whole_is_not_deleted_for_having_been_damaged_a_moment_ago() {
     let (commands, _asked) = mpsc::unbounded_channel();
     let (mut maintenance, client) = maintenance(commands).await;
     maintenance.rules.retention = Some(Keep::new(Duration::from_secs(3_600), &[]));
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let put = client.put(Level::SNAPSHOT, name, time(30), bytes_stream(image.into()));
+    put.await.unwrap();
     let file = client.list(Level::L0, None).await.unwrap().remove(0);
     let now = maintenance.clock.now();
     maintenance
