@@ -89,6 +89,11 @@ pub struct SmallObject {
     pub version: Version,
 }
 
+impl SmallObject {
+    /// The most bytes that are read of one. Evertide's own are far shorter.
+    pub const LONGEST: usize = 1 << 20;
+}
+
 /// Whether [`ReplicaClient::put_small`] may replace what is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -236,6 +241,11 @@ pub trait ReplicaClient: Debug + Send + Sync {
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error>;
 
     /// A small object of Evertide's own, `None` where there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TooLong`] above [`SmallObject::LONGEST`] bytes: somebody else wrote it, and no memory is to be
+    /// taken for it.
     async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error>;
 
     /// Stores a small object of Evertide's own, durably and atomically, and gives its new version.

@@ -78,6 +78,17 @@ pub enum Error {
         /// One after the last byte asked for.
         end: u64,
     },
+    /// An object where Evertide has small ones is too long to be one of them.
+    #[error(
+        "{location}: {object} is longer than anything that Evertide keeps there, so somebody else wrote it. \
+         Look at what it is, and delete it"
+    )]
+    TooLong {
+        /// The replica.
+        location: String,
+        /// The object's key below the replica's root.
+        object: String,
+    },
     /// Reading what was to be stored failed; the replica is not to blame.
     #[error("{location}: cannot read what was to be stored as {object}: {source}")]
     Body {

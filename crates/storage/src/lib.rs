@@ -47,6 +47,8 @@ mod faulty;
 mod file;
 mod layout;
 mod lease;
+#[cfg(any(feature = "nats", feature = "sftp", feature = "webdav"))]
+mod leftovers;
 mod limit;
 #[cfg(feature = "testing")]
 mod memory;

@@ -68,6 +68,10 @@ impl Replicas for Memory {
         let new = || Arc::new(MemoryClient::new(path));
         replicas.entry(path.to_owned()).or_insert_with(new).clone()
     }
+
+    fn nest(&self) -> bool {
+        false
+    }
 }
 
 struct Counted(Memory);
@@ -75,5 +79,9 @@ struct Counted(Memory);
 impl Replicas for Counted {
     fn open(&self, path: &str) -> Arc<dyn ReplicaClient> {
         Arc::new(CountingClient::new(self.0.open(path)))
+    }
+
+    fn nest(&self) -> bool {
+        self.0.nest()
     }
 }

@@ -13,7 +13,7 @@ use evertide_storage::{
     bytes_stream, collect,
     conformance::{Gauge, Pieces, Replicas},
 };
-use evertide_testkit::{NatsServer, WireProxy, wait_until};
+use evertide_testkit::{NatsServer, Road, WireProxy, wait_until};
 
 evertide_storage::conformance!(Bucket::new());
 
@@ -146,6 +146,37 @@ async fn what_is_deleted_replaced_or_refused_leaves_nothing_behind() {
         bucket.messages() == [2, 2]
     });
     client.delete_small(&key).await.unwrap();
+    assert_eq!(bucket.messages(), [1, 1]);
+}
+
+/// The server is silent when an upload is given up. Nobody waits for as long as that takes.
+#[tokio::test]
+async fn what_could_not_be_purged_is_when_the_server_is_back() {
+    let bucket = Bucket::new();
+    let proxy = WireProxy::start(bucket.server.address().parse().unwrap()).unwrap();
+    let mut options = bucket.options("one");
+    options.host = proxy.address().to_string();
+    let client = connect(options);
+    let few = Pieces {
+        count: 4,
+        size: 100_000,
+    };
+    let body = few.stalling(&Gauge::default());
+    let mut given_up = client.put(Level::L0, name(1), SystemTime::UNIX_EPOCH, body);
+    while bucket.messages() != [1, 0] {
+        let ended = tokio::time::timeout(Duration::from_millis(10), &mut given_up);
+        assert!(ended.await.is_err(), "the body never ended");
+    }
+    proxy.set_road(Road::Silent);
+    drop(given_up);
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::resume();
+    assert_eq!(bucket.messages(), [1, 0], "it was purged");
+    proxy.set_road(Road::Open);
+    while let Err(error) = put(&client, 2, "x".into()).await {
+        assert!(matches!(error, Error::Store { .. }), "{error:?}");
+    }
     assert_eq!(bucket.messages(), [1, 1]);
 }
 

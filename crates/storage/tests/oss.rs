@@ -160,16 +160,22 @@ async fn a_listing_takes_a_request_for_a_thousand_files() {
 
 #[tokio::test]
 async fn an_upload_that_is_given_up_leaves_no_parts() {
-    let server = OssServer::start();
+    let server = Arc::new(OssServer::start());
     let client = connect(options(&server, "app"));
     let body = bytes_stream(vec![7; 20_000_000].into());
-    let broken = futures_util::stream::once(async { Err(std::io::Error::other("broken")) });
+    let patience = tokio::time::Instant::now() + Duration::from_secs(30);
+    let theirs = Arc::clone(&server);
+    let broken = futures_util::stream::once(async move {
+        while theirs.uploads() == 0 && tokio::time::Instant::now() < patience {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Err(std::io::Error::other("broken"))
+    });
     let body = Box::pin(futures_util::StreamExt::chain(body, broken));
     let put = client.put(Level::L0, name(1), SystemTime::UNIX_EPOCH, body);
     put.await.unwrap_err();
     let begun = server.take_answered().join("\n");
     assert!(begun.contains("POST uploads 200"), "{begun}");
-    let patience = tokio::time::Instant::now() + Duration::from_secs(30);
     while server.uploads() > 0 {
         assert!(tokio::time::Instant::now() < patience, "parts are left");
         tokio::time::sleep(Duration::from_millis(10)).await;

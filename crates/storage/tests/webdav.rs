@@ -13,7 +13,7 @@ use evertide_storage::{
     bytes_stream, collect,
     conformance::{Gauge, Pieces, Replicas},
 };
-use evertide_testkit::{FaultProxy, WebdavKind, WebdavServer};
+use evertide_testkit::{Fault, FaultProxy, Weather, WebdavKind, WebdavServer};
 use futures_util::future::join_all;
 
 /// Wants a password.
@@ -228,6 +228,38 @@ async fn a_server_that_says_it_deleted_and_did_not_is_found_out() {
     assert!(matches!(error, Error::NotDeleted { .. }), "{error:?}");
     assert!(error.to_string().contains("0000000000000002"), "{error}");
     assert_eq!(content(&client, 2).await, "x");
+}
+
+/// The server is gone when an upload is given up.
+#[tokio::test]
+async fn what_could_not_be_deleted_is_when_the_server_is_back() {
+    /// The upload, its renaming, which is refused, and a look whether it was renamed.
+    const BEFORE: u32 = 3;
+    for kind in EACH {
+        let shares = Shares::on(kind);
+        let server = shares.server.address().parse().unwrap();
+        let proxy = FaultProxy::start(server, 1).unwrap();
+        let mut options = shares.options("one");
+        options.host = proxy.address().to_string();
+        let client = connect(options);
+        assert!(put(&client, 1, "first".into()).await);
+        proxy.set_weather(Weather::From(BEFORE, Fault::Unavailable));
+        assert!(!put(&client, 1, "second".into()).await, "{kind:?}");
+        let level = shares
+            .server
+            .folder()
+            .join(&shares.folder)
+            .join("one/ltx/0");
+        let count = || std::fs::read_dir(&level).unwrap().count();
+        let tries = || proxy.faults().get(&Fault::Unavailable).copied();
+        while tries() < Some(4) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(count(), 2, "{kind:?}: it has deleted it");
+        proxy.set_weather(Weather::Fair);
+        assert!(put(&client, 2, "third".into()).await);
+        assert_eq!(count(), 2, "{kind:?}: something is left");
+    }
 }
 
 /// A killed process cannot delete what it was writing.

@@ -33,6 +33,18 @@ fn what_we_wrote_to_a_container_of_azure_both_programs_restore() {
 }
 
 #[test]
+fn what_litestream_0_3_wrote_to_a_container_of_azure_we_restore() {
+    let (server, store) = container();
+    let settings = format!(
+        "type: abs, account-name: {}, bucket: {}, path: backup/app, endpoint: '{}'",
+        AzureServer::ACCOUNT,
+        AzureServer::CONTAINER,
+        server.endpoint()
+    );
+    interop::what_litestream_0_3_wrote_we_restore(&store, &settings);
+}
+
+#[test]
 fn what_litestream_wrote_to_a_container_of_azure_we_restore_and_continue() {
     let (_server, store) = container();
     interop::we_go_on_with_what_litestream_wrote(&store);

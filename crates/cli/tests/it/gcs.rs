@@ -19,6 +19,13 @@ fn what_we_wrote_to_a_bucket_of_google_both_programs_restore() {
 }
 
 #[test]
+fn what_litestream_0_3_wrote_to_a_bucket_of_google_we_restore() {
+    let (_server, store) = bucket();
+    let settings = format!("type: gcs, bucket: {}, path: backup/app", GcsServer::BUCKET);
+    interop::what_litestream_0_3_wrote_we_restore(&store, &settings);
+}
+
+#[test]
 fn what_litestream_wrote_to_a_bucket_of_google_we_restore_and_continue() {
     let (_server, store) = bucket();
     interop::we_go_on_with_what_litestream_wrote(&store);

@@ -3,7 +3,7 @@
 
 use std::{process::Command, time::Duration};
 
-use evertide_testkit::{ChildProcess, litestream_command, wait_until};
+use evertide_testkit::{ChildProcess, litestream_command, litestream_v3_command, wait_until};
 
 use super::support::{PATIENCE, Run, Workplace, insert};
 
@@ -126,4 +126,54 @@ pub(crate) fn we_go_on_with_what_litestream_wrote(store: &Store) {
     assert_eq!(place.rows("ours.db"), 8);
     store.restore_with_litestream(&["-o", "official.db"]);
     assert_eq!(place.rows("official.db"), 8);
+}
+
+/// Litestream 0.3 writes, with these settings of its replica; we restore and verify it, and take it for a backup where we
+/// write on.
+pub(crate) fn what_litestream_0_3_wrote_we_restore(store: &Store, replica: &str) {
+    let (place, url) = (&store.place, &store.url);
+    let database = place.database("app.db", 3);
+    let path = place.path("app.db");
+    let settings = format!(
+        "dbs: [{{path: '{}', replicas: [{{{replica}, sync-interval: 100ms}}]}}]\n",
+        path.display()
+    );
+    place.write("litestream-0.3.yml", &settings);
+    let mut official = litestream_v3_command();
+    official
+        .args(["replicate", "-config", "litestream-0.3.yml"])
+        .current_dir(place.path(""))
+        .envs(store.environment.clone());
+    let log = place.path("litestream-0.3.log");
+    let mut official = ChildProcess::spawn_logged(&mut official, &log).unwrap();
+    let restored = |rows| {
+        wait_until(PATIENCE, "what Litestream 0.3 uploaded", || {
+            let restore = ["restore", url, "-o", "theirs.db", "--force"];
+            store.evertide(&restore).code == Some(0) && place.rows("theirs.db") == rows
+        });
+    };
+    restored(3);
+    insert(&database, 4);
+    restored(7);
+    official.terminate(PATIENCE).unwrap();
+    drop(database);
+    store.ok(&["verify", "--deep", url]);
+
+    // The disk is lost: nothing new is begun where there is a backup.
+    for file in ["app.db", "app.db-wal", "app.db-shm"] {
+        let _ = std::fs::remove_file(place.path(file));
+    }
+    let back = [
+        "replicate",
+        "--once",
+        "--restore-if-db-not-exists",
+        "app.db",
+        url,
+    ];
+    store.ok(&back);
+    assert_eq!(place.rows("app.db"), 7);
+    insert(&place.database("app.db", 0), 1);
+    store.ok(&["replicate", "--once", "app.db", url]);
+    store.ok(&["restore", url, "-o", "ours.db"]);
+    assert_eq!(place.rows("ours.db"), 8);
 }

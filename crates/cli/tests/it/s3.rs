@@ -42,6 +42,17 @@ fn what_litestream_wrote_to_s3_we_restore_and_continue() {
     interop::we_go_on_with_what_litestream_wrote(&cloud);
 }
 
+#[test]
+fn what_litestream_0_3_wrote_to_s3_we_restore() {
+    let (server, cloud) = cloud();
+    let settings = format!(
+        "type: s3, bucket: {}, path: backup/app, endpoint: '{}', region: us-east-1, force-path-style: true",
+        S3Server::BUCKET,
+        server.endpoint()
+    );
+    interop::what_litestream_0_3_wrote_we_restore(&cloud, &settings);
+}
+
 /// Every snapshot but the first would be paid for twice: to be read, and to be written.
 #[test]
 fn snapshots_of_a_large_database_download_nothing() {

@@ -34,6 +34,19 @@ fn what_litestream_wrote_to_a_server_with_ssh_we_restore_and_continue() {
 }
 
 #[test]
+fn what_litestream_0_3_wrote_to_a_server_with_ssh_we_restore() {
+    let (server, store) = server();
+    let settings = format!(
+        "type: sftp, host: '{}', user: {}, password: {}, path: '{}/backup/app'",
+        server.address(),
+        server.user(),
+        SftpServer::PASSWORD,
+        server.folder()
+    );
+    interop::what_litestream_0_3_wrote_we_restore(&store, &settings);
+}
+
+#[test]
 fn an_unknown_server_is_not_talked_to_and_the_error_says_what_to_do() {
     let (_server, store) = server();
     store.place.write("known_hosts", "");

@@ -11,7 +11,8 @@ use futures_util::future::join_all;
 
 use super::{Gauge, Pieces, Replicas};
 use crate::{
-    ByteStream, Error, LtxObject, Precondition, ReplicaClient, SmallKey, bytes_stream, collect,
+    ByteStream, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject, Version,
+    bytes_stream, collect,
 };
 
 pub(super) type Client = Arc<dyn ReplicaClient>;
@@ -373,6 +374,36 @@ pub async fn small_objects_are_stored_apart(replicas: &impl Replicas) {
     client.delete_small(&lease).await.expect("delete");
     client.delete_small(&lease).await.expect("gone already");
     assert_eq!(client.list_small().await.expect("list"), [sum]);
+}
+
+/// Nobody's memory is taken for what somebody else put among the small objects.
+pub async fn what_is_too_long_for_a_small_object_is_not_read(replicas: &impl Replicas) {
+    if !replicas.nest() {
+        return;
+    }
+    let longest = SmallObject::LONGEST;
+    let (client, foreign) = (replicas.open("one"), replicas.open("one/evertide"));
+    for (txid, size) in [(1, longest), (2, longest + 1)] {
+        put(&foreign, name(txid, txid), &vec![7; size]).await;
+    }
+    let keys = client.list_small().await.expect("list");
+    let [whole, long] = &*keys else {
+        panic!("two objects: {keys:?}");
+    };
+    let read = small(&client, whole).await.expect("there");
+    assert!(read == vec![7; longest], "1 MiB differs");
+    let error = client.get_small(long).await.expect_err("it is too long");
+    assert!(matches!(error, Error::TooLong { .. }), "{error}");
+    assert!(error.to_string().contains(long.as_str()), "{error}");
+    // Nor is it taken for what was to be replaced.
+    let over = Precondition::Unchanged(Version::new("another"));
+    let replaced = client.put_small(long, "new".into(), over).await;
+    assert!(replaced.is_err(), "{replaced:?}");
+    let kept = content(&foreign, name(2, 2)).await;
+    assert_eq!(kept.len(), longest + 1);
+    client.delete_small(long).await.expect("delete");
+    let left = client.list_small().await.expect("list");
+    assert_eq!(left.iter().collect::<Vec<_>>(), [whole]);
 }
 
 /// What was read, or what storing it gave, is replaced; anything else is not, nor is what is gone

@@ -47,6 +47,7 @@ macro_rules! conformance {
             the_time_of_creation_is_kept
             odd_paths_are_ordinary_paths
             small_objects_are_stored_apart
+            what_is_too_long_for_a_small_object_is_not_read
             an_object_that_somebody_changed_is_not_replaced
             many_who_count_at_the_same_time_lose_nothing
             of_several_writers_one_has_the_lease
@@ -74,6 +75,11 @@ pub trait Replicas {
     /// contents of the cases are not.
     fn resolution(&self) -> std::time::Duration {
         std::time::Duration::from_millis(1)
+    }
+
+    /// Whether a replica can be below another one, as in directories.
+    fn nest(&self) -> bool {
+        true
     }
 
     /// Whether the server heeds conditions on what it is given in parts. Where it does not, the requests themselves have

@@ -18,9 +18,10 @@ use super::{
 };
 use crate::{ByteStream, Error, bytes_stream};
 
-/// What every store has a longer way for than for what is small: parts, blocks, a session.
+/// What every store has a longer way for than for what is small: parts, blocks, a session. Some begin it with the second
+/// part.
 const LONG: Pieces = Pieces {
-    count: 120,
+    count: 160,
     size: 100_000,
 };
 /// What goes in one request, in many pieces.

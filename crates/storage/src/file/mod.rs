@@ -243,7 +243,7 @@ impl Inner {
         match precondition {
             Precondition::None => Ok(Existing::Replace),
             Precondition::Absent => Ok(Existing::Keep),
-            Precondition::Unchanged(expected) => match self.read_small(&job.path)? {
+            Precondition::Unchanged(expected) => match self.read_small(&job.path, &job.key)? {
                 Some(found) if found.version == *expected => Ok(Existing::Replace),
                 _ => Err(Error::Changed {
                     location: self.location(),
@@ -423,10 +423,13 @@ impl Inner {
         }
     }
 
-    fn read_small(&self, path: &Path) -> Result<Option<SmallObject>, Error> {
+    fn read_small(&self, path: &Path, key: &str) -> Result<Option<SmallObject>, Error> {
         let read = self.disk.open_read(path).and_then(|file| {
             let size = file.len()?;
-            read_chunk(&*file, 0..size)
+            match size > SmallObject::LONGEST as u64 {
+                true => Err(io::ErrorKind::FileTooLarge.into()),
+                false => read_chunk(&*file, 0..size),
+            }
         });
         match read {
             // The content itself is the version: no two that differ are taken for the same.
@@ -435,6 +438,10 @@ impl Inner {
                 content,
             })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => Err(Error::TooLong {
+                location: self.location(),
+                object: key.to_owned(),
+            }),
             Err(error) => Err(self.io(failure("read", path)(error))),
         }
     }
@@ -541,7 +548,9 @@ impl ReplicaClient for FileClient {
 
     async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
         let path = layout::small_path(&self.inner.options.path, key);
-        self.blocking(move |inner| inner.read_small(&path)).await
+        let key = small_key(key);
+        self.blocking(move |inner| inner.read_small(&path, &key))
+            .await
     }
 
     async fn put_small(

@@ -25,7 +25,7 @@ use super::{
     content::{STALL, content, is_whole, part, written},
     failure::Failure,
 };
-use crate::{ByteStream, bytes_stream, connected::Connection};
+use crate::{ByteStream, bytes_stream, connected::Connection, leftovers::Leftovers};
 
 /// Bytes of content in a message: what Litestream has, and less than every server takes.
 const CHUNK: usize = 128 << 10;
@@ -79,17 +79,16 @@ impl Over {
 struct Upload<'a> {
     bucket: &'a Bucket,
     id: String,
+    left: Leftovers,
 }
 
 impl Drop for Upload<'_> {
     fn drop(&mut self) {
-        // What stays behind here nobody sees.
-        if !self.id.is_empty()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
+        if !self.id.is_empty() {
             let subject = self.bucket.chunk_subject(&self.id);
             let stream = self.bucket.stream.clone();
-            runtime.spawn(async move { stream.purge().filter(subject).await });
+            let purged = async move { stream.purge().filter(subject).await.is_ok() };
+            self.left.give_up(std::mem::take(&mut self.id), purged);
         }
     }
 }
@@ -233,9 +232,13 @@ impl Bucket {
         body: ByteStream,
         created: Option<SystemTime>,
         over: Over,
+        left: &Leftovers,
     ) -> Result<(u64, u64), Failure> {
-        let id = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        let mut upload = Upload { bucket: self, id };
+        let mut upload = Upload {
+            bucket: self,
+            id: format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..)),
+            left: left.clone(),
+        };
         let (size, chunks, sum) = self.put_chunks(&upload.id, body).await?;
         let mut headers = HeaderMap::new();
         if let Some(created) = created {
@@ -318,7 +321,7 @@ impl Bucket {
                 Ok(sequence) => {
                     if let Some(replaced) = found {
                         // Harmless where this fails: nobody sees it any more.
-                        let _ = self.purge(self.chunk_subject(&replaced.info.nuid)).await;
+                        let _ = self.purge_chunks(&replaced.info.nuid).await;
                     }
                     return Ok(sequence);
                 }
@@ -348,11 +351,12 @@ impl Bucket {
         let purge = self.stream.purge().filter(self.message_subject(key));
         let purged = purge.sequence(found.sequence + 1).await;
         purged.map_err(Failure::request)?;
-        self.purge(self.chunk_subject(&found.info.nuid)).await
+        self.purge_chunks(&found.info.nuid).await
     }
 
-    async fn purge(&self, subject: String) -> Result<(), Failure> {
-        let purged = self.stream.purge().filter(subject).await;
+    /// Deletes the content of an object.
+    pub(super) async fn purge_chunks(&self, id: &str) -> Result<(), Failure> {
+        let purged = self.stream.purge().filter(self.chunk_subject(id)).await;
         purged.map(drop).map_err(Failure::request)
     }
 }

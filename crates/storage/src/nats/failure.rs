@@ -35,6 +35,8 @@ pub(super) enum Failure {
     Missing,
     #[error("an object is not what is said of it")]
     Damaged,
+    #[error("it is too long for a small object")]
+    TooLong,
     /// Somebody else has it, or has changed it.
     #[error("somebody else was faster")]
     Conflict,

@@ -27,13 +27,12 @@ use crate::{
     Version, bytes_stream, collect,
     connected::Connected,
     layout::{ltx_key, small_key},
+    leftovers::Leftovers,
     secret,
 };
 
 /// Requests at a time where many files are deleted.
 const CONCURRENT_REQUESTS: usize = 16;
-/// More is no small object.
-const LONGEST: u64 = 64 << 20;
 /// Tries to read a small object that somebody replaces all the time.
 const TRIES: u32 = 20;
 
@@ -41,6 +40,8 @@ const TRIES: u32 = 20;
 pub(crate) struct NatsClient {
     options: NatsOptions,
     bucket: Connected<Bucket>,
+    /// The chunks of these objects.
+    left: Leftovers,
 }
 
 impl fmt::Debug for NatsClient {
@@ -56,6 +57,7 @@ impl NatsClient {
         Self {
             options,
             bucket: Connected::new(),
+            left: Leftovers::default(),
         }
     }
 
@@ -92,6 +94,7 @@ impl NatsClient {
             let (location, object) = (self.location(), object.to_owned());
             match failure {
                 Failure::Conflict => Error::AlreadyExists { location, object },
+                Failure::TooLong => Error::TooLong { location, object },
                 Failure::Body(source) => Error::Body {
                     location,
                     object,
@@ -161,6 +164,25 @@ impl NatsClient {
         }
     }
 
+    /// Stores an object; its size in bytes and the number of its message.
+    async fn store(
+        &self,
+        key: &str,
+        body: ByteStream,
+        created: Option<SystemTime>,
+        over: Over,
+    ) -> Result<(u64, u64), Failure> {
+        let bucket = self.bucket().await?;
+        let name = self.name(key);
+        let stored = bucket.put(&name, body, created, over, &self.left).await?;
+        while let Some(id) = self.left.next()
+            && bucket.purge_chunks(&id).await.is_ok()
+        {
+            self.left.forget(&id);
+        }
+        Ok(stored)
+    }
+
     /// The content of a small object, and the number of its message.
     async fn read_small(
         &self,
@@ -177,9 +199,12 @@ impl NatsClient {
             if failed.as_ref().is_some_and(|(of, _)| *of == sequence) {
                 break;
             }
-            let end = (found.info.size as u64).min(LONGEST);
-            let content = match bucket.read(found.info, 0..end).await {
-                Ok(content) => collect(content, usize::MAX).await.map_err(Failure::request),
+            let end = found.info.size;
+            if end > SmallObject::LONGEST {
+                return Err(Failure::TooLong);
+            }
+            let content = match bucket.read(found.info, 0..end as u64).await {
+                Ok(content) => collect(content, end).await.map_err(Failure::request),
                 Err(failure) => Err(failure),
             };
             match content {
@@ -275,13 +300,7 @@ impl ReplicaClient for NatsClient {
         body: ByteStream,
     ) -> Result<LtxObject, Error> {
         let key = ltx_key(level, name);
-        let put = async {
-            let bucket = self.bucket().await?;
-            let created = Some(created);
-            bucket
-                .put(&self.name(&key), body, created, Over::Nothing)
-                .await
-        };
+        let put = self.store(&key, body, Some(created), Over::Nothing);
         let (size, _) = put.await.map_err(self.failed("store", &key))?;
         Ok(LtxObject {
             level,
@@ -329,12 +348,7 @@ impl ReplicaClient for NatsClient {
                 None => return Err(changed(key)),
             },
         };
-        let put = async {
-            let bucket = self.bucket().await?;
-            let body = bytes_stream(content);
-            bucket.put(&self.name(&key), body, None, over).await
-        };
-        match put.await {
+        match self.store(&key, bytes_stream(content), None, over).await {
             Ok((_, sequence)) => Ok(version(sequence)),
             Err(Failure::Conflict) if matches!(over, Over::Message(_)) => Err(changed(key)),
             Err(failure) => Err(self.failed("store", &key)(failure)),

@@ -17,6 +17,7 @@ mod quiet;
 mod s3;
 mod small;
 mod transport;
+mod v3;
 
 use std::{fmt, iter, ops::Range, time::SystemTime};
 
@@ -37,7 +38,7 @@ pub use self::s3::S3Options;
 use self::{once::PutOnce, transport::WRONG_CLOCK};
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, Secret, SmallKey,
-    SmallObject, Version, bytes_stream,
+    SmallObject, V3Key, V3Object, Version, bytes_stream,
     client::{ASKED_ONE_BY_ONE, LOOKED_FOR, find_in_listing},
     secret,
     stream::exactly,
@@ -157,17 +158,22 @@ impl ObjectClient {
                     Error::NotFound { location, object }
                 }
                 ErrorKind::ConditionNotMatch => Error::AlreadyExists { location, object },
-                _ => Error::Store {
-                    location,
-                    action,
-                    object,
-                    hint: match self.is_missing_bucket(&source) {
-                        true => MISSING_BUCKET,
-                        false => hint(&source),
-                    },
-                    source: self.without_secrets(source),
-                },
+                _ => self.store_failed(action, &object, source),
             }
+        }
+    }
+
+    /// As [`ObjectClient::failed`], where nothing was asked for that might not be there.
+    fn store_failed(&self, action: &'static str, object: &str, source: opendal::Error) -> Error {
+        Error::Store {
+            location: self.location.clone(),
+            action,
+            object: object.to_owned(),
+            hint: match self.is_missing_bucket(&source) {
+                true => MISSING_BUCKET,
+                false => hint(&source),
+            },
+            source: self.without_secrets(source),
         }
     }
 
@@ -229,6 +235,59 @@ impl ObjectClient {
                     })
                     .await
             }
+        }
+    }
+
+    /// The content of an object, or of a range of its bytes.
+    async fn read(&self, key: &str, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        let failed = self.failed("read", key);
+        let out_of_range = |size, Range { start, end }: Range<u64>| Error::OutOfRange {
+            location: self.location.clone(),
+            object: key.to_owned(),
+            size,
+            start,
+            end,
+        };
+        let wanted = range.clone().unwrap_or(0..u64::MAX);
+        // A request for no bytes is a request for all of them in HTTP.
+        let beyond = || async {
+            let size = self.operator.stat(key).await.map_err(failed)?;
+            Ok::<_, Error>(size.content_length())
+        };
+        if wanted.is_empty() {
+            let size = beyond().await?;
+            return match wanted.start <= size {
+                true => Ok(bytes_stream(Bytes::new())),
+                false => Err(out_of_range(size, wanted)),
+            };
+        }
+        let reader = self.operator.reader(key).await.map_err(failed)?;
+        let opened = match &range {
+            Some(range) => reader.into_bytes_stream(range.clone()).await,
+            None => reader.into_bytes_stream(..).await,
+        };
+        let mut body = opened.map_err(failed)?;
+        let size = match body.metadata().await {
+            Ok(metadata) => metadata.content_length(),
+            // Not every client tells this answer from others that are final.
+            Err(error)
+                if range.is_some()
+                    && !error.is_temporary()
+                    && [ErrorKind::RangeNotSatisfied, ErrorKind::Unexpected]
+                        .contains(&error.kind()) =>
+            {
+                let size = beyond().await?;
+                return Err(match wanted.end > size {
+                    true => out_of_range(size, wanted),
+                    false => failed(error),
+                });
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        match range {
+            Some(range) if range.end > size => Err(out_of_range(size, range)),
+            Some(range) => Ok(exactly(range.end - range.start, Box::pin(body))),
+            None => Ok(exactly(size, Box::pin(body))),
         }
     }
 
@@ -331,56 +390,7 @@ impl ReplicaClient for ObjectClient {
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        let key = self.key(level, name);
-        let failed = self.failed("read", &key);
-        let out_of_range = |size, Range { start, end }: Range<u64>| Error::OutOfRange {
-            location: self.location.clone(),
-            object: key.clone(),
-            size,
-            start,
-            end,
-        };
-        let wanted = range.clone().unwrap_or(0..u64::MAX);
-        // A request for no bytes is a request for all of them in HTTP.
-        let beyond = || async {
-            let size = self.operator.stat(&key).await.map_err(failed)?;
-            Ok::<_, Error>(size.content_length())
-        };
-        if wanted.is_empty() {
-            let size = beyond().await?;
-            return match wanted.start <= size {
-                true => Ok(bytes_stream(Bytes::new())),
-                false => Err(out_of_range(size, wanted)),
-            };
-        }
-        let reader = self.operator.reader(&key).await.map_err(failed)?;
-        let opened = match &range {
-            Some(range) => reader.into_bytes_stream(range.clone()).await,
-            None => reader.into_bytes_stream(..).await,
-        };
-        let mut body = opened.map_err(failed)?;
-        let size = match body.metadata().await {
-            Ok(metadata) => metadata.content_length(),
-            // Not every client tells this answer from others that are final.
-            Err(error)
-                if range.is_some()
-                    && !error.is_temporary()
-                    && [ErrorKind::RangeNotSatisfied, ErrorKind::Unexpected]
-                        .contains(&error.kind()) =>
-            {
-                let size = beyond().await?;
-                return Err(match wanted.end > size {
-                    true => out_of_range(size, wanted),
-                    false => failed(error),
-                });
-            }
-            Err(error) => return Err(failed(error)),
-        };
-        match range {
-            Some(range) if range.end > size => Err(out_of_range(size, range)),
-            Some(range) => Ok(exactly(range.end - range.start, Box::pin(body))),
-            None => Ok(exactly(size, Box::pin(body))),
-        }
+        self.read(&self.key(level, name), range).await
     }
 
     async fn put(
@@ -456,6 +466,14 @@ impl ReplicaClient for ObjectClient {
         let key = format!("{SMALL}{key}");
         let deleted = self.operator.delete(&key).await;
         deleted.map_err(self.failed("delete", &key))
+    }
+
+    async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
+        self.list_generations().await
+    }
+
+    async fn get_v3(&self, key: &V3Key, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        self.read(key.as_str(), range).await
     }
 }
 

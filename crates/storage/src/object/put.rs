@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use opendal::Writer;
+use opendal::{ErrorKind, Writer};
+use tokio::sync::mpsc;
 
 use super::{ObjectClient, once::PutOnce};
 use crate::{ByteStream, Error, Precondition};
@@ -12,18 +13,49 @@ use crate::{ByteStream, Error, Precondition};
 /// What is smaller goes in one request, where the store has a way of its own for that.
 const SMALL: usize = 7 << 20;
 
-/// An upload, given up where it is dropped before its end.
-struct Upload(Option<Writer>);
+/// What is sent to an upload.
+enum Piece {
+    Content(Bytes),
+    End,
+}
 
-impl Drop for Upload {
-    fn drop(&mut self) {
-        // Parts of an upload that was not finished are seen by nobody, and paid for.
-        if let (Some(mut writer), Ok(runtime)) =
-            (self.0.take(), tokio::runtime::Handle::try_current())
-        {
-            runtime.spawn(async move { writer.abort().await });
+/// Stores pieces as they come, until their end. Where none comes any more before that, or storing one fails, the upload
+/// is given up: what is there of it is seen by nobody, and paid for.
+///
+/// A task of its own, since OpenDAL has nothing to give up when it is dropped in the middle of a piece.
+async fn upload(
+    mut writer: Writer,
+    mut pieces: mpsc::Receiver<Piece>,
+) -> Result<(), opendal::Error> {
+    let stored = store(&mut writer, &mut pieces).await;
+    if !matches!(stored, Ok(true)) {
+        // The store's own rules, if it has any, are left for what cannot be deleted.
+        let _ = writer.abort().await;
+    }
+    stored.map(drop)
+}
+
+/// Whether all of the pieces came, and were stored.
+async fn store(
+    writer: &mut Writer,
+    pieces: &mut mpsc::Receiver<Piece>,
+) -> Result<bool, opendal::Error> {
+    while let Some(piece) = pieces.recv().await {
+        if pieces.is_closed() {
+            break; // nobody waits for what is left
+        }
+        match piece {
+            Piece::Content(content) => writer.write(content).await?,
+            Piece::End => {
+                return tokio::select! {
+                    closed = writer.close() => closed.map(|_| true),
+                    // Who has gone may have no right any more to what would be there now.
+                    _ = pieces.recv() => Ok(false),
+                };
+            }
         }
     }
+    Ok(false)
 }
 
 impl ObjectClient {
@@ -58,20 +90,39 @@ impl ObjectClient {
             writer = writer.if_not_exists(true);
         }
         let writer = writer.user_metadata(metadata).await.map_err(failed)?;
-        let mut upload = Upload(Some(writer));
+        let (pieces, sent) = mpsc::channel(1);
+        let upload = tokio::spawn(upload(writer, sent));
         let mut size = 0;
         while let Some(chunk) = body.next().await {
             let chunk = chunk.map_err(|source| self.body_failed(key, source))?;
             size += chunk.len() as u64;
-            if let Some(writer) = &mut upload.0 {
-                writer.write(chunk).await.map_err(failed)?;
+            if pieces.send(Piece::Content(chunk)).await.is_err() {
+                break; // it has failed
             }
         }
-        if let Some(writer) = &mut upload.0 {
-            writer.close().await.map_err(failed)?;
+        let _ = pieces.send(Piece::End).await;
+        match upload.await {
+            Ok(Ok(())) => Ok(size),
+            // The answer to the try before was lost, and the store knows no upload that is finished.
+            Ok(Err(error)) if error.kind() == ErrorKind::NotFound => {
+                match self.is_stored(key, size, created).await {
+                    true => Ok(size),
+                    false => Err(self.store_failed("store", key, error)),
+                }
+            }
+            Ok(Err(error)) => Err(failed(error)),
+            Err(_) => Err(Error::Interrupted {
+                location: self.location.clone(),
+            }),
         }
-        upload.0 = None;
-        Ok(size)
+    }
+
+    /// Whether there is an object of this size and time.
+    async fn is_stored(&self, key: &str, size: u64, created: SystemTime) -> bool {
+        let found = self.operator.stat(key).await;
+        found.is_ok_and(|found| {
+            found.content_length() == size && self.timestamp(&found) == Some(created)
+        })
     }
 
     /// Stores what turns out to be small, in one request.

@@ -1,17 +1,22 @@
 //! Small objects, and replacing them on condition.
 
+use std::io;
+
 use bytes::Bytes;
-use futures_util::TryStreamExt;
 use opendal::{ErrorKind, Metadata};
 
 use super::{ObjectClient, VersionBy};
-use crate::{Error, Precondition, SmallObject, Version};
+use crate::{Error, Precondition, SmallObject, Version, collect};
 
 impl ObjectClient {
     /// Content and ETag, in one request.
     pub(super) async fn read_small(&self, key: &str) -> Result<Option<SmallObject>, Error> {
         match self.try_read_small(key).await {
             Ok(object) => Ok(Some(object)),
+            Err(error) if is_too_long(&error) => Err(Error::TooLong {
+                location: self.location.clone(),
+                object: key.to_owned(),
+            }),
             Err(error)
                 if error.kind() == ErrorKind::NotFound && !self.is_missing_bucket(&error) =>
             {
@@ -25,14 +30,14 @@ impl ObjectClient {
         let reader = self.operator.reader(key).await?;
         let mut body = reader.into_bytes_stream(..).await?;
         let metadata = body.metadata().await?;
-        let cut_short = |error: std::io::Error| {
+        let cut_short = |error: io::Error| {
             opendal::Error::new(ErrorKind::Unexpected, "the object broke off").set_source(error)
         };
-        let content: Vec<Bytes> = body.try_collect().await.map_err(cut_short)?;
-        let content = Bytes::from(content.concat());
+        let content = collect(Box::pin(body), SmallObject::LONGEST).await;
+        let content = content.map_err(cut_short)?;
         // Less than all of it, with the version of all of it, would be replaced with confidence.
         if content.len() as u64 != metadata.content_length() {
-            let error = std::io::ErrorKind::UnexpectedEof.into();
+            let error = io::ErrorKind::UnexpectedEof.into();
             return Err(cut_short(error));
         }
         let version = self.version(&metadata, &content);
@@ -115,4 +120,10 @@ impl ObjectClient {
             None => Version::new(content.clone()),
         }
     }
+}
+
+/// Whether reading ended because there was too much.
+fn is_too_long(error: &opendal::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(<dyn std::error::Error>::downcast_ref);
+    source.is_some_and(|source: &io::Error| source.kind() == io::ErrorKind::FileTooLarge)
 }

@@ -36,6 +36,8 @@ pub(super) enum Failure {
     NoLinks,
     #[error("another process has been replacing it for a while, or was stopped while it did")]
     Locked,
+    #[error("it is too long for a small object")]
+    TooLong,
     /// Somebody else has it, or has changed it.
     #[error("somebody else was faster")]
     Conflict,

@@ -13,6 +13,7 @@ mod files;
 mod options;
 mod session;
 mod small;
+mod v3;
 
 use std::{
     collections::BTreeSet,
@@ -34,9 +35,10 @@ pub use self::options::SftpOptions;
 use self::{failure::Failure, session::Session};
 use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Version,
+    V3Key, V3Object, Version,
     connected::Connected,
     layout::{Token, is_leftover, ltx_key, small_key},
+    leftovers::Leftovers,
     times,
 };
 
@@ -51,11 +53,9 @@ pub(crate) struct SftpClient {
     serial: AtomicU64,
     /// Folders that exist and hold no leftovers.
     settled: Mutex<BTreeSet<String>>,
-    left: Left,
+    /// Paths of temporary files.
+    left: Leftovers,
 }
-
-/// Paths of temporary files that stayed behind when a connection broke.
-type Left = Arc<Mutex<Vec<String>>>;
 
 impl fmt::Debug for SftpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,7 +69,7 @@ impl fmt::Debug for SftpClient {
 struct Temporary {
     session: Arc<Session>,
     path: String,
-    left: Left,
+    left: Leftovers,
 }
 
 impl Temporary {
@@ -92,23 +92,13 @@ impl Temporary {
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What stays behind without a runtime is removed by the next process.
-        if !self.path.is_empty()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            let (session, left) = (self.session.clone(), self.left.clone());
-            let path = std::mem::take(&mut self.path);
-            runtime.spawn(async move {
-                if session.unless_ended(session.remove(&path)).await.is_err() {
-                    locked(&left).push(path);
-                }
-            });
+        // What stays behind for ever is removed by the next process.
+        if !self.path.is_empty() {
+            let (session, path) = (self.session.clone(), self.path.clone());
+            let removed = async move { session.unless_ended(session.remove(&path)).await.is_ok() };
+            self.left.give_up(std::mem::take(&mut self.path), removed);
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl SftpClient {
@@ -119,7 +109,7 @@ impl SftpClient {
             token: Token::new(),
             serial: AtomicU64::new(0),
             settled: Mutex::default(),
-            left: Left::default(),
+            left: Leftovers::default(),
         }
     }
 
@@ -145,7 +135,7 @@ impl SftpClient {
     }
 
     fn settled(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        locked(&self.settled)
+        self.settled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A failure, as an error. Drops a connection that is of no use any more.
@@ -161,6 +151,7 @@ impl SftpClient {
             let (location, object) = (self.location(), object.to_owned());
             match failure {
                 failure if failure.is_not_found() => Error::NotFound { location, object },
+                Failure::TooLong => Error::TooLong { location, object },
                 Failure::Body(source) => Error::Body {
                     location,
                     object,
@@ -215,17 +206,6 @@ impl SftpClient {
         Ok(())
     }
 
-    /// Removes what stayed behind when a connection broke.
-    async fn remove_left(&self, session: &Session) {
-        let left = std::mem::take(&mut *locked(&self.left));
-        for path in left {
-            if session.remove(&path).await.is_err() {
-                // Harmless: no reader takes it for an object.
-                locked(&self.left).push(path);
-            }
-        }
-    }
-
     /// Writes a file under a temporary name in the folder of the one it is to be; with its size in bytes.
     async fn write(
         &self,
@@ -236,7 +216,11 @@ impl SftpClient {
     ) -> Result<(Temporary, u64), Failure> {
         let (folder, name) = path.rsplit_once('/').unwrap_or(("", path));
         self.settle(session, folder).await?;
-        self.remove_left(session).await;
+        while let Some(path) = self.left.next()
+            && session.remove(&path).await.is_ok()
+        {
+            self.left.forget(&path);
+        }
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);
         let temporary = Temporary {
             session: session.clone(),
@@ -314,6 +298,23 @@ impl SftpClient {
         opened.await
     }
 
+    /// The content of a file, or of a range of its bytes.
+    async fn read(&self, key: &str, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        let opened = self.open(key).await;
+        let (file, size) = opened.map_err(self.failed("read", key))?;
+        let range = range.unwrap_or(0..size);
+        if range.start > range.end || range.end > size {
+            return Err(Error::OutOfRange {
+                location: self.location(),
+                object: key.to_owned(),
+                size,
+                start: range.start,
+                end: range.end,
+            });
+        }
+        Ok(file.read(range))
+    }
+
     async fn list_small_in(
         &self,
         session: Arc<Session>,
@@ -374,20 +375,7 @@ impl ReplicaClient for SftpClient {
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        let key = ltx_key(level, name);
-        let opened = self.open(&key).await;
-        let (file, size) = opened.map_err(self.failed("read", &key))?;
-        let range = range.unwrap_or(0..size);
-        if range.start > range.end || range.end > size {
-            return Err(Error::OutOfRange {
-                location: self.location(),
-                object: key,
-                size,
-                start: range.start,
-                end: range.end,
-            });
-        }
-        Ok(file.read(range))
+        self.read(&ltx_key(level, name), range).await
     }
 
     async fn put(
@@ -470,5 +458,14 @@ impl ReplicaClient for SftpClient {
         let key = small_key(key);
         let removed = self.delete_locked(&key).await;
         removed.map_err(self.failed("delete", &key))
+    }
+
+    async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
+        let objects = self.repeatedly(|session| self.list_generations(session));
+        objects.await.map_err(self.failed("list", "generations"))
+    }
+
+    async fn get_v3(&self, key: &V3Key, range: Option<Range<u64>>) -> Result<ByteStream, Error> {
+        self.read(key.as_str(), range).await
     }
 }

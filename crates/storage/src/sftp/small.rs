@@ -15,10 +15,8 @@ use bytes::Bytes;
 use tokio::time::sleep;
 
 use super::{SftpClient, failure::Failure, session::Session};
-use crate::{Precondition, Version, bytes_stream, collect};
+use crate::{Precondition, SmallObject, Version, bytes_stream, collect};
 
-/// More is no small object.
-const LONGEST: u64 = 64 << 20;
 /// A lock is held for some requests; older than this, its holder is dead or stopped.
 const STALE_SECONDS: u32 = 30;
 const PAUSE: Duration = Duration::from_millis(20);
@@ -32,8 +30,10 @@ impl SftpClient {
             Err(failure) if failure.is_not_found() => return Ok(None),
             Err(failure) => return Err(failure),
         };
-        let body = file.read(0..size.min(LONGEST));
-        let content = collect(body, usize::MAX).await;
+        if size > SmallObject::LONGEST as u64 {
+            return Err(Failure::TooLong);
+        }
+        let content = collect(file.read(0..size), SmallObject::LONGEST).await;
         let lost = |error: std::io::Error| russh::Error::IO(error);
         Ok(Some(content.map_err(lost)?))
     }

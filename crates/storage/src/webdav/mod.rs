@@ -39,14 +39,13 @@ use crate::{
     ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
     Version, bytes_stream,
     layout::{Token, is_leftover, ltx_key, small_key},
+    leftovers::Leftovers,
     stream::{exactly, head},
     times,
 };
 
 /// What is shorter is kept until it is whole, and sent with its length.
 const SMALL: usize = 7 << 20;
-/// More is no small object.
-const LONGEST_SMALL_OBJECT: usize = 64 << 20;
 /// Requests at a time where many files are deleted.
 const CONCURRENT_REQUESTS: usize = 16;
 
@@ -58,6 +57,8 @@ pub(crate) struct WebdavClient {
     serial: AtomicU64,
     /// Folders that exist and hold no leftovers.
     settled: Mutex<BTreeSet<String>>,
+    /// Paths of temporary files.
+    left: Leftovers,
 }
 
 impl fmt::Debug for WebdavClient {
@@ -73,15 +74,16 @@ impl fmt::Debug for WebdavClient {
 struct Temporary {
     share: Share,
     path: Option<String>,
+    left: Leftovers,
 }
 
 impl Drop for Temporary {
     fn drop(&mut self) {
-        // What stays behind here is removed by the next process.
-        if let (Some(path), Ok(runtime)) = (self.path.take(), tokio::runtime::Handle::try_current())
-        {
-            let share = self.share.clone();
-            runtime.spawn(async move { share.delete(&path).await });
+        // What stays behind for ever is removed by the next process.
+        if let Some(path) = self.path.take() {
+            let (share, given_up) = (self.share.clone(), path.clone());
+            let deleted = async move { share.delete(&given_up).await.is_ok() };
+            self.left.give_up(path, deleted);
         }
     }
 }
@@ -94,6 +96,7 @@ impl WebdavClient {
             token: Token::new(),
             serial: AtomicU64::new(0),
             settled: Mutex::default(),
+            left: Leftovers::default(),
         }
     }
 
@@ -111,6 +114,7 @@ impl WebdavClient {
             let (location, object) = (self.location.clone(), object.to_owned());
             match failure {
                 Failure::Answer(StatusCode::NOT_FOUND) => Error::NotFound { location, object },
+                Failure::TooLong => Error::TooLong { location, object },
                 Failure::Body(source) => Error::Body {
                     location,
                     object,
@@ -161,6 +165,7 @@ impl WebdavClient {
         let mut temporary = Temporary {
             share: self.share.clone(),
             path: Some(path.clone()),
+            left: self.left.clone(),
         };
         let stored = match rest {
             None => {
@@ -184,6 +189,11 @@ impl WebdavClient {
             Err(_) => {}
         }
         temporary.path = None;
+        while let Some(path) = self.left.next()
+            && self.share.delete(&path).await.is_ok()
+        {
+            self.left.forget(&path);
+        }
         Ok(size)
     }
 
@@ -211,7 +221,7 @@ impl WebdavClient {
     /// The content of a small object, and what the server tells it from others by.
     async fn read_small(&self, key: &str) -> Result<Option<(Bytes, Option<String>)>, Error> {
         let failed = self.failed("read", key);
-        let read = self.share.get_whole(key, LONGEST_SMALL_OBJECT).await;
+        let read = self.share.get_whole(key, SmallObject::LONGEST).await;
         let (headers, content) = match read {
             Ok(read) => read,
             Err(Failure::Answer(StatusCode::NOT_FOUND)) => return Ok(None),

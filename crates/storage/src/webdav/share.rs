@@ -54,6 +54,8 @@ pub(super) enum Failure {
     Nonsense(String),
     #[error("{sent} bytes were sent and {stored} stored")]
     CutShort { sent: u64, stored: u64 },
+    #[error("the answer is too long")]
+    TooLong,
     /// The body failed, and the server is not to blame.
     #[error("{0}")]
     Body(io::Error),
@@ -198,6 +200,9 @@ impl Share {
             let (headers, body) = sized(self.succeed(&request).await?);
             match collect(body, longest).await {
                 Ok(content) => return Ok((headers, content)),
+                Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
+                    return Err(Failure::TooLong);
+                }
                 Err(_) => sleep(pause.mul_f64(0.5 + fastrand::f64())).await,
             }
             pause *= 2;

@@ -53,6 +53,8 @@ pub enum Weather {
     Next(Fault, u32),
     /// Nothing to so many requests, then this fault to one, and then nothing.
     After(u32, Fault),
+    /// Nothing to so many requests, then this fault to every one.
+    From(u32, Fault),
 }
 
 impl Weather {
@@ -60,7 +62,7 @@ impl Weather {
     pub(super) fn draw(&mut self, random: &mut fastrand::Rng) -> Option<Fault> {
         match self {
             Self::Fair | Self::Next(_, 0) => None,
-            Self::Only(fault) => Some(*fault),
+            Self::Only(fault) | Self::From(0, fault) => Some(*fault),
             Self::Next(fault, left) => {
                 *left -= 1;
                 Some(*fault)
@@ -70,7 +72,7 @@ impl Weather {
                 *self = Self::Fair;
                 Some(fault)
             }
-            Self::After(left, _) => {
+            Self::After(left, _) | Self::From(left, _) => {
                 *left -= 1;
                 None
             }
