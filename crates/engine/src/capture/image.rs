@@ -467,16 +467,21 @@ mod tests {
             "the size in the first page"
         );
     }
+    fn capture_an_insert(scene: &mut Scene) {
+        let insert = "INSERT INTO t VALUES (zeroblob(20000))";
+        scene.conn.execute_batch(insert).unwrap();
+        let index = scene.capture.follow_generation().unwrap();
+        scene.capture.capture_segment(&index).unwrap();
+    }
+
     /// A power cut may take back what was changed in the table, of which the file is synced.
-    #[test]
     #[allow(clippy::disallowed_methods)] // no file of a database
-    fn the_page_table_is_made_again_from_a_file_that_passes_over_ids() {
+    fn assert_made_again_after(capture: impl FnOnce(&mut Scene)) {
         let mut scene = Scene::with_table();
+        capture_an_insert(&mut scene);
         let table = scene.capture.state.table_path();
         let before = std::fs::read(&table).unwrap();
-        let index = scene.capture.follow_generation().unwrap();
-        scene.capture.raise_floor(Txid::new(5));
-        scene.capture.skip_to_floor(&index).unwrap();
+        capture(&mut scene);
         let saved = scene.capture.state.position;
         assert_ne!(std::fs::read(&table).unwrap(), before);
         std::fs::write(&table, before).unwrap();
@@ -485,5 +490,19 @@ mod tests {
         let sums = |table: &PageTable| table.sums(saved.unwrap().pages).unwrap();
         let sums = scene.capture.state.table.as_ref().map(sums);
         assert_eq!(sums, Some(saved.unwrap().table));
+    }
+
+    #[test]
+    fn the_page_table_is_made_again_from_a_file_that_passes_over_ids() {
+        assert_made_again_after(|scene| {
+            let index = scene.capture.follow_generation().unwrap();
+            scene.capture.raise_floor(Txid::new(5));
+            scene.capture.skip_to_floor(&index).unwrap();
+        });
+    }
+
+    #[test]
+    fn the_page_table_is_made_again_from_the_newest_captured_file() {
+        assert_made_again_after(capture_an_insert);
     }
 }
