@@ -39,22 +39,24 @@ const DECISIONS: [Decisions; 4] = [
         package: "evertide",
         which: &["--exclude", CAPTURED],
         targets: &["--lib"],
-        tests: &[
-            // These take seconds each time, and look at none of the decisions alone.
-            "--skip=simulation::",
-            "--skip=fuzz::",
-            "--skip=cost_tests::",
-            "--skip=restore::v3::unpack::",
-        ],
+        tests: SLOW,
     },
     // What is done with frames is seen where there are some.
     Decisions {
         name: "segments",
         package: "evertide",
         which: &["--re", CAPTURED],
-        targets: &["--test=replicate"],
-        tests: &[],
+        targets: &["--lib", "--test=replicate"],
+        tests: SLOW,
     },
+];
+
+/// Leaves out those that take seconds each time, and look at none of the decisions alone.
+const SLOW: &[&str] = &[
+    "--skip=simulation::",
+    "--skip=fuzz::",
+    "--skip=cost_tests::",
+    "--skip=restore::v3::unpack::",
 ];
 
 const CAPTURED: &str = "crates/engine/src/capture/segment.rs";
