@@ -10,7 +10,7 @@ use crate::{
     state::{Position, boot},
     wal::{
         Cursor, WalFile, beside,
-        descriptors::FileId,
+        descriptors::{self, FileId},
         protocol::{Refusal, Resume, ResumeFacts, resume},
     },
 };
@@ -121,8 +121,12 @@ impl Capture {
             inode: attached.id.inode,
             resume,
         });
-        let wal_inode = attached.wal_inode;
+        let (id, wal_inode) = (attached.id, attached.wal_inode);
         self.attached = Some(attached);
+        // As long as nothing has taken its place, what comes there next must not get the number of its inode.
+        for files in self.former.drain(..).filter(|[former, _]| *former != id) {
+            descriptors::let_go(files);
+        }
         match start {
             Start::Resume => {
                 if let Some(position) = &mut self.state.position {
@@ -195,7 +199,9 @@ impl Capture {
     /// Lets go of the database. The WAL stays as it is.
     pub(crate) fn detach(&mut self) {
         self.images.clear();
-        self.attached = None;
+        if let Some(attached) = self.attached.take() {
+            self.former.push([attached.id, attached.shm_id]);
+        }
     }
 
     /// Whether the files that were attached to are still the ones at their paths.

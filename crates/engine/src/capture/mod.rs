@@ -38,6 +38,7 @@ use crate::{
     verify::Content,
     wal::{
         Cursor, IndexHeader, ScanError, WriteHold, beside,
+        descriptors::{self, FileId},
         protocol::{Action, Facts, Tried, next},
     },
 };
@@ -158,6 +159,8 @@ pub(crate) struct Capture {
     policy: RotationPolicy,
     pub(crate) state: LocalState,
     attached: Option<Attached>,
+    /// Database and wal-index of before it was detached.
+    former: Vec<[FileId; 2]>,
     /// New transactions get IDs above this.
     floor: Txid,
     /// Transactions of the images being read: staged files after them are still needed.
@@ -169,6 +172,13 @@ pub(crate) struct Capture {
     /// What the database was when all of it was read last.
     pub(crate) begun: Option<Content>,
     pub(crate) stats: CaptureStats,
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.detach();
+        self.former.drain(..).for_each(descriptors::let_go);
+    }
 }
 
 impl Capture {
@@ -187,6 +197,7 @@ impl Capture {
             policy,
             state,
             attached: None,
+            former: Vec::new(),
             floor: Txid::ZERO,
             images: Vec::new(),
             pace: Pace::default(),

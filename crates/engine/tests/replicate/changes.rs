@@ -123,6 +123,41 @@ async fn a_replaced_database_is_re_based() {
     goes_on_re_based(&scene, &backup).await;
 }
 
+/// An application may make its database anew each night.
+#[tokio::test]
+async fn databases_that_were_replaced_take_no_room_and_no_descriptors() {
+    const ROUNDS: u64 = 5;
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    drop(conn);
+    for round in 1..=ROUNDS {
+        let other = another();
+        for suffix in ["-wal", "-shm"] {
+            let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+        }
+        std::fs::copy(&other.db, scene.dir.path().join("new.db")).unwrap();
+        std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
+        until(&backup, |status| {
+            status.rebases >= round && status.error.is_none()
+        })
+        .await;
+    }
+    let here = scene.dir.path().to_str().unwrap();
+    let deleted = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap();
+        let links = links.filter_map(|link| std::fs::read_link(link.unwrap().path()).ok());
+        let links = links.map(|link| link.to_string_lossy().into_owned());
+        links
+            .filter(|link| link.starts_with(here) && link.ends_with(" (deleted)"))
+            .collect::<Vec<_>>()
+    };
+    let kept = deleted();
+    assert!(kept.len() <= 2, "{kept:#?}");
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
 #[tokio::test]
 async fn a_directory_that_was_replaced_is_watched_like_the_former_one() {
     let mut scene = Scene::new();
