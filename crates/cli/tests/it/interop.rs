@@ -172,7 +172,7 @@ pub(crate) fn what_litestream_0_3_wrote_we_restore(store: &Store, replica: &str)
     ];
     store.ok(&back);
     assert_eq!(place.rows("app.db"), 7);
-    insert(&place.database("app.db", 0), 1);
+    insert(&rusqlite::Connection::open(&path).unwrap(), 1);
     store.ok(&["replicate", "--once", "app.db", url]);
     store.ok(&["restore", url, "-o", "ours.db"]);
     assert_eq!(place.rows("ours.db"), 8);
