@@ -19,7 +19,9 @@ pub(crate) fn start(args: LogArgs) {
         .with_default(level.min(LevelFilter::WARN))
         .with_target("evertide", level)
         // It quotes what the server says, and comes to us as an error all the same, which shows no secret.
-        .with_target("async_nats", LevelFilter::OFF);
+        .with_target("async_nats", LevelFilter::OFF)
+        // So does this, with whole answers of who gives tokens.
+        .with_target("reqsign_google", LevelFilter::OFF);
     // Where nobody reads the log any more, replication goes on all the same: no error is made of
     // it.
     let layer = fmt::layer()

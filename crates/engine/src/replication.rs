@@ -37,13 +37,16 @@ pub struct Replication {
 
 struct Inner {
     path: PathBuf,
-    options: Mutex<ReplicationOptions>,
+    /// Those in force: while the database is replicated, its task alone changes them.
+    options: watch::Sender<ReplicationOptions>,
     disk: Arc<dyn Disk>,
     clock: Arc<dyn Clock>,
     policy: RotationPolicy,
     succession: Succession,
     status: watch::Sender<DatabaseStatus>,
     running: Mutex<Option<Running>>,
+    /// Held by a start, and by who changes the settings: those that a start began with are the ones it ends with.
+    changing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -164,13 +167,14 @@ impl ReplicationBuilder {
         let (status, _) = watch::channel(DatabaseStatus::new(self.path.clone()));
         let inner = Inner {
             path: self.path,
-            options: Mutex::new(self.options),
+            options: watch::Sender::new(self.options),
             disk: self.disk,
             clock: self.clock,
             policy: self.policy,
             succession: self.succession,
             status,
             running: Mutex::new(None),
+            changing: tokio::sync::Mutex::new(()),
         };
         Ok(Replication {
             inner: Arc::new(inner),
@@ -270,9 +274,11 @@ impl Replication {
         let claim = engine
             .claim(path.clone())
             .ok_or_else(|| Error::AlreadyReplicated(self.inner.path.clone()))?;
+        let _one_at_a_time = self.inner.changing.lock().await;
         let config = DatabaseConfig {
             path,
             options: self.options(),
+            in_force: self.inner.options.clone(),
             disk: Arc::clone(&self.inner.disk),
             clock: Arc::clone(&self.inner.clock),
             policy: self.inner.policy,
@@ -384,36 +390,27 @@ impl Replication {
         }
     }
 
-    /// Other settings from now on: replicas are added, removed and changed without a restart.
+    /// Other settings from now on: replicas are added, removed and changed without a restart. Who stops waiting
+    /// gets them at once or never; [`options`](Self::options) says which.
     ///
     /// # Errors
     ///
-    /// [`Error::Options`] and [`Error::Replica`]; the settings before stay in force then.
+    /// [`Error::Options`], [`Error::DestinationInUse`] and [`Error::Replica`]; the settings before stay in
+    /// force then.
     pub async fn update(&self, options: ReplicationOptions) -> Result<(), Error> {
         check(&self.inner.path, &options)?;
-        if let Ok(database) = self.database() {
-            let new = options.clone();
-            let update = |reply| Command::Update {
-                options: new,
-                reply,
-            };
-            database.ask(&self.inner.path, update).await?;
-        }
-        *self
-            .inner
-            .options
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = options;
-        Ok(())
+        let _one_at_a_time = self.inner.changing.lock().await;
+        let Ok(database) = self.database() else {
+            self.inner.options.send_replace(options);
+            return Ok(());
+        };
+        let update = |reply| Command::Update { options, reply };
+        database.ask(&self.inner.path, update).await
     }
 
     /// The settings in force.
     pub fn options(&self) -> ReplicationOptions {
-        self.inner
-            .options
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.inner.options.borrow().clone()
     }
 
     /// What replication is doing now.

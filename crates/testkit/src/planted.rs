@@ -27,7 +27,7 @@ const MARKS: [&str; 5] = [
 const MARKS_IN_BASE64: [&str; 3] = ["aHVudGVyM", "odW50ZXIy", "h1bnRlcj"];
 
 /// A server that refuses whatever it is asked, and quotes it in its answer: HTTP, with the errors of S3, and
-/// NATS.
+/// NATS. It is a metadata service, too, of a machine that has no role: it gives a token, and nothing for it.
 #[derive(Debug)]
 pub struct QuotingServer {
     address: SocketAddr,
@@ -65,8 +65,12 @@ impl QuotingServer {
     /// A replica of each kind at this server, as tables of TOML with this name, with every secret that may be set.
     /// Each is named after its kind and a number.
     pub fn replicas(&self, table: &str) -> String {
-        let address = self.address.to_string();
-        let replicas = REPLICAS.replace("ADDRESS", &address);
+        Self::replicas_at(&self.address.to_string(), table)
+    }
+
+    /// The same at a server that another process has.
+    pub fn replicas_at(address: &str, table: &str) -> String {
+        let replicas = REPLICAS.replace("ADDRESS", address);
         replicas.replace("[[replicas]]", &format!("[[{table}]]"))
     }
 
@@ -78,7 +82,7 @@ impl QuotingServer {
     }
 
     /// Variables of the environment in which those find keys that have none, with more secrets.
-    pub fn environment(&self) -> [(&'static str, String); 7] {
+    pub fn environment(&self) -> [(&'static str, String); 10] {
         [
             ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE12345".to_owned()),
             ("AWS_SECRET_ACCESS_KEY", "hunter2-of-s3".to_owned()),
@@ -88,6 +92,9 @@ impl QuotingServer {
             ("OSS_SESSION_TOKEN", "hunter2-token-of-oss".to_owned()),
             // Nothing of the tests leaves this machine.
             ("HTTPS_PROXY", self.url()),
+            ("AWS_EC2_METADATA_SERVICE_ENDPOINT", self.url()),
+            ("AWS_CONFIG_FILE", "/nowhere".to_owned()),
+            ("AWS_SHARED_CREDENTIALS_FILE", "/nowhere".to_owned()),
         ]
     }
 }
@@ -119,6 +126,11 @@ fn refuse(mut stream: TcpStream) -> io::Result<()> {
         let first = asked.lines().next().unwrap_or_default();
         let error = format!("-ERR 'Authorization Violation: {first}'\r\n");
         return stream.write_all(error.as_bytes());
+    }
+    if asked.starts_with("PUT /latest/api/token ") {
+        let token = "hunter2-token-of-the-machine";
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n", token.len());
+        return stream.write_all(format!("{head}Connection: close\r\n\r\n{token}").as_bytes());
     }
     let quoted = asked.replace('&', "&amp;").replace('<', "&lt;");
     let body = format!(
@@ -170,6 +182,13 @@ name = "s3-2"
 type = "s3"
 s3_bucket = "bucket"
 s3_path = "other"
+s3_endpoint = "http://ADDRESS"
+[[replicas]]
+name = "s3-3"
+type = "s3"
+s3_bucket = "bucket"
+s3_path = "third"
+s3_profile = "nobody"
 s3_endpoint = "http://ADDRESS"
 [[replicas]]
 name = "gs-1"
@@ -254,6 +273,12 @@ mod tests {
                 .unwrap()
                 .contains("x-token: hunter2")
         );
+        let mut connection = TcpStream::connect(server.address).unwrap();
+        let request = b"PUT /latest/api/token HTTP/1.1\r\n\r\n";
+        connection.write_all(request).unwrap();
+        let mut token = String::new();
+        connection.read_to_string(&mut token).unwrap();
+        assert!(planted_secret(&token).is_some(), "{token}");
         assert_eq!(planted_secret("a hunter, two hunters"), None);
         let replicas = server.replicas("replicas");
         assert_eq!(

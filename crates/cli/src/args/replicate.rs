@@ -36,8 +36,8 @@ pub(crate) struct ReplicateArgs {
     /// Run this command while replicating, and end when it ends, with its last commits replicated
     #[arg(long, value_name = "CMD")]
     pub(crate) exec: Option<String>,
-    /// Restore each database that does not exist from its first replica that has it, before
-    /// anything else
+    /// Restore each database that does not exist from its replica with the newest state, before
+    /// anything else; one that cannot be read ends it
     #[arg(long)]
     pub(crate) restore_if_db_not_exists: bool,
     /// Go on with these databases on replicas that another database has written, or a copy that went

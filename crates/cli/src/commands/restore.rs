@@ -1,6 +1,6 @@
 //! `evertide restore`
 
-use std::{path::Path, sync::Arc};
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use evertide::{
@@ -8,7 +8,7 @@ use evertide::{
     restore_plan,
 };
 use evertide_ltx::Txid;
-use evertide_storage::{LtxObject, ReplicaClient, V3Object};
+use evertide_storage::{LtxObject, V3Object};
 use serde::Serialize;
 
 use super::source::{Source, sources};
@@ -176,30 +176,49 @@ fn is_no_backup(error: &anyhow::Error) -> bool {
         .is_some_and(RestoreError::is_no_backup)
 }
 
-/// Restores a database that is to be replicated, from the first replica that has it. `None` where
-/// none has.
+/// Restores a database that is to be replicated, from the replica that reaches furthest. `None` where none has it.
+///
+/// To begin with less than the newest state would bury that under what is stored next: one that cannot be read may
+/// have it.
 pub(super) async fn restore_missing(
     database: &Path,
-    replicas: &[Arc<dyn ReplicaClient>],
+    sources: Vec<Source>,
 ) -> anyhow::Result<Option<RestoreReport>> {
-    let mut failed = None;
-    for replica in replicas {
-        match evertide::restore(RestoreOptions::new(replica.clone(), database)).await {
-            Ok(report) => return Ok(Some(report)),
+    let path = database.display();
+    let mut best: Option<(Source, RestorePlan)> = None;
+    for source in sources {
+        match restore_plan(source.client.clone(), RestoreTarget::Latest).await {
+            Ok(plan) => {
+                let best_yet = best.as_ref();
+                if best_yet.is_none_or(|(_, best)| reaches_further(&plan, best)) {
+                    best = Some((source, plan));
+                }
+            }
             Err(error) if error.is_no_backup() => {}
-            Err(error) => failed = failed.or(Some(error)),
+            Err(error) => {
+                let label = source.label();
+                return Err(error).with_context(|| {
+                    format!(
+                        "cannot restore {path} before replicating it: replica {label} cannot be read, and may have \
+                         the newest state; start again when it can be, or restore {path} yourself first, with \
+                         `evertide restore`"
+                    )
+                });
+            }
         }
     }
-    match failed {
-        None => Ok(None),
-        // To begin with an empty database now could bury the backup that is there.
-        Some(error) => Err(error).with_context(|| {
-            format!(
-                "cannot restore {} before replicating it",
-                database.display()
-            )
-        }),
-    }
+    let Some((source, _)) = best else {
+        return Ok(None);
+    };
+    let restored = evertide::restore(RestoreOptions::new(source.client.clone(), database)).await;
+    let restored = restored.with_context(|| {
+        let label = source.label();
+        format!(
+            "cannot restore {path} before replicating it from replica {label}, which has the newest state; see \
+             `evertide verify`, or restore {path} yourself first, with `evertide restore`"
+        )
+    });
+    restored.map(Some)
 }
 
 impl RestoreArgs {

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use evertide_testkit::{Authority, ChildProcess, S3Kind, S3Server, StsServer, wait_until};
 
-use super::support::{PATIENCE, Workplace, insert};
+use super::support::{PATIENCE, Run, Workplace, insert};
 
 const NEW_ID: &str = "AKIDANOTHER12345";
 const NEW_SECRET: &str = "ANOTHERSECRETSECRET";
@@ -237,4 +237,46 @@ fn a_server_that_nobody_vouches_for_is_believed_only_where_the_settings_say_so_a
         );
     }
     assert_eq!(place.rows("restored.db"), 3);
+}
+
+/// Libraries would show everything they know of each place, on many lines, for each request.
+#[test]
+fn without_credentials_it_is_said_in_lines_of_our_own_where_they_were_looked_for() {
+    let nowhere = "endpoint=http://127.0.0.1:1";
+    let urls = [
+        format!("s3://bucket/app?{nowhere}"),
+        "gs://bucket/app".to_owned(),
+        format!("abs://account@container/app?{nowhere}"),
+        format!("oss://bucket/app?{nowhere}"),
+    ];
+    std::thread::scope(|scope| {
+        for url in urls {
+            scope.spawn(move || {
+                let place = Workplace::new();
+                drop(place.database("app.db", 1));
+                let arguments = [
+                    "replicate",
+                    "--once",
+                    "--log-level",
+                    "trace",
+                    "app.db",
+                    &url,
+                ];
+                let mut command = place.command(&arguments);
+                // Nothing of the tests leaves this machine.
+                let ways = ["HTTP_PROXY", "HTTPS_PROXY"];
+                command.envs(ways.map(|way| (way, "http://127.0.0.1:1")));
+                command.env("HOME", place.path(""));
+                command.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", "http://127.0.0.1:1");
+                let run = Run::of(&mut command);
+                assert_eq!(run.code, Some(1), "{run:?}");
+                let said = "no credentials from there source=\"the machine's metadata service\"";
+                assert_eq!(run.err.matches(said).count(), 1, "{url}: {run:?}");
+                for ours in run.err.lines() {
+                    let begins = ours.starts_with("20") || ours.starts_with("evertide: ");
+                    assert!(begins && !ours.contains("CredentialProvider"), "{ours}");
+                }
+            });
+        }
+    });
 }

@@ -255,6 +255,59 @@ fn a_missing_database_is_restored_first_when_asked_for() {
         .failed(1, &["app.db", "no database"]);
 }
 
+/// Two replicas of a database that is lost, one of which reaches further.
+fn lost_with_a_stale_replica() -> Workplace {
+    let place = Workplace::new();
+    let database = place.database("app.db", 2);
+    place.ok(&["replicate", "--once", "app.db", "stale", "newer"]);
+    insert(&database, 3);
+    drop(database);
+    place.ok(&["replicate", "--once", "app.db", "newer"]);
+    for name in place.names().iter().filter(|name| name.contains("app.db")) {
+        let path = place.path(name);
+        let gone = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path));
+        gone.unwrap();
+    }
+    place
+}
+
+const RESTORING: [&str; 4] = [
+    "replicate",
+    "--once",
+    "--restore-if-db-not-exists",
+    "app.db",
+];
+
+/// Or the newer state would be below what is stored next.
+#[test]
+fn a_missing_database_is_restored_from_the_replica_that_reaches_furthest_whichever_is_first() {
+    for replicas in [["stale", "newer"], ["newer", "stale"]] {
+        let place = lost_with_a_stale_replica();
+        place.ok(&[&RESTORING[..], &replicas].concat());
+        assert_eq!(place.rows("app.db"), 5);
+        for replica in replicas {
+            assert_eq!(place.replicated_rows(replica), 5, "{replica}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_restored_before_replicating_while_a_replica_that_may_be_newer_cannot_be_read() {
+    let place = lost_with_a_stale_replica();
+    damage(&place, "newer/ltx/9");
+    // Where nobody answers.
+    for first in ["newer", "webdav://127.0.0.1:1/app"] {
+        for replicas in [[first, "stale"], ["stale", first]] {
+            let run = place.run(&[&RESTORING[..], &replicas].concat());
+            run.failed(1, &["app.db", first, "newest state", "evertide restore"]);
+            assert!(!place.exists("app.db"), "{replicas:?}");
+        }
+    }
+    // As it says: by hand, for those who know better.
+    place.ok(&["restore", "stale", "-o", "app.db"]);
+    assert_eq!(place.rows("app.db"), 2);
+}
+
 #[test]
 fn a_command_runs_while_its_commits_are_replicated_and_its_failure_is_ours() {
     let place = Workplace::new();

@@ -305,7 +305,6 @@ fn a_running_process_gives_no_secret_away_whatever_servers_quote() {
     let trace = ["--log-level", "trace", "--log-format", "json"];
     let mut command = place.command(&[&["replicate"][..], &from, &trace].concat());
     command.envs(server.environment());
-    command.env("AWS_EC2_METADATA_DISABLED", "true");
     let mut backup = ChildProcess::spawn_logged(&mut command, &place.path("log")).unwrap();
     wait_until(PATIENCE, "every replica has failed", || {
         insert(&database, 1);

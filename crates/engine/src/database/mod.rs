@@ -60,6 +60,8 @@ const BLIND_LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct DatabaseConfig {
     pub(crate) path: PathBuf,
     pub(crate) options: ReplicationOptions,
+    /// What the handles of the application say.
+    pub(crate) in_force: watch::Sender<ReplicationOptions>,
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: RotationPolicy,
@@ -385,7 +387,7 @@ impl Database {
             Command::Arrived(tip) => self.release_staged(Some(tip)).await,
             Command::Compacted => self.release_staged(None).await,
             Command::Update { options, reply } => {
-                let result = self.set_replicas(options);
+                let result = self.update(options, &reply);
                 let _ = reply.send(result);
             }
             Command::Stop { .. } => {} // handled where the task can end

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use evertide_ltx::Txid;
 use evertide_storage::{CountingClient, Lease, LeasedClient, ReplicaClient, RequestKind};
 use tokio::{
-    sync::watch,
+    sync::{oneshot, watch},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -86,6 +86,28 @@ impl Database {
                 news
             });
         }
+    }
+
+    /// Goes on with other settings. Nobody sees those before once these are in force, and what nobody waits for any
+    /// more does not come into force: who stopped waiting may say next that all is to stay as it is.
+    pub(super) fn update(
+        &mut self,
+        options: ReplicationOptions,
+        asked: &oneshot::Sender<Result<(), Error>>,
+    ) -> Result<(), Error> {
+        let mut result = Ok(());
+        let in_force = self.config.in_force.clone();
+        in_force.send_if_modified(|in_force| {
+            if asked.is_closed() {
+                return false;
+            }
+            result = self.set_replicas(options.clone());
+            if result.is_ok() {
+                *in_force = options;
+            }
+            result.is_ok()
+        });
+        result
     }
 
     /// Starts, ends and changes replicas' tasks so that they are the ones of `options`.

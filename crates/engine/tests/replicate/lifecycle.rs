@@ -6,6 +6,7 @@ use evertide::{
     DatabaseState, DatabaseStatus, Durability, Error, ReplicaOptions, Replication,
     ReplicationOptions, RetentionTier,
 };
+use futures_util::FutureExt;
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
 
@@ -188,6 +189,78 @@ async fn replicas_are_added_and_removed_while_running() {
     assert_eq!(scene.objects(), before, "a removed replica is left alone");
     assert_eq!(backup.status().replicas.len(), 1);
     backup.stop(DEADLINE).await.unwrap();
+}
+
+/// The names of the replicas that there are tasks for.
+fn running(backup: &evertide::Replication) -> Vec<String> {
+    let replicas = backup.status().replicas;
+    replicas.into_iter().map(|replica| replica.name).collect()
+}
+
+fn in_force(backup: &evertide::Replication) -> Vec<String> {
+    let replicas = backup.options().replicas;
+    replicas.into_iter().map(|replica| replica.name).collect()
+}
+
+/// Or a reload back to the settings before would find that there is nothing to do.
+#[tokio::test]
+async fn settings_that_nobody_waited_for_are_not_in_force_unless_it_is_said() {
+    let (scene, _conn) = Scene::with_rows(3);
+    let backup = scene.start().await;
+    let first = backup.options();
+    let mut both = first.clone();
+    let second = scene.dir.path().join("second");
+    both.replicas.push(replica_options("second", &second));
+    for options in [&both, &first, &both] {
+        // It is asked for, and given up before there is an answer.
+        let asked = backup.update(options.clone()).now_or_never();
+        // Who has an answer to this is behind the other in the line.
+        backup.sync().await.unwrap();
+        assert_eq!(running(&backup), in_force(&backup), "{asked:?}");
+    }
+    // With an answer they are in force whatever there was before.
+    backup.update(both).await.unwrap();
+    assert_eq!(running(&backup), ["local", "second"]);
+    assert_eq!(in_force(&backup), ["local", "second"]);
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn settings_that_change_while_replication_starts_are_in_force_once_it_runs() {
+    let (scene, _conn) = Scene::with_rows(3);
+    let backup = scene.builder().build().unwrap();
+    let mut options = backup.options();
+    let second = scene.dir.path().join("second");
+    options.replicas.push(replica_options("second", &second));
+    let (started, updated) = tokio::join!(backup.start(), backup.update(options));
+    started.unwrap();
+    updated.unwrap();
+    assert_eq!(in_force(&backup), ["local", "second"]);
+    assert_eq!(running(&backup), ["local", "second"]);
+    // A start that is given up has nothing to say any more.
+    backup.stop(DEADLINE).await.unwrap();
+    assert!(backup.start().now_or_never().is_none());
+    let mut options = backup.options();
+    options.replicas.remove(0);
+    backup.update(options).await.unwrap();
+    until_started(&backup).await;
+    assert_eq!(running(&backup), ["second"]);
+    assert_eq!(in_force(&backup), ["second"]);
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+/// Starts it, when a start before that was given up has let go of the database.
+async fn until_started(backup: &evertide::Replication) {
+    while let Err(error) = backup.start().await {
+        assert!(
+            matches!(
+                error,
+                Error::AlreadyReplicated(_) | Error::DestinationInUse { .. }
+            ),
+            "{error}"
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]

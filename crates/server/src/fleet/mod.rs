@@ -1,5 +1,6 @@
 //! Several databases as one daemon: those that settings list, and those that come to directories.
 
+mod change;
 mod watch;
 
 use std::{
@@ -79,6 +80,8 @@ struct Fleet {
     members: BTreeMap<PathBuf, Replication>,
     /// Databases of watched directories, or added by a reload, that could not be started.
     refused: HashMap<PathBuf, Refused>,
+    /// Other settings that databases could not be given.
+    unsettled: BTreeMap<PathBuf, Unsettled>,
     /// Databases of watched directories that go on on replicas that another one has written.
     taking_over: BTreeSet<PathBuf>,
     /// The ends of those that vanished.
@@ -91,6 +94,13 @@ struct Refused {
     why: String,
     /// It never ran, and says so to whoever asks.
     member: Option<Replication>,
+}
+
+/// Settings of a database that runs with others, as these could not be given to it.
+#[derive(Debug)]
+struct Unsettled {
+    wanted: ReplicationOptions,
+    why: String,
 }
 
 impl FleetDaemon {
@@ -129,6 +139,7 @@ impl FleetDaemon {
             settings,
             members,
             refused: HashMap::new(),
+            unsettled: BTreeMap::new(),
             taking_over,
             leaving: JoinSet::new(),
         };
@@ -172,7 +183,7 @@ impl FleetDaemon {
             let _ = before.await;
         }
         let fleet = self.shared.fleet.lock().await;
-        if !fleet.settings.watched.is_empty() || !fleet.refused.is_empty() {
+        if !fleet.settings.watched.is_empty() || !fleet.is_settled() {
             let task = watch::run(Arc::clone(&self.shared), &fleet.settings)?;
             *watching = Some(tokio::spawn(task));
         }
@@ -202,6 +213,7 @@ impl Shared {
         let there: BTreeSet<&Path> = found.databases.iter().map(|one| &*one.path).collect();
         let may_be_there = |path: &Path| there.contains(path) || found.is_unknown(path);
         for path in fleet.vanished(may_be_there) {
+            fleet.unsettled.remove(&path);
             let Some(member) = fleet.members.remove(&path) else {
                 continue;
             };
@@ -214,6 +226,7 @@ impl Shared {
                 stopped
             });
         }
+        fleet.try_again().await;
         let Fleet {
             settings, refused, ..
         } = &mut *fleet;
@@ -240,7 +253,7 @@ impl Shared {
                 Err(_) => {} // cancelled or panicked: it is tried again with the next look
             }
         }
-        fleet.refused.is_empty()
+        fleet.is_settled()
     }
 }
 
@@ -263,6 +276,11 @@ impl Fleet {
             .filter(|path| matches!(path.try_exists(), Ok(false)))
             .cloned()
             .collect()
+    }
+
+    /// Whether all that is wanted is as it is wanted.
+    fn is_settled(&self) -> bool {
+        self.refused.is_empty() && self.unsettled.is_empty()
     }
 
     fn started(&mut self, member: Replication) {
@@ -303,9 +321,9 @@ impl Fleet {
             }
             match self.members.get(&database.path) {
                 Some(member) if member.options() == database.replication => {}
-                Some(member) => {
+                Some(_) => {
                     build(&database)?;
-                    changed.push((member.clone(), database.replication.clone()));
+                    changed.push((database.path.clone(), database.replication.clone()));
                 }
                 None => new.push(build(&database)?),
             }
@@ -322,19 +340,17 @@ impl Fleet {
 
         let mut said = Vec::new();
         let mut failed = Vec::new();
-        for (member, options) in changed {
-            let path = member.path().display();
-            match member.update(options).await {
-                Ok(()) => said.push(format!("changed {path}")),
-                Err(error) => failed.push(format!("{path}: {error}")),
-            }
-        }
+        self.unsettled.clear();
+        // They may have what others are to get.
         for path in gone {
             if let Some(member) = self.members.remove(&path) {
                 said.push(format!("removed {}", path.display()));
                 failed.extend(stop(&member, REMOVAL).await.err());
             }
         }
+        let (changed, unchanged) = self.change(changed).await;
+        said.extend(changed);
+        failed.extend(unchanged);
         for member in new {
             let path = member.path().to_owned();
             match member.start().await {

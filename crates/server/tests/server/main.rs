@@ -7,6 +7,7 @@
 )]
 
 mod backup;
+mod fleet;
 mod lifecycle;
 mod reload;
 mod secrets;

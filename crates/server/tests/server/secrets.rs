@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use rusqlite::Connection;
 use tracing_subscriber::fmt::MakeWriter;
 
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Where a process finds the server.
+const SERVER: &str = "EVERTIDE_QUOTING_SERVER";
 
 /// Everything that is logged or measured in this process.
 #[derive(Clone, Default)]
@@ -72,17 +75,22 @@ impl Recorder for Told {
     }
 }
 
-/// With keys of the environment, too, that cannot be tried here: a process of its own does.
-#[tokio::test(flavor = "multi_thread")]
-async fn no_status_metric_log_or_debug_output_shows_a_secret_whatever_servers_quote() {
-    let told = Told::default();
+/// Logs all that there is to log in this process, of libraries, too.
+fn log_everything(to: impl for<'a> MakeWriter<'a> + Send + Sync + 'static) {
     let _ = tracing_subscriber::fmt()
         // The library for NATS quotes what servers say: its log is for the program to switch off, as the
         // command-line tool does.
         .with_env_filter("trace,async_nats=off")
         .with_ansi(false)
-        .with_writer(told.clone())
+        .with_writer(to)
         .try_init();
+}
+
+/// Keys of the environment cannot be tried here: processes of their own do.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_status_metric_log_or_debug_output_shows_a_secret_whatever_servers_quote() {
+    let told = Told::default();
+    log_everything(told.clone());
     set_global_recorder(told.clone()).unwrap();
     let server = QuotingServer::start();
     let folder = temp_dir();
@@ -94,7 +102,7 @@ async fn no_status_metric_log_or_debug_output_shows_a_secret_whatever_servers_qu
 
     let mut options = parse_toml(&server.replicas("replicas")).unwrap();
     // Those look for keys in the environment, and leave this machine for that.
-    let alone = ["s3-2", "oss-2", "gs-1"];
+    let alone = ["s3-2", "s3-3", "oss-2", "gs-1"];
     let replicas = &mut options.replicas;
     replicas.retain(|replica| !alone.contains(&replica.name.as_str()));
     let builder = Replication::builder(&path).options(options.clone());
@@ -116,4 +124,46 @@ async fn no_status_metric_log_or_debug_output_shows_a_secret_whatever_servers_qu
         assert_eq!(planted_secret(&text), None);
     }
     assert!(told.text().contains("evertide_requests_total"));
+}
+
+#[tokio::test]
+#[ignore = "not a test: the process that the test below starts"]
+async fn a_program_whose_keys_are_looked_for() {
+    log_everything(io::stdout);
+    let url = std::env::var(SERVER).unwrap();
+    let address = url.trim_start_matches("http://");
+    let mut options = parse_toml(&QuotingServer::replicas_at(address, "replicas")).unwrap();
+    options.replicas.retain(|replica| replica.name == "s3-3");
+    let folder = temp_dir();
+    let path = folder.path().join("app.db");
+    let application = Connection::open(&path).unwrap();
+    application.execute_batch("CREATE TABLE t(x)").unwrap();
+    let backup = Replication::builder(&path)
+        .options(options)
+        .build()
+        .unwrap();
+    backup.start().await.unwrap();
+    let failed = backup.wait_for(|status| {
+        let mut replicas = status.replicas.iter();
+        replicas.all(|replica| replica.error.is_some())
+    });
+    tokio::time::timeout(PATIENCE, failed).await.unwrap();
+}
+
+/// The token of a machine is a secret, and so is what it is given for.
+#[test]
+fn no_log_of_an_embedding_program_shows_what_a_metadata_service_gave() {
+    let server = QuotingServer::start();
+    let mut program = Command::new(std::env::current_exe().unwrap());
+    program
+        .args(["--exact", "secrets::a_program_whose_keys_are_looked_for"])
+        .args(["--ignored", "--nocapture"])
+        .envs(server.environment())
+        .env(SERVER, server.url());
+    let output = program.output().unwrap();
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success());
+    assert_eq!(planted_secret(&said), None);
+    assert!(said.contains("reqsign_core"), "libraries log nothing here");
+    assert!(said.contains("IMDS access denied"), "it was not asked");
 }

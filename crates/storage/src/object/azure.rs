@@ -3,10 +3,17 @@
 use std::{fmt, sync::Arc};
 
 use opendal::{ErrorKind, Operator, services};
+use reqsign_azure_storage::{
+    AzurePipelinesCredentialProvider, ClientCertificateCredentialProvider,
+    ClientSecretCredentialProvider, Credential, EnvCredentialProvider, ImdsCredentialProvider,
+    WorkloadIdentityCredentialProvider,
+};
+use reqsign_core::ProvideCredentialChain;
 
 use super::{
     Deletion, Dialect, ObjectClient, VersionBy,
     connection::{self, environment},
+    quiet::Quiet,
 };
 use crate::{Error, Secret, url};
 
@@ -19,7 +26,7 @@ const BLOCK: usize = 7 << 20;
 /// Without a key or token here, they are looked for in the environment (`LITESTREAM_AZURE_SAS_TOKEN`,
 /// `LITESTREAM_AZURE_ACCOUNT_KEY`, `AZURE_STORAGE_CONNECTION_STRING`, `AZURE_STORAGE_KEY`,
 /// `AZURE_STORAGE_SAS_TOKEN`), and then where Azure's own tools look: service principal, workload identity,
-/// managed identity, `az`.
+/// managed identity.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub struct AzureOptions {
@@ -129,7 +136,7 @@ impl AzureOptions {
                 builder = builder.sas_token(token.expose().trim_start_matches('?'));
             }
             (None, Some(key)) => builder = builder.account_key(key.expose()),
-            (None, None) => {}
+            (None, None) => builder = builder.credential_provider_chain(sources()),
         }
         connection::operator(builder, connection::transport()?)
     }
@@ -163,6 +170,32 @@ impl AzureOptions {
             sas_token: secret("AZURE_STORAGE_SAS_TOKEN"),
         })
     }
+}
+
+/// Where Azure's own tools look, in their order.
+fn sources() -> ProvideCredentialChain<Credential> {
+    ProvideCredentialChain::new()
+        .push(Quiet::new("the environment", EnvCredentialProvider::new()))
+        .push(Quiet::new(
+            "the certificate of a service principal",
+            ClientCertificateCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the secret of a service principal",
+            ClientSecretCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "Azure Pipelines",
+            AzurePipelinesCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the workload identity",
+            WorkloadIdentityCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the machine's metadata service",
+            ImdsCredentialProvider::new(),
+        ))
 }
 
 /// How to get to an account.

@@ -10,7 +10,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqsign_core::{Context, OsEnv, ProvideCredentialChain, Signer};
 use reqsign_file_read_tokio::TokioFileRead;
 use reqsign_google::{
-    Credential, DefaultCredentialProvider, RequestSigner, StaticCredentialProvider,
+    Credential, EnvCredentialProvider, RequestSigner, StaticCredentialProvider,
+    VmMetadataCredentialProvider, WellKnownCredentialProvider,
 };
 
 use super::{
@@ -167,9 +168,9 @@ impl GcsOptions {
         Ok(match (self.checked_credentials()?, emulator) {
             (Some(key), _) => {
                 let key = StaticCredentialProvider::new(key.expose());
-                Some(chain.push(Quiet(key.with_scope(SCOPE))))
+                Some(chain.push(Quiet::new("the settings", key.with_scope(SCOPE))))
             }
-            (None, None) => Some(chain.push(DefaultCredentialProvider::new())),
+            (None, None) => Some(sources(chain)),
             (None, Some(_)) => None,
         })
     }
@@ -194,6 +195,23 @@ impl GcsOptions {
         }
         Ok(Some(key))
     }
+}
+
+/// Where Google's own tools look, in their order.
+fn sources(chain: Provider) -> Provider {
+    chain
+        .push(Quiet::new(
+            "the file of GOOGLE_APPLICATION_CREDENTIALS",
+            EnvCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the file of gcloud",
+            WellKnownCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the machine's metadata service",
+            VmMetadataCredentialProvider::new(),
+        ))
 }
 
 impl fmt::Display for GcsOptions {

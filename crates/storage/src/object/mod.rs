@@ -11,7 +11,7 @@ mod oss;
 #[cfg(any(feature = "s3", feature = "oss"))]
 mod parts;
 mod put;
-#[cfg(any(feature = "gcs", feature = "oss"))]
+#[cfg(any(feature = "azure", feature = "gcs", feature = "oss", feature = "s3"))]
 mod quiet;
 #[cfg(feature = "s3")]
 mod s3;

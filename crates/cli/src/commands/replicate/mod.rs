@@ -19,7 +19,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::task::JoinSet;
 
 use self::child::{Ended, Program};
-use super::source::destination;
+use super::source::{Source, destination};
 use crate::{
     args::{ReplicateArgs, ReplicateFrom, SettingsFrom},
     failure::usage,
@@ -244,12 +244,20 @@ async fn restore_missing(path: &Path, options: &ReplicationOptions) -> anyhow::R
     if super::exists(path)? {
         return Ok(());
     }
-    let mut replicas = Vec::new();
+    let mut sources = Vec::new();
     for replica in &options.replicas {
-        replicas.push(replica.destination.connect(Arc::new(OsDisk))?);
+        let destination = replica.destination.clone();
+        // One of the command line is called as it is given.
+        let name = Some(&replica.name).filter(|name| **name != destination.to_string());
+        sources.push(Source {
+            name: name.cloned(),
+            database: Some(path.to_owned()),
+            client: destination.connect(Arc::new(OsDisk))?,
+            destination,
+        });
     }
     let database = path.display();
-    match super::restore::restore_missing(path, &replicas).await? {
+    match super::restore::restore_missing(path, sources).await? {
         Some(report) => {
             let (txid, took) = (report.txid, report.duration);
             tracing::info!(%database, %txid, bytes = report.database_bytes, ?took, "restored");

@@ -3,7 +3,10 @@
 use http::{HeaderValue, Method, Request, Response, Uri, header, request::Parts};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, HttpTransporter};
 use reqsign_aliyun_oss::{
-    Credential, DefaultCredentialProvider, RequestSigner, SigningVersion, StaticCredentialProvider,
+    AssumeRoleCredentialProvider, AssumeRoleWithOidcCredentialProvider,
+    ConfigFileCredentialProvider, Credential, CredentialsFileCredentialProvider,
+    CredentialsUriCredentialProvider, EcsRamRoleCredentialProvider, EnvCredentialProvider,
+    OssProfileCredentialProvider, RequestSigner, SigningVersion, StaticCredentialProvider,
 };
 use reqsign_core::{Context, OsEnv, ProvideCredentialChain, Signer};
 use reqsign_file_read_tokio::TokioFileRead;
@@ -12,6 +15,9 @@ use super::{
     super::{connection, quiet::Quiet},
     OssOptions,
 };
+
+/// Where keys are looked for.
+type Sources = ProvideCredentialChain<Credential>;
 
 const SECURITY_TOKEN: &str = "x-oss-security-token";
 /// What OSS knows as user metadata.
@@ -34,16 +40,16 @@ impl Signed {
             .with_file_read(TokioFileRead)
             .with_env(OsEnv)
             .with_http_send(transport.clone());
-        let chain = ProvideCredentialChain::new();
         let provider = match (&options.access_key_id, &options.access_key_secret) {
             (Some(id), Some(secret)) => {
                 let key = StaticCredentialProvider::new(id.expose(), secret.expose());
-                match &options.security_token {
-                    Some(token) => chain.push(Quiet(key.with_security_token(token.expose()))),
-                    None => chain.push(Quiet(key)),
-                }
+                let key = match &options.security_token {
+                    Some(token) => key.with_security_token(token.expose()),
+                    None => key,
+                };
+                Sources::new().push(Quiet::new("the settings", key))
             }
-            _ => chain.push(DefaultCredentialProvider::new()),
+            _ => sources(),
         };
         let signer = RequestSigner::new(&options.bucket)
             .with_region(options.region())
@@ -109,6 +115,40 @@ impl HttpTransport for Signed {
         let request = Request::from_parts(parts, body);
         connection::unquoted(self.transport.fetch(request).await?, token).await
     }
+}
+
+/// Where Alibaba's own tools look, in their order.
+fn sources() -> Sources {
+    let role = AssumeRoleCredentialProvider::new().with_base_provider(kept(Sources::new()));
+    let identity = AssumeRoleWithOidcCredentialProvider::new();
+    kept(Sources::new().push(Quiet::new("the role to assume", role)))
+        .push(Quiet::new(
+            "the URI of credentials",
+            CredentialsUriCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the machine's metadata service",
+            EcsRamRoleCredentialProvider::new(),
+        ))
+        .push(Quiet::new("the web identity", identity))
+}
+
+/// These, and keys that are kept on this machine.
+fn kept(sources: Sources) -> Sources {
+    sources
+        .push(Quiet::new("the environment", EnvCredentialProvider::new()))
+        .push(Quiet::new(
+            "the profile of OSS",
+            OssProfileCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the file of credentials",
+            CredentialsFileCredentialProvider::new(),
+        ))
+        .push(Quiet::new(
+            "the settings of Alibaba's tools",
+            ConfigFileCredentialProvider::new(),
+        ))
 }
 
 fn no_header(error: impl Into<http::Error>) -> Error {

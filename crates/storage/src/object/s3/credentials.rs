@@ -9,19 +9,26 @@ use std::{
 
 use opendal::HttpTransporter;
 use reqsign_aws_v4::{
-    Credential, DefaultCredentialProvider, RequestSigner, StaticCredentialProvider,
+    AssumeRoleWithWebIdentityCredentialProvider, Credential, ECSCredentialProvider,
+    EnvCredentialProvider, IMDSv2CredentialProvider, ProcessCredentialProvider,
+    ProfileCredentialProvider, RequestSigner, SSOCredentialProvider, StaticCredentialProvider,
 };
-use reqsign_core::{CommandExecute, CommandOutput, Context, Env, Error, Signer};
+use reqsign_core::{
+    CommandExecute, CommandOutput, Context, Env, Error, ProvideCredentialChain, Signer,
+};
 use reqsign_file_read_tokio::TokioFileRead;
 use tokio::{process::Command, time::timeout};
 
-use super::S3Options;
+use super::{super::quiet::Quiet, S3Options};
+
+/// Where keys are looked for.
+type Sources = ProvideCredentialChain<Credential>;
 
 /// Who signs requests, with the access key of the options, or with what is found.
 pub(super) struct Credentials {
     signer: Mutex<Signer<Credential>>,
     /// Looks where Amazon's own tools do; `None` where there is nothing to be found.
-    finder: Option<Arc<DefaultCredentialProvider>>,
+    finder: Option<Arc<Sources>>,
 }
 
 impl Credentials {
@@ -46,12 +53,7 @@ impl Credentials {
                 finder: None,
             };
         }
-        let mut provider = DefaultCredentialProvider::builder();
-        if let Some(profile) = &options.profile {
-            // Keys of the environment are another choice than this one.
-            provider = provider.no_env().with_profile(profile);
-        }
-        let finder = Arc::new(provider.build());
+        let finder = Arc::new(sources(options.profile.as_deref()));
         Self {
             signer: Mutex::new(Signer::new(context, finder.clone(), requests)),
             finder: Some(finder),
@@ -72,6 +74,38 @@ impl Credentials {
         *signer = signer.clone().with_credential_provider(finder);
         Some(signer.clone())
     }
+}
+
+/// Where Amazon's own tools look, in their order, with this profile where one is chosen.
+fn sources(profile: Option<&str>) -> Sources {
+    let mut files = ProfileCredentialProvider::new();
+    let mut login = SSOCredentialProvider::new();
+    let mut process = ProcessCredentialProvider::new();
+    let mut sources = Sources::new();
+    match profile {
+        // Keys of the environment are another choice than this one.
+        Some(profile) => {
+            files = files.with_profile(profile);
+            login = login.with_profile(profile);
+            process = process.with_profile(profile);
+        }
+        None => {
+            let environment = EnvCredentialProvider::new();
+            sources = sources.push(Quiet::new("the environment", environment));
+        }
+    }
+    let identity = AssumeRoleWithWebIdentityCredentialProvider::new();
+    let (container, machine) = (
+        ECSCredentialProvider::new(),
+        IMDSv2CredentialProvider::new(),
+    );
+    sources
+        .push(Quiet::new("the files of Amazon's tools", files))
+        .push(Quiet::new("the single sign-on", login))
+        .push(Quiet::new("the web identity", identity))
+        .push(Quiet::new("the credential process", process))
+        .push(Quiet::new("the container's credentials", container))
+        .push(Quiet::new("the machine's metadata service", machine))
 }
 
 /// How long a credential process may take, as with Amazon's own tools.
