@@ -245,7 +245,7 @@ fn no_frame_is_lost_unnoticed_when_anybody_dies_beside_others() {
         let reader = world(bounds(budget(1, 1), budget(2, 1)).reads(1));
         let reader = reader.with(Role::Reader).modes(&SOME_MODES);
         holds("all die beside a reader", reader);
-        let writers = world(bounds(budget(2, 0), budget(2, 1)));
+        let writers = world(bounds(budget(2, 0), budget(2, 2)));
         let writers = writers.with(Role::Writer).modes(&SOME_MODES);
         holds("all die beside a second writer", writers);
         let images = world(bounds(budget(1, 1), budget(3, 1)));
