@@ -114,6 +114,9 @@ enum Task {
         /// Only these.
         #[arg(value_name = "NAME")]
         only: Vec<String>,
+        /// Everything random in the tests follows from it; drawn and printed without it.
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Torture, kills, failing disks, power cuts, two writers, lives of replicas, storms and fuzzing in turn, for hours.
     Soak {
@@ -178,7 +181,7 @@ fn main() -> ExitCode {
             false => fuzz::fuzz(seconds, &target, seed),
         },
         Task::Torture { arguments } => run::torture(&arguments),
-        Task::Planted { only } => planted::planted(&only),
+        Task::Planted { only, seed } => planted::planted(&only, seed),
         Task::Soak { hours, seed } => soak::soak(hours, seed),
         Task::Model => soak::model(),
         Task::Mutants { names, arguments } => mutants::mutants(&names, &arguments),

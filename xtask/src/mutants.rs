@@ -101,3 +101,86 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
     }
     Ok(tally)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// The globs of the scope.
+    fn globs(root: &Path) -> Vec<String> {
+        let text = fs::read_to_string(root.join(".cargo/mutants.toml")).unwrap();
+        let scope: toml::Table = text.parse().unwrap();
+        let globs = scope["examine_globs"].as_array().unwrap().iter();
+        globs
+            .map(|glob| glob.as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Whether a glob is for a path; the only wildcard is `**/*`.
+    fn matches(glob: &str, path: &str) -> bool {
+        match glob.split_once("**/*") {
+            Some((start, end)) => path.starts_with(start) && path.ends_with(end),
+            None => glob == path,
+        }
+    }
+
+    /// The files in code in the first column of tables, but for those whose tests only are named.
+    fn files_of_tables(text: &str) -> Vec<&str> {
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| "));
+        let columns = rows.filter_map(|row| row.split(" |").next()?.split(", with ").next());
+        let code = columns.flat_map(|column| column.split('`').skip(1).step_by(2));
+        code.filter(|code| code.ends_with(".rs")).collect()
+    }
+
+    fn paths(folder: &Path, root: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                paths(&path, root, found);
+            } else {
+                found.push(
+                    path.strip_prefix(root)
+                        .unwrap()
+                        .to_str()
+                        .unwrap()
+                        .to_owned(),
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_with_results_is_one_of_which_mutants_are_made() {
+        let root = checkout_root();
+        let globs = globs(&root);
+        let mut sources = Vec::new();
+        paths(&root.join("crates"), &root, &mut sources);
+        let unused = globs
+            .iter()
+            .filter(|glob| !sources.iter().any(|path| matches(glob, path)));
+        assert_eq!(unused.collect::<Vec<_>>(), [""; 0], "match no file");
+
+        sources.retain(|path| globs.iter().any(|glob| matches(glob, path)));
+        let text = fs::read_to_string(root.join("docs/mutants.md")).unwrap();
+        let named = files_of_tables(&text);
+        assert!(named.len() > 20, "{named:?}");
+        let is_made = |name: &&str| {
+            sources
+                .iter()
+                .any(|path| path.ends_with(&format!("/{name}")))
+        };
+        let missing: Vec<_> = named.into_iter().filter(|name| !is_made(name)).collect();
+        assert_eq!(missing, [""; 0], "are not in .cargo/mutants.toml");
+    }
+
+    #[test]
+    fn files_are_those_in_code_in_the_first_column() {
+        let text = "`no.rs`\n| file | made |\n|---|---|\n| `a.rs`, `b/c.rs` and `d`, with tests of `no.rs` | `no.rs` |\n";
+        assert_eq!(files_of_tables(text), ["a.rs", "b/c.rs"]);
+        assert!(matches("a/**/*.rs", "a/b/c.rs") && matches("a/b.rs", "a/b.rs"));
+        assert!(!matches("a/**/*.rs", "b/a/c.rs") && !matches("a/b.rs", "a/b.rs.rs"));
+    }
+}

@@ -37,6 +37,13 @@ const PARTS: [Part; 10] = [
     ("fuzzing", fuzzing),
 ];
 
+/// The tests of failing disks, in each of these binaries.
+const FAULTS: [(&str, &[&str]); 3] = [
+    ("faults", &["fail::", "room::", "local_state::"]),
+    ("restore", &["faults::"]),
+    ("follow", &["faults::"]),
+];
+
 /// Runs the parts in turn until the time is over; a part that has begun ends. Everything random follows
 /// from the seed.
 pub(crate) fn soak(hours: f64, seed: Option<u64>) -> Result<Tally> {
@@ -107,20 +114,16 @@ fn kills_of_the_binary(seed: u64) -> Result<Tally> {
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 
+/// Of what replicates, of restores and of followers.
 fn faults(seed: u64) -> Result<Tally> {
-    let mut test = tests(
-        "evertide",
-        &[
-            "--test",
-            "faults",
-            "--",
-            "fail::",
-            "local_state::",
-            "--nocapture",
-        ],
-    );
-    test.env("EVERTIDE_FAULTS", "all");
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    let mut tally = Tally::default();
+    for (binary, names) in FAULTS {
+        let mut test = tests("evertide", &["--test", binary, "--"]);
+        test.args(names).arg("--nocapture");
+        test.env("EVERTIDE_FAULTS", "all");
+        tally.add(run_tests(test.env("EVERTIDE_SEED", seed.to_string()))?);
+    }
+    Ok(tally)
 }
 
 fn crashes(seed: u64) -> Result<Tally> {
@@ -173,4 +176,21 @@ pub(crate) fn model() -> Result<Tally> {
         &["--release", "--test", "model", "--", "--nocapture"],
     );
     run_tests(test.env("EVERTIDE_MODEL_BOUNDS", "large"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tests_of_failing_disks_are_there() {
+        let root = evertide_testkit::checkout_root();
+        for (binary, names) in FAULTS {
+            for name in names {
+                let module = name.trim_end_matches("::");
+                let file = format!("crates/engine/tests/{binary}/{module}.rs");
+                assert!(root.join(&file).is_file(), "{file}");
+            }
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! docs/invariants.md names the tests that hold each promise and each trap; they have to exist, and to be run.
+//! docs/invariants.md says what holds each promise and each trap, and names the tests that do; they have to exist, and to
+//! be run.
 //!
 //! A test is named in inline code, alone (`a_sentence_with_underscores`) or behind the path of its
 //! file or module.
@@ -45,14 +46,18 @@ pub(super) fn check(
     for (line, title) in without_a_test(&text, &lines) {
         problems.push(format!("{}:{line}: no test holds {title}", path.display()));
     }
+    for (line, title) in without_a_mechanism(&text) {
+        let path = path.display();
+        problems.push(format!("{path}:{line}: nothing says what holds {title}"));
+    }
     let wrong = misnumbered(&text, PROMISES, TRAPS).into_iter();
     problems.extend(wrong.map(|wrong| format!("{}: {wrong}", path.display())));
     Ok(named.len())
 }
 
-/// The promises (`## 1. Never..`) and traps (`- **T1, ..`) of a text, with their lines, that none of the tests is named
-/// for that are on these lines.
-fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
+/// The promises (`## 1. Never..`) and traps (`- **T1, ..`) of a text: for each the line, the title, and the line where the
+/// next heading or trap is.
+fn items(text: &str) -> Vec<(usize, &str, usize)> {
     let mut items: Vec<(usize, Option<&str>)> = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let heading = line.strip_prefix("## ");
@@ -66,11 +71,45 @@ fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
     let ends = ends.chain([usize::MAX]);
     let spans = items.iter().zip(ends);
     spans
-        .filter_map(|((line, title), end)| {
-            let is_held = named.iter().any(|named| (*line..end).contains(named));
-            title.filter(|_| !is_held).map(|title| (*line, title))
-        })
+        .filter_map(|((line, title), end)| title.map(|title| (*line, title, end)))
         .collect()
+}
+
+/// Those that none of the tests is named for that are on these lines.
+fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
+    let is_held = |from, end| named.iter().any(|named| (from..end).contains(named));
+    let missing = items(text).into_iter();
+    missing
+        .filter(|(line, _, end)| !is_held(*line, *end))
+        .map(|(line, title, _)| (line, title))
+        .collect()
+}
+
+/// Those of which nothing is said but titles and names: what holds a promise stands before its list of tests, what
+/// holds a trap behind its title.
+fn without_a_mechanism(text: &str) -> Vec<(usize, &str)> {
+    let said = |(line, title, end): &(usize, &str, usize)| {
+        let lines = text.lines().skip(*line).take(end - line - 1);
+        let is_promise = !title.starts_with("- ");
+        let own: Vec<&str> = lines
+            .take_while(|line| !(is_promise && line.starts_with("- ")))
+            .collect();
+        let behind_title = title.rsplit_once("**").filter(|_| !is_promise);
+        let behind_title = behind_title.map_or("", |(_, rest)| rest);
+        is_sentence(&format!("{behind_title} {}", own.join(" ")))
+    };
+    let missing = items(text).into_iter().filter(|item| !said(item));
+    missing.map(|(line, title, _)| (line, title)).collect()
+}
+
+/// Whether there is a sentence beside what is in code.
+fn is_sentence(text: &str) -> bool {
+    /// Fewer words only lead to a name.
+    const WORDS: usize = 4;
+    let words = text.split('`').step_by(2).flat_map(str::split_whitespace);
+    let words = words.filter(|word| word.contains(char::is_alphabetic));
+    let ends = format!("{} ", text.trim_end());
+    words.count() >= WORDS && ends.contains(". ")
 }
 
 /// Which promises and traps are missing, there more than once, or not known: deleted with its tests, one would be
@@ -167,6 +206,19 @@ mod tests {
                     - **T2, not held.**\n  `a_b`\n- **T3, held.**\n  `a_b_c`\n";
         let missing = without_a_test(text, &[4, 8, 12]);
         assert_eq!(missing, [(5, "2. Not held"), (9, "- **T2, not held.**")]);
+    }
+
+    #[test]
+    fn a_promise_or_trap_of_which_nothing_says_what_holds_it_is_found() {
+        let text = "## 1. Held\n\nSomething sees to it. Nothing else does.\n\n- `a_b_c`\n\
+                    ## 2. Not held\n\n- nobody says how it is held. `a_b_c`\n\n## Traps\n\
+                    - **T1, held (#1).** Something sees to it. `a_b_c`\n\
+                    - **T2, held.**\n  Something sees to it.\n  `a_b_c`\n\
+                    - **T3, not held.** `a_b_c`; `cargo xtask torture. Yes`,\n  `a_b_c`\n\
+                    - **T4, not held, with a title. Of many words.**\n  `a_b_c`\n## More\n\nOf this. And that is all.\n";
+        let missing = without_a_mechanism(text);
+        let lines: Vec<_> = missing.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [6, 15, 17], "{missing:?}");
     }
 
     #[test]

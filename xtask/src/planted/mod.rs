@@ -35,8 +35,10 @@ struct Test {
     name: &'static str,
 }
 
-/// Plants every fault, or those named, one after the other.
-pub(crate) fn planted(only: &[String]) -> Result<Tally> {
+/// Plants every fault, or those named, one after the other. Everything random in the tests follows from the seed.
+pub(crate) fn planted(only: &[String], seed: Option<u64>) -> Result<Tally> {
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("planted faults, seed {seed}");
     let chosen: Vec<&Fault> = faults::FAULTS
         .iter()
         .filter(|fault| only.is_empty() || only.iter().any(|only| only == fault.name))
@@ -57,7 +59,7 @@ pub(crate) fn planted(only: &[String]) -> Result<Tally> {
     let mut sound = BTreeSet::new();
     for test in tests {
         println!("without a fault: {}", test.name);
-        if expect(&tree, test, Verdict::Passes)? {
+        if expect(&tree, test, Verdict::Passes, seed)? {
             sound.insert(test);
         }
     }
@@ -66,7 +68,7 @@ pub(crate) fn planted(only: &[String]) -> Result<Tally> {
         println!("--- {}: {}", fault.name, fault.harm);
         let caught = fault.tests.iter().all(|test| sound.contains(test))
             && tree.with(fault, || {
-                let fails = |test| expect(&tree, test, Verdict::Fails);
+                let fails = |test| expect(&tree, test, Verdict::Fails, seed);
                 let verdicts: Vec<bool> = fault.tests.iter().map(fails).collect::<Result<_>>()?;
                 Ok(verdicts.iter().all(|fails| *fails))
             })?;
@@ -88,7 +90,7 @@ enum Verdict {
 }
 
 /// Whether the test, in the copy, has this verdict. A copy that does not build has none.
-fn expect(tree: &tree::Tree, test: &Test, expected: Verdict) -> Result<bool> {
+fn expect(tree: &tree::Tree, test: &Test, expected: Verdict, seed: u64) -> Result<bool> {
     let mut run = command("cargo");
     run.current_dir(tree.root())
         .env("CARGO_TARGET_DIR", tree.target())
@@ -96,25 +98,33 @@ fn expect(tree: &tree::Tree, test: &Test, expected: Verdict) -> Result<bool> {
         .env("CARGO_INCREMENTAL", "1")
         // Some faults need a rare coincidence.
         .env("EVERTIDE_SIMULATIONS", "1500")
+        .env("EVERTIDE_SEED", seed.to_string())
         .args(["test", "--quiet", "--locked", "--package", test.package])
         .args(test.binary)
-        .args(["--", "--exact", test.name]);
+        // What a test that passes has printed tells why, where it should not have.
+        .args(["--", "--show-output", "--exact", test.name]);
     let output = output_of(&mut run).with_context(|| format!("running {}", test.name))?;
-    let verdict = if output.contains("test result: ok. 1 passed; 0 failed") {
+    let verdict = verdict(&output);
+    if verdict == Some(expected) {
+        return Ok(true);
+    }
+    let found = verdict.map_or("no verdict".to_owned(), |found| format!("{found:?}"));
+    println!(
+        "{}: {found}, and {expected:?} is expected:\n{output}",
+        test.name
+    );
+    Ok(false)
+}
+
+/// What came of one test.
+fn verdict(output: &str) -> Option<Verdict> {
+    if output.contains("test result: ok. 1 passed; 0 failed") {
         Some(Verdict::Passes)
     } else if output.contains("test result: FAILED. 0 passed; 1 failed") {
         Some(Verdict::Fails)
     } else {
         None
-    };
-    if verdict == Some(expected) {
-        return Ok(true);
     }
-    match verdict {
-        Some(verdict) => println!("{}: {verdict:?}, and {expected:?} is expected", test.name),
-        None => println!("{}: neither passes nor fails:\n{output}", test.name),
-    }
-    Ok(false)
 }
 
 #[cfg(test)]

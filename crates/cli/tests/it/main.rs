@@ -14,6 +14,7 @@ mod footprint;
 mod gcs;
 mod interop;
 mod keygen;
+mod leases;
 mod ltx;
 mod many;
 mod memory;

@@ -1,9 +1,12 @@
 //! Signals: an orderly end, an immediate one, and changed settings.
 
-use std::os::unix::process::ExitStatusExt;
+use std::{fs, ops::RangeInclusive, os::unix::process::ExitStatusExt};
 
-use evertide_testkit::{ChildProcess, wait_until};
-use nix::sys::signal::Signal;
+use evertide_testkit::{ChildProcess, another_process_finds_locked, wait_until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 use super::support::{PATIENCE, Workplace, insert};
 
@@ -297,4 +300,36 @@ fn a_command_that_ends_by_the_signal_that_we_got_has_not_failed() {
         assert_eq!(run.code, Some(0), "{run:?}");
     }
     assert_eq!(place.replicated_rows("replica"), 1);
+}
+
+/// The locks of a wal-index: WRITE, CKPT, RECOVER, READ(0) to READ(4), and that of whoever has it open.
+const LOCKS: RangeInclusive<u32> = 120..=128;
+
+/// A process that nobody here is the parent of; it ends with this.
+struct Orphan(Pid);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        kill(self.0, Signal::SIGKILL).unwrap();
+    }
+}
+
+/// Locks of open files are kept by whoever inherits one.
+#[test]
+fn a_command_that_outlives_a_killed_backup_keeps_none_of_its_locks() {
+    let place = Workplace::new();
+    drop(place.database("app.db", 1));
+    let command = "echo $$ > pid.new\nmv pid.new pid\nexec sleep 600\n";
+    place.write("app.sh", command);
+    let mut process = place.start(&["replicate", "--exec", "sh app.sh", "app.db", "replica"]);
+    wait_until(PATIENCE, "the command runs", || place.exists("pid"));
+    let command = Orphan(Pid::from_raw(place.read("pid").trim().parse().unwrap()));
+    place.wait_for_rows("replica", 1);
+    let shm = place.path("app.db-shm");
+    let held = || LOCKS.filter(|byte| another_process_finds_locked(&shm, *byte));
+    assert!(held().any(|byte| byte >= 123), "the probe works");
+    process.kill().unwrap();
+    assert_eq!(held().collect::<Vec<_>>(), [0; 0]);
+    let name = fs::read_to_string(format!("/proc/{}/comm", command.0)).unwrap();
+    assert_eq!(name.trim(), "sleep", "it goes on");
 }

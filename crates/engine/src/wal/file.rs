@@ -116,14 +116,8 @@ impl WalFile {
         salts: Salts,
         index: &IndexHeader,
     ) -> io::Result<ResumeFacts> {
-        let (now, one_later) = (index.salts.numbers().0, salts.numbers().0.wrapping_add(1));
         Ok(ResumeFacts {
-            generation: match index.salts == salts {
-                true if salts == Salts::default() => Generation::Nameless,
-                true => Generation::Same,
-                false if now == one_later => Generation::Next,
-                false => Generation::Other,
-            },
+            generation: Generation::of(salts.numbers(), index.salts.numbers()),
             captured: cursor.frames,
             committed: index.committed,
             continues: self.continues(cursor, salts, index.page_size)?,

@@ -25,6 +25,7 @@ use evertide_ltx::PageSize;
 use super::{
     format::{ByteOrder, Salts, WalChecksum},
     locks::{self, Lock},
+    protocol,
 };
 
 const VERSION: u32 = 3_007_000;
@@ -34,8 +35,8 @@ const READ_MARK_NOT_USED: u32 = 0xffff_ffff;
 const WRITE: u64 = 120;
 const CKPT: u64 = 121;
 const READ_0: u64 = 123;
-/// Slot 1 last: it is where SQLite keeps a mark for readers that cannot write the file.
-const SLOTS: [u64; 4] = [4, 3, 2, 1];
+/// READ(1) to READ(4).
+const SLOTS: u64 = 4;
 /// A header that a writer is replacing settles within microseconds; this many reads is a crash.
 const READS_OF_A_CHANGING_HEADER: u32 = 1_000;
 /// After so many the clock and the holder are asked for again.
@@ -138,18 +139,13 @@ impl WalIndex {
     fn hold_slot(&self, mark: u32, pin: Option<&Pin>) -> io::Result<Option<HeldByte>> {
         let pinned = pin.map(|Pin(held)| held.byte);
         let mut used = Vec::new();
-        for slot in SLOTS
-            .into_iter()
-            .filter(|slot| Some(READ_0 + slot) != pinned)
-        {
+        for slot in 1..=SLOTS {
             if self.read_mark(slot)? != READ_MARK_NOT_USED {
                 used.push(slot);
-            } else if self.try_slot(slot, mark)? {
-                return Ok(Some(self.hold(READ_0 + slot)));
             }
         }
-        for slot in used {
-            if self.try_slot(slot, mark)? {
+        for slot in protocol::slots(|slot| used.contains(&slot)) {
+            if Some(READ_0 + slot) != pinned && self.try_slot(slot, mark)? {
                 return Ok(Some(self.hold(READ_0 + slot)));
             }
         }
@@ -229,8 +225,10 @@ impl WalIndex {
     /// Whether one process holds the checkpoint lock and the write lock: a FULL, RESTART or TRUNCATE
     /// checkpoint, which makes writers wait for as long as it waits itself.
     pub(crate) fn checkpoint_holds_writers(&self) -> io::Result<bool> {
-        let checkpointer = self.checkpointer()?;
-        Ok(checkpointer.is_some() && checkpointer == self.writer()?)
+        Ok(protocol::holds_writers(
+            self.checkpointer()?,
+            self.writer()?,
+        ))
     }
 
     /// The process that is in a write transaction at this moment.

@@ -122,6 +122,20 @@ pub(crate) fn next(facts: &Facts) -> Action {
     }
 }
 
+/// The slots of READ(1..4), in the order in which they are tried for a lock of ours. Unused ones first:
+/// nobody waits for those. Slot 1 is where SQLite keeps a mark for readers that cannot write the file.
+pub(crate) fn slots(is_used: impl Fn(u64) -> bool) -> [u64; 4] {
+    let mut slots = [4, 3, 2, 1];
+    slots.sort_by_key(|slot| is_used(*slot));
+    slots
+}
+
+/// Whether one process holds both the checkpoint lock and the write lock: a FULL, RESTART or TRUNCATE
+/// checkpoint, which makes writers wait for as long as it waits itself.
+pub(crate) fn holds_writers<P: PartialEq>(checkpointer: Option<P>, writer: Option<P>) -> bool {
+    checkpointer.is_some() && checkpointer == writer
+}
+
 /// What tells whether capture may go on after its record, read with both locks held.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct ResumeFacts {
@@ -151,6 +165,18 @@ pub(crate) enum Generation {
     Next,
     /// Anything else.
     Other,
+}
+
+impl Generation {
+    /// What the salts of the WAL now say of the recorded ones.
+    pub(crate) fn of(recorded: (u32, u32), now: (u32, u32)) -> Self {
+        match now == recorded {
+            true if recorded == (0, 0) => Self::Nameless,
+            true => Self::Same,
+            false if now.0 == recorded.0.wrapping_add(1) => Self::Next,
+            false => Self::Other,
+        }
+    }
 }
 
 /// How capture goes on after its record.
@@ -308,6 +334,47 @@ mod tests {
             ),
         ] {
             assert_eq!(next(&facts), expected, "{facts:?}");
+        }
+    }
+
+    #[test]
+    fn a_slot_that_a_checkpoint_may_wait_for_is_tried_last_and_slot_1_after_its_equals() {
+        assert_eq!(slots(|_| false), [4, 3, 2, 1]);
+        assert_eq!(slots(|_| true), [4, 3, 2, 1]);
+        assert_eq!(slots(|slot| slot != 1), [1, 4, 3, 2]);
+        assert_eq!(slots(|slot| slot == 4 || slot == 1), [3, 2, 4, 1]);
+    }
+
+    #[test]
+    fn a_checkpoint_holds_writers_only_where_one_process_has_both_locks() {
+        assert!(holds_writers(Some(7), Some(7)));
+        for (checkpointer, writer) in [
+            (Some(7), Some(8)),
+            (Some(7), None),
+            (None, Some(7)),
+            (None, None),
+        ] {
+            assert!(!holds_writers(checkpointer, writer));
+        }
+    }
+
+    #[test]
+    fn a_generation_is_known_by_its_salts_unless_they_are_zero() {
+        for (recorded, now, expected) in [
+            ((5, 6), (5, 6), Generation::Same),
+            ((0, 6), (0, 6), Generation::Same),
+            ((5, 0), (5, 0), Generation::Same),
+            ((0, 0), (0, 0), Generation::Nameless),
+            ((5, 6), (6, 9), Generation::Next),
+            ((5, 6), (6, 6), Generation::Next),
+            ((0, 0), (1, 9), Generation::Next),
+            ((u32::MAX, 6), (0, 9), Generation::Next),
+            ((5, 6), (5, 9), Generation::Other),
+            ((5, 6), (4, 6), Generation::Other),
+            ((5, 6), (0, 0), Generation::Other),
+        ] {
+            let generation = Generation::of(recorded, now);
+            assert_eq!(generation, expected, "{recorded:?}, {now:?}");
         }
     }
 

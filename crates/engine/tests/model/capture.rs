@@ -5,8 +5,8 @@ use super::{
     protocol::{self, Action, Facts, Held, Resume, Tried},
     resume::{self, continues},
     state::{
-        At, CAPTURE, Capture, CaptureAt, Header, Image, Mode, OWN, Position, SLOTS, Salts, State,
-        UNUSED,
+        At, CAPTURE, Capture, CaptureAt, Header, Image, Locks, Mode, OWN, Position, SLOTS, Salts,
+        State, UNUSED,
     },
 };
 
@@ -259,12 +259,19 @@ impl Engine<'_> {
         self.go(CaptureAt::Header)
     }
 
+    /// In the order of the product.
+    fn slots(&self) -> [usize; SLOTS - 1] {
+        let is_used = |slot: u64| self.s.index.marks[slot as usize] != UNUSED;
+        protocol::slots(is_used).map(|slot| slot as usize)
+    }
+
     fn take_pin(&mut self) -> bool {
+        let mut slots = self.slots();
+        if matches!(self.mutation, Mutation::PinOnAnySlot | Mutation::MarkKept) {
+            slots.reverse();
+        }
         let free = |slot: &usize| self.s.locks.read[*slot].is_free_for(CAPTURE);
-        let careless = matches!(self.mutation, Mutation::PinOnAnySlot | Mutation::MarkKept);
-        // Unused marks first, the others by their size; or the other way round.
-        let order = |&slot: &usize| self.s.index.marks[slot] ^ if careless { UNUSED } else { 0 };
-        let Some(slot) = (1..SLOTS).filter(free).max_by_key(order) else {
+        let Some(slot) = slots.into_iter().find(free) else {
             return self.me().attached && self.rest();
         };
         self.s.locks.read[slot].try_exclusive(CAPTURE);
@@ -312,8 +319,7 @@ impl Engine<'_> {
             _ => usize::from(self.me().pin),
         };
         let free = |slot: &usize| *slot != pin && self.s.locks.read[*slot].is_free_for(CAPTURE);
-        let order = |&slot: &usize| self.s.index.marks[slot];
-        let Some(slot) = (1..SLOTS).filter(free).max_by_key(order) else {
+        let Some(slot) = self.slots().into_iter().find(free) else {
             return self.rest();
         };
         self.s.locks.read[slot].try_exclusive(CAPTURE);
@@ -473,8 +479,8 @@ impl Engine<'_> {
     }
 
     fn checkpoint_holds_writers(&self) -> bool {
-        let locks = self.s.locks;
-        (0..CAPTURE).any(|who| locks.ckpt.is_exclusive_of(who) && locks.write.is_exclusive_of(who))
+        let Locks { ckpt, write, .. } = self.s.locks;
+        protocol::holds_writers(ckpt.exclusive_holder(), write.exclusive_holder())
     }
 
     /// Dies: the locks go, the record and the replica stay.

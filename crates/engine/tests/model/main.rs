@@ -65,8 +65,11 @@ fn budget(commits: u8, checkpoints: u8) -> Budget {
 }
 
 /// Explores every reachable state, or up to the first counterexample: what was found.
-fn explore(name: &str, world: World) -> Vec<&'static str> {
+fn explore(name: &str, mut world: World) -> Vec<&'static str> {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    if world.check == Check::Progress {
+        world.seed = evertide_testkit::seed();
+    }
     let finish = match world.check {
         Check::Reached(_) => HasDiscoveries::All,
         _ => HasDiscoveries::AnyFailures,
@@ -233,6 +236,25 @@ fn no_frame_is_lost_unnoticed_when_everything_dies_while_we_rotate() {
 }
 
 #[test]
+fn no_frame_is_lost_unnoticed_when_anybody_dies_beside_others() {
+    let dying = |bounds: Budget| bounds.crashes(1).capture_crashes(1);
+    for version in mostly(Version::Before3513) {
+        let world = |bounds| World::new(version, dying(bounds));
+        let all_modes = world(bounds(budget(2, 1), budget(3, 2)));
+        holds("all die, all modes", all_modes);
+        let reader = world(bounds(budget(1, 1), budget(2, 1)).reads(1));
+        let reader = reader.with(Role::Reader).modes(&SOME_MODES);
+        holds("all die beside a reader", reader);
+        let writers = world(bounds(budget(2, 0), budget(2, 2)));
+        let writers = writers.with(Role::Writer).modes(&SOME_MODES);
+        holds("all die beside a second writer", writers);
+        let images = world(bounds(budget(1, 1), budget(3, 1)));
+        let images = images.reading_images().modes(&SOME_MODES);
+        holds("all die beside images", images);
+    }
+}
+
+#[test]
 fn no_frame_is_lost_unnoticed_when_connections_close_and_the_last_deletes_the_wal() {
     for version in mostly(Version::Before3513) {
         let bounds = bounds(
@@ -286,6 +308,12 @@ fn every_checkpoint_and_transaction_ends_and_the_wal_starts_over() {
     for version in mostly(Version::Fixed) {
         let dying = world(version, budget(2, 1).crashes(1)).modes(&SOME_MODES);
         holds("progress after a death", dying);
+        let we_die = world(version, budget(2, 1).capture_crashes(1));
+        holds("progress after our death", we_die.modes(&SOME_MODES));
+        let all_die = world(version, budget(2, 1).power_losses(1));
+        holds("progress after a power loss", all_die.modes(&SOME_MODES));
+        let closing = world(version, budget(2, 1).closes(2)).modes(&SOME_MODES);
+        holds("progress after closing", closing);
         let bounds = bounds(budget(1, 1), budget(2, 1)).reads(1);
         let reader = world(version, bounds).with(Role::Reader);
         holds("progress with a reader", reader.modes(&[Mode::Full]));

@@ -3,21 +3,18 @@
 use super::{
     capture::Mutation,
     protocol::{Generation, Resume, ResumeFacts, resume},
-    state::{Position, State, Wal},
+    state::{Position, Salts, State, Wal},
 };
 
 /// Whether everything after the position is still in the WAL.
 pub(crate) fn resumes(s: &State, mutation: Mutation) -> Resume {
     let (position, header) = (&s.capture.position, s.header());
-    let (recorded, now) = (position.salt, header.salt);
-    let one_later = recorded.first.wrapping_add(1);
-    let zero = recorded == Default::default() && mutation != Mutation::ZeroSaltsKnown;
+    let generation = Generation::of(numbers(position.salt), numbers(header.salt));
+    let is_zero = generation == Generation::Nameless;
     resume(&ResumeFacts {
-        generation: match now == recorded {
-            true if zero => Generation::Nameless,
-            true => Generation::Same,
-            false if now.first == one_later => Generation::Next,
-            false => Generation::Other,
+        generation: match mutation {
+            Mutation::ZeroSaltsKnown if is_zero => Generation::Same,
+            _ => generation,
         },
         captured: position.frames.into(),
         committed: header.frames.into(),
@@ -25,6 +22,10 @@ pub(crate) fn resumes(s: &State, mutation: Mutation) -> Resume {
         rebooted: s.capture.rebooted && mutation != Mutation::RebootUnnoticed,
         followed: is_followed(position, &s.wal) && mutation != Mutation::ResetFollowed,
     })
+}
+
+fn numbers(salts: Salts) -> (u32, u32) {
+    (salts.first.into(), salts.second.into())
 }
 
 /// Whether the WAL still holds, at our position, the frame we took last.

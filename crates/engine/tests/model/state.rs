@@ -53,6 +53,10 @@ impl Lock {
         self.exclusive != 0
     }
 
+    pub(crate) fn exclusive_holder(self) -> Option<u32> {
+        self.is_exclusive().then(|| self.exclusive.trailing_zeros())
+    }
+
     pub(crate) fn is_exclusive_of(self, who: usize) -> bool {
         self.exclusive & (1 << who) != 0
     }

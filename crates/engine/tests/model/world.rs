@@ -67,6 +67,8 @@ pub(crate) struct World {
     /// We read images.
     pub(crate) images: bool,
     pub(crate) check: Check,
+    /// Of the turns that are drawn.
+    pub(crate) seed: u64,
 }
 
 /// What is looked for.
@@ -107,6 +109,7 @@ impl World {
             closing: budget.closes > 0,
             images: false,
             check: Check::Safety,
+            seed: 0,
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod age_command;
 mod crash;
+mod faults;
 mod full;
 mod fuzz;
 mod go_framework;
@@ -15,6 +16,7 @@ mod locks;
 mod secrets;
 mod store;
 mod synced;
+mod traced;
 
 use std::{
     fs,
@@ -28,6 +30,8 @@ use tempfile::TempDir;
 
 /// Where a process that a test starts finds its files.
 const FOLDER: &str = "EVERTIDE_TEST_FOLDER";
+/// What it does there.
+const WHAT: &str = "EVERTIDE_TEST_WHAT";
 
 /// A folder with a database in WAL mode, as an application leaves it, and a key.
 struct Place {
