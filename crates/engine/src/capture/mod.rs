@@ -8,6 +8,8 @@ mod attach;
 mod attached;
 mod connect;
 mod image;
+#[cfg(test)]
+mod lives;
 mod pace;
 #[cfg(test)]
 mod scene;
