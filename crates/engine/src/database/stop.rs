@@ -157,7 +157,12 @@ impl Database {
     /// Captures what is committed; the transaction that every replica is to have then, `None` where
     /// that did not work.
     async fn capture_all(&mut self) -> Option<Txid> {
-        if self.look(Due::Now).await != Looked::Complete {
+        // What the files have that are open, and then what others of these names have by now.
+        let mut looked = self.look(Due::Now).await;
+        if !self.check_files().await {
+            looked = self.look(Due::Now).await;
+        }
+        if looked != Looked::Complete {
             return None;
         }
         let captured = self.status.borrow().txid;
