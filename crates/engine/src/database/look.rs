@@ -76,6 +76,7 @@ impl Database {
 
     /// Looks, and answers those who wait for what was committed before.
     pub(super) async fn look(&mut self, due: Due) -> Looked {
+        self.asked = false;
         if !self.syncs.is_empty() {
             // They may have written to another file of this name, of which no notice has told yet.
             self.check_files().await;

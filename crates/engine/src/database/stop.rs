@@ -91,6 +91,9 @@ impl Database {
                 Wake::Command(Some(command)) => self.command(command).await,
                 Wake::ImageDone(result) => self.finish_image(*result).await,
                 Wake::Pending(permit) => self.start_image(permit).await,
+                Wake::Asked => {
+                    self.look(Due::Now).await;
+                }
                 Wake::Command(None) => return goal,
                 Wake::Notice | Wake::Time | Wake::Tick if goal.is_none() => {
                     goal = self.capture_all().await;
