@@ -324,7 +324,10 @@ impl Database {
             self.command(command).await;
         }
         if wanted {
-            self.start_image(transfer().await).await;
+            // Where others have all there are it is started later.
+            if let Ok(permit) = timeout_at(end, transfer()).await {
+                self.start_image(permit).await;
+            }
         }
     }
 
