@@ -69,6 +69,7 @@ mod runtime;
 mod simulation;
 mod state;
 mod status;
+mod times;
 mod verify;
 mod wal;
 mod watch;

@@ -76,6 +76,11 @@ impl Database {
 
     /// Looks, and answers those who wait for what was committed before.
     pub(super) async fn look(&mut self, due: Due) -> Looked {
+        self.asked = false;
+        if !self.syncs.is_empty() {
+            // They may have written to another file of this name, of which no notice has told yet.
+            self.check_files().await;
+        }
         let looked = self.take_step(due).await;
         if looked != Looked::Behind {
             for reply in std::mem::take(&mut self.syncs) {
@@ -126,16 +131,18 @@ impl Database {
         }
     }
 
-    /// Looks whether the database is still the file that was attached to.
-    async fn check_files(&mut self) {
+    /// Looks whether the database is still the file that was attached to, and attaches to what is there if
+    /// it is not.
+    pub(super) async fn check_files(&mut self) -> bool {
         let in_place = self.with_capture(|capture| capture.files_in_place()).await;
         match in_place {
-            Ok(true) => {}
+            Ok(true) => return true,
             Ok(false) => self.reattach("the database was removed or replaced").await,
             Err(error) => {
                 self.failed(&error).await;
             }
         }
+        false
     }
 
     pub(super) async fn reattach(&mut self, reason: &str) {

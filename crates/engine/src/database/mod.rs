@@ -173,6 +173,7 @@ pub(crate) async fn start(
         images: Vec::new(),
         shrunk_for: None,
         syncs: Vec::new(),
+        asked: false,
     };
     // Of the run before.
     database.status.send_modify(|status| {
@@ -263,9 +264,12 @@ struct Database {
     shrunk_for: Option<String>,
     /// Who waits for a capture of what was committed before.
     syncs: Vec<oneshot::Sender<Result<Txid, Error>>>,
+    /// One of them came after the last look.
+    asked: bool,
 }
 
 enum Wake {
+    Asked,
     Notice,
     Time,
     Tick,
@@ -279,6 +283,9 @@ impl Database {
         loop {
             let wake = self.wait().await;
             match wake {
+                Wake::Asked => {
+                    self.look(Due::Now).await;
+                }
                 Wake::Notice => self.noticed().await,
                 Wake::Time => {
                     self.look(self.due()).await;
@@ -319,7 +326,10 @@ impl Database {
             self.command(command).await;
         }
         if wanted {
-            self.start_image(transfer().await).await;
+            // Where others have all there are it is started later.
+            if let Ok(permit) = timeout_at(end, transfer()).await {
+                self.start_image(permit).await;
+            }
         }
     }
 
@@ -336,12 +346,7 @@ impl Database {
         let notices = Arc::clone(&self.notices);
         tokio::select! {
             biased;
-            command = self.inbox.recv() => Wake::Command(command),
-            () = async {
-                tokio::time::sleep_until(quiet_until).await;
-                notices.wait().await;
-            } => Wake::Notice,
-            () = sleep_until(next_look) => Wake::Time,
+            // What is rare comes first, so that those who ask all the time keep it from nothing.
             result = ImageJob::finished(&mut self.images) => Wake::ImageDone(Box::new(result)),
             permit = async {
                 sleep_until(pending_at).await;
@@ -351,6 +356,14 @@ impl Database {
                 Ok(()) => Wake::Tick,
                 Err(_) => std::future::pending().await,
             },
+            command = self.inbox.recv() => Wake::Command(command),
+            // One look is for all who have asked by then.
+            () = std::future::ready(()), if self.asked => Wake::Asked,
+            () = async {
+                tokio::time::sleep_until(quiet_until).await;
+                notices.wait().await;
+            } => Wake::Notice,
+            () = sleep_until(next_look) => Wake::Time,
         }
     }
 
@@ -364,7 +377,7 @@ impl Database {
         match command {
             Command::Sync { reply } => {
                 self.syncs.push(reply);
-                self.look(Due::Now).await;
+                self.asked = true;
             }
             Command::Image(request) => self.pending.add(request),
             Command::CompareTail {

@@ -91,6 +91,9 @@ impl Database {
                 Wake::Command(Some(command)) => self.command(command).await,
                 Wake::ImageDone(result) => self.finish_image(*result).await,
                 Wake::Pending(permit) => self.start_image(permit).await,
+                Wake::Asked => {
+                    self.look(Due::Now).await;
+                }
                 Wake::Command(None) => return goal,
                 Wake::Notice | Wake::Time | Wake::Tick if goal.is_none() => {
                     goal = self.capture_all().await;
@@ -157,7 +160,12 @@ impl Database {
     /// Captures what is committed; the transaction that every replica is to have then, `None` where
     /// that did not work.
     async fn capture_all(&mut self) -> Option<Txid> {
-        if self.look(Due::Now).await != Looked::Complete {
+        // What the files have that are open, and then what others of these names have by now.
+        let mut looked = self.look(Due::Now).await;
+        if !self.check_files().await {
+            looked = self.look(Due::Now).await;
+        }
+        if looked != Looked::Complete {
             return None;
         }
         let captured = self.status.borrow().txid;

@@ -8,7 +8,9 @@ use std::{collections::VecDeque, io, iter::Peekable, ops::Range, sync::Arc, time
 
 use bytes::Bytes;
 use evertide_ltx::{Level, Txid};
-use evertide_storage::{ByteStream, Error as StoreError, LtxObject, ReplicaClient, V3Object};
+use evertide_storage::{
+    ByteStream, Clock as _, Error as StoreError, LtxObject, ReplicaClient, SystemClock, V3Object,
+};
 use futures_util::{StreamExt, future::try_join_all};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -17,7 +19,7 @@ use super::{
     RestoreError, RestorePlan, RestoreTarget,
     plan::{extend, plan},
 };
-use crate::backoff;
+use crate::{backoff, times};
 
 /// A file of a replica that is read in parts.
 pub(crate) trait Remote: Clone + Send + Sync + 'static {
@@ -113,7 +115,8 @@ impl From<RestoreError> for Stopped {
     }
 }
 
-/// All LTX files of a replica, level by level; their times are exact where the target needs that.
+/// All LTX files of a replica, level by level. Where the target needs that their times are exact, and corrected
+/// where a clock was wrong.
 pub(crate) async fn listing(
     client: &dyn ReplicaClient,
     target: RestoreTarget,
@@ -123,7 +126,11 @@ pub(crate) async fn listing(
         RestoreTarget::Latest | RestoreTarget::Txid(_) => client.list(level, None),
     });
     let levels = try_join_all(levels).await?;
-    Ok(levels.into_iter().flatten().collect())
+    let mut files: Vec<LtxObject> = levels.into_iter().flatten().collect();
+    if let RestoreTarget::Timestamp(_) = target {
+        times::correct(&mut files, SystemClock.now());
+    }
+    Ok(files)
 }
 
 /// Reads the files of a plan and sends them. Makes a new plan where files vanish meanwhile, since

@@ -158,6 +158,68 @@ async fn databases_that_were_replaced_take_no_room_and_no_descriptors() {
     scene.assert_restores();
 }
 
+/// What was committed is on the replica, and not only said to be.
+async fn durable_is_true(scene: &Scene, backup: &Replication) -> Connection {
+    let conn = scene.open();
+    insert(&conn, 1);
+    durable(backup).await;
+    scene.assert_restores();
+    conn
+}
+
+/// The notice may come later than the question.
+#[tokio::test]
+async fn what_is_committed_in_a_file_put_in_place_just_now_is_not_said_to_be_safe_before_it_is() {
+    let (scene, mut conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    for _ in 0..10 {
+        insert(&conn, 1);
+        drop(conn);
+        let other = another();
+        std::fs::copy(&other.db, scene.dir.path().join("new.db")).unwrap();
+        std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
+        // Nothing is opened as long as the WAL of the former one is there.
+        for suffix in ["-shm", "-wal"] {
+            let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+        }
+        conn = durable_is_true(&scene, &backup).await;
+    }
+    backup.stop(DEADLINE).await.unwrap();
+}
+
+/// Only the directory itself is watched, and so there is no notice.
+#[tokio::test]
+async fn what_is_committed_below_a_directory_put_in_place_just_now_is_not_said_to_be_safe_before_it_is()
+ {
+    let mut scene = Scene::new();
+    let place = |name: &str| scene.dir.path().join(name);
+    let [above, new] = [place("above"), place("new")];
+    let put = |number: u32| {
+        let copy = new.join("data/app.db");
+        std::fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        std::fs::copy(another().db, copy).unwrap();
+        let _ = std::fs::rename(&above, place(&format!("former-{number}")));
+        std::fs::rename(&new, &above).unwrap();
+    };
+    put(0);
+    scene.db = above.join("data/app.db");
+    let backup = scene.start().await;
+    let mut conn = durable_is_true(&scene, &backup).await;
+    for number in 1..4 {
+        drop(conn);
+        put(number);
+        conn = durable_is_true(&scene, &backup).await;
+    }
+    drop(conn);
+    // Also of what nobody waits for before the end.
+    put(4);
+    let conn = scene.open();
+    insert(&conn, 1);
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
+}
+
 #[tokio::test]
 async fn a_directory_that_was_replaced_is_watched_like_the_former_one() {
     let mut scene = Scene::new();

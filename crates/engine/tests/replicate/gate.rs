@@ -1,4 +1,4 @@
-//! A disk on which one folder is as slow as a test wants.
+//! A disk on which some folders are as slow as a test wants.
 
 use std::{
     io,
@@ -41,10 +41,15 @@ impl Gate {
 
     /// Blocks until a write waits at the gate.
     pub(crate) fn until_somebody_waits(&self) {
+        self.until_so_many_wait(1);
+    }
+
+    /// Blocks until so many writes wait at the gate.
+    pub(crate) fn until_so_many_wait(&self, writes: usize) {
         let state = self.state.lock().unwrap();
         drop(
             self.changed
-                .wait_while(state, |state| state.waiting == 0)
+                .wait_while(state, |state| state.waiting < writes)
                 .unwrap(),
         );
     }
@@ -65,16 +70,16 @@ impl Gate {
     }
 }
 
-/// Everything written below `folder` passes the gate.
+/// Everything written below these folders passes the gate.
 #[derive(Debug)]
 pub(crate) struct GatedDisk {
-    pub(crate) folder: PathBuf,
+    pub(crate) folders: Vec<PathBuf>,
     pub(crate) gate: Arc<Gate>,
 }
 
 impl GatedDisk {
     fn file(&self, path: &Path, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
-        match path.starts_with(&self.folder) {
+        match self.folders.iter().any(|folder| path.starts_with(folder)) {
             true => Box::new(GatedFile {
                 file,
                 gate: Arc::clone(&self.gate),

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use evertide::{
     DatabaseState, DatabaseStatus, Durability, Error, ReplicaOptions, Replication,
-    ReplicationOptions, RetentionTier,
+    ReplicationOptions, RetentionTier, Txid,
 };
 use futures_util::FutureExt;
+use tokio::task::JoinSet;
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
 
@@ -261,6 +262,42 @@ async fn until_started(backup: &evertide::Replication) {
         );
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_ask_all_the_time_keep_no_replica_from_its_snapshot_and_no_wal_from_starting_over()
+ {
+    let (scene, conn) = Scene::with_rows(30);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    let mut asking = JoinSet::new();
+    for _ in 0..256 {
+        let backup = backup.clone();
+        asking.spawn(async move {
+            loop {
+                backup.sync().await.unwrap();
+            }
+        });
+    }
+    let mut options = backup.options();
+    let second = scene.dir.path().join("second");
+    options.replicas.push(replica_options("second", &second));
+    backup.update(options).await.unwrap();
+    until(&backup, |status| {
+        let mut replicas = status.replicas.iter();
+        replicas.all(|replica| replica.txid > Txid::ZERO)
+    })
+    .await;
+    let before = backup.status().rotations;
+    let rotated = async {
+        while backup.status().rotations < before + 3 {
+            tokio::task::block_in_place(|| insert(&conn, 10));
+        }
+    };
+    tokio::time::timeout(DEADLINE, rotated).await.unwrap();
+    asking.shutdown().await;
+    backup.stop(DEADLINE).await.unwrap();
+    scene.assert_restores();
 }
 
 #[tokio::test]

@@ -380,7 +380,7 @@ fn with_a_slow_replica(scene: &Scene) -> (Replication, Arc<Gate>, PathBuf) {
     let slow = scene.dir.path().join("slow");
     let gate = Arc::new(Gate::default());
     let disk = GatedDisk {
-        folder: slow.clone(),
+        folders: vec![slow.clone()],
         gate: Arc::clone(&gate),
     };
     let backup = limited(scene)
@@ -434,7 +434,7 @@ async fn a_status_says_since_when_capture_fails_until_it_works_again() {
     let (scene, conn) = Scene::with_rows(3);
     let gate = Arc::new(Gate::default());
     let disk = GatedDisk {
-        folder: scene.dir.path().join(".app.db-evertide/ltx"),
+        folders: vec![scene.dir.path().join(".app.db-evertide/ltx")],
         gate: Arc::clone(&gate),
     };
     let day = Duration::from_secs(24 * 3_600);

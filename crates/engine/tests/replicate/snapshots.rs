@@ -15,7 +15,7 @@ async fn a_database_may_be_written_to_all_the_time_it_is_read() {
         .unwrap();
     let gate = Arc::new(Gate::default());
     let disk = GatedDisk {
-        folder: scene.replica.join("ltx"),
+        folders: vec![scene.replica.join("ltx")],
         gate: Arc::clone(&gate),
     };
     let backup = scene.builder().disk(Arc::new(disk)).build().unwrap();

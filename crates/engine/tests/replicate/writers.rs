@@ -1,6 +1,11 @@
 //! Who may write to a replica: one at a time, and only who goes on with what it has.
 
-use std::{path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use evertide::{
     Error, Maintenance, Replication, ReplicationBuilder, RestoreOptions, RestoreTarget, Txid,
@@ -9,7 +14,11 @@ use evertide::{
 use evertide_storage::{Clock, Destination, ManualClock, OsDisk, SystemClock};
 use rusqlite::Connection;
 
-use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
+use crate::{
+    DEADLINE, Scene, durable,
+    gate::{Gate, GatedDisk},
+    insert, replica_options, until,
+};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -289,6 +298,53 @@ async fn after_a_crash_a_restored_database_waits_for_the_lease_and_goes_on_far_a
         restored(&survived.replica, &output, RestoreTarget::Txid(late)).await;
         evertide_testkit::assert_same_database(&scene.db, &output);
     }
+}
+
+/// Where it matters who wrote last all of the database is read at the start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_waits_for_no_upload_of_other_databases() {
+    let (scene, _conn) = Scene::with_rows(5);
+    let backup = started(to_replica_of(&scene, &scene.db)).await;
+    durable(&backup).await;
+    let heir = tempfile::tempdir().unwrap();
+    copy(&[&scene.replica], heir.path());
+    let heir = Scene {
+        replica: heir.path().join("replica"),
+        db: heir.path().join("app.db"),
+        dir: heir,
+    };
+    restored(&heir.replica, &heir.db, RestoreTarget::Latest).await;
+
+    // All long uploads that a process may have under way get nowhere.
+    let (slow, slow_conn) = Scene::with_rows(0);
+    let gate = Arc::new(Gate::default());
+    let places = (0..16).map(|number| slow.replica.join(number.to_string()));
+    let places: Vec<PathBuf> = places.collect();
+    let disk = GatedDisk {
+        folders: places.iter().map(|place| place.join("ltx")).collect(),
+        gate: Arc::clone(&gate),
+    };
+    let mut builder = Replication::builder(&slow.db).disk(Arc::new(disk));
+    for place in &places {
+        let name = format!("in {}", place.display());
+        builder = builder.replica(replica_options(&name, place));
+    }
+    let uploading = started(builder).await;
+    durable(&uploading).await;
+    gate.close();
+    let large = "INSERT INTO t (b) VALUES (randomblob(12000000))";
+    slow_conn.execute_batch(large).unwrap();
+    tokio::task::block_in_place(|| gate.until_so_many_wait(16));
+
+    let starting = started(to_replica_of(&heir, &heir.db));
+    let started = tokio::time::timeout(DEADLINE / 3, starting).await;
+    gate.open();
+    let after = started.expect("it waits for uploads of another database");
+    durable(&after).await;
+    after.stop(DEADLINE).await.unwrap();
+    uploading.stop(DEADLINE).await.unwrap();
+    backup.stop(DEADLINE).await.unwrap();
+    heir.assert_restores();
 }
 
 #[tokio::test]
