@@ -127,8 +127,8 @@ pub(super) const FAULTS: &[Fault] = &[
         name: "lease-taken-back",
         harm: "who was stopped while it renewed its lease takes it back from whoever has it by then",
         file: "crates/storage/src/lease/mod.rs",
-        right: "if blind && took >= self.in_time(had_it) {",
-        wrong: "if blind && took == Duration::MAX {",
+        right: "if blind && self.is_late(begun.uptime) {",
+        wrong: "if blind && self.is_late(Duration::MAX) {",
         tests: &[storage(
             "lease::tests::blind::in_a_store_without_conditions_who_may_have_written_over_another_stops_and_waits",
         )],

@@ -324,11 +324,14 @@ impl Lease {
             return Ok(());
         };
         let record = self.record(claim, self.clock.now(), let_go);
+        let sent = self.clock.uptime();
         match self.put(&record, Some(version)).await {
             Err(error) if error.is_conflict() => Ok(()), // it is not ours any more
             Err(error) => Err(error),
             Ok(_) => {
-                self.knows(&record);
+                if !self.is_late(sent) {
+                    self.knows(&record);
+                }
                 Ok(())
             }
         }
@@ -398,12 +401,11 @@ impl Lease {
                 return Err(error);
             }
         }
-        let took = self.clock.uptime().saturating_sub(begun.uptime);
-        if blind && took >= self.in_time(had_it) {
+        if blind && self.is_late(begun.uptime) {
             self.still_ours()?;
         }
         if blind && self.left().is_zero() {
-            tokio::time::sleep(self.in_time(false)).await;
+            tokio::time::sleep(self.settling()).await;
             self.recognise().await?;
         }
         let mut state = self.state();
@@ -447,19 +449,22 @@ impl Lease {
     }
 
     /// Whether a record of ours of which nobody has heard may have been stored without condition long after it was sent, and
-    /// so have replaced that of somebody else.
+    /// so have replaced that of somebody else: not while we have the lease.
     fn arrived_late(&self, state: &State) -> bool {
         let (uptime, now) = (self.clock.uptime(), self.clock.now());
-        let passed = state.sent.map(|at| uptime.saturating_sub(at));
-        let had_it = !state.left(self.duration, uptime, now).is_zero();
-        self.is_blind() && passed.is_none_or(|passed| passed >= self.in_time(had_it))
+        let has_ended = state.left(self.duration, uptime, now).is_zero();
+        self.is_blind() && has_ended && state.sent.is_none_or(|sent| self.is_late(sent))
     }
 
-    /// What is stored in less time than this has replaced nobody who writes. Of two who take the lease at the same time
-    /// both are there after so long, and know who was the last.
-    fn in_time(&self, had_it: bool) -> Duration {
-        let margin = margin(self.duration);
-        if had_it { margin } else { margin.min(SETTLING) }
+    /// Whether what was sent then, and is stored now, may have replaced the record of somebody who writes, where our lease
+    /// has ended by now.
+    fn is_late(&self, sent: Duration) -> bool {
+        self.clock.uptime().saturating_sub(sent) >= self.settling()
+    }
+
+    /// Of two who take the lease at the same time both are there after so long, and know who was the last.
+    fn settling(&self) -> Duration {
+        margin(self.duration).min(SETTLING)
     }
 
     /// After a record of ours was stored without condition, long after the last look. Where our lease has ended meanwhile it

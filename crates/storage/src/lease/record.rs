@@ -285,6 +285,8 @@ fn one_line(name: &str) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     pub(in crate::lease) fn record(owner: u128) -> LeaseRecord {
@@ -367,6 +369,83 @@ pub(super) mod tests {
             assert_eq!(read.state, LeaseState::Held, "{name:?}");
             assert!(!read.to_string().contains(char::is_control), "{name:?}");
             assert_eq!(read.encode(), record.encode(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn no_two_identities_are_alike_and_none_has_a_half_that_is_empty() {
+        let many: Vec<_> = (0..100).map(|_| Identity::random()).collect();
+        let halves: HashSet<u64> = many
+            .iter()
+            .flat_map(|Identity(bits)| [(bits >> 64) as u64, *bits as u64])
+            .collect();
+        assert_eq!(halves.len(), 200);
+        assert!(!halves.contains(&0));
+    }
+
+    #[test]
+    fn an_identity_is_read_from_its_digits_and_from_nothing_else() {
+        let good = "5f0c6f8e21d14c0ba6c7a1a3fd0e8f11";
+        assert_eq!(good.parse::<Identity>().unwrap().to_string(), good);
+        let signed = format!("+{}", &good[1..]);
+        for bad in [
+            "",
+            "7",
+            &good[1..],
+            &format!("0{good}"),
+            &signed,
+            &good.replace('c', "x"),
+        ] {
+            assert_eq!(bad.parse::<Identity>(), Err(NotAnIdentity), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_owed_above_what_was_found_until_it_is_stored() {
+        let epoch = |number: u64| Txid::new(number * TxidRange::EPOCH);
+        let next = |txid: Txid| Txid::new(txid.get() + 1);
+        let cases = [
+            (
+                "it goes on where the last one ended",
+                Txid::ZERO,
+                Txid::FIRST,
+                Txid::ZERO,
+                false,
+            ),
+            (
+                "in the same epoch",
+                next(epoch(2)),
+                next(next(epoch(2))),
+                epoch(2),
+                false,
+            ),
+            (
+                "nothing is stored since",
+                next(epoch(1)),
+                epoch(2),
+                next(epoch(1)),
+                true,
+            ),
+            (
+                "something that came late",
+                next(epoch(1)),
+                epoch(2),
+                Txid::new(epoch(2).get() - 1),
+                true,
+            ),
+            ("it is stored", epoch(1), epoch(2), epoch(2), false),
+            ("and more", epoch(1), epoch(2), next(epoch(2)), false),
+            (
+                "what was found is above",
+                epoch(3),
+                epoch(2),
+                epoch(1),
+                false,
+            ),
+        ];
+        for (what, found, begins, newest, owes) in cases {
+            let range = TxidRange { found, begins };
+            assert_eq!(range.owes_its_first(newest), owes, "{what}");
         }
     }
 }

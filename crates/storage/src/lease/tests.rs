@@ -1,19 +1,22 @@
 //! Leases of a replica in memory, with clocks that are turned by hand.
 
 mod blind;
+mod odd;
+mod passed_on;
+mod renewal;
 
 use std::{
     future::Future,
     io,
-    sync::atomic::{AtomicU64, Ordering},
     task::{Context, Poll, Waker},
 };
 
 use evertide_ltx::{Level, LtxName, Txid};
 use futures_util::{FutureExt, StreamExt, future::join, stream};
 
+use self::odd::{Odd, odd};
 use super::*;
-use crate::{ByteStream, Capabilities, CountingClient, ManualClock, MemoryClient, bytes_stream};
+use crate::{ByteStream, CountingClient, ManualClock, MemoryClient, bytes_stream};
 
 const RANGE: TxidRange = TxidRange {
     found: Txid::ZERO,
@@ -51,7 +54,19 @@ impl Writer {
         id: Identity,
         known: Option<u64>,
     ) -> Self {
-        let store: Arc<dyn ReplicaClient> = Arc::clone(store) as Arc<dyn ReplicaClient>;
+        Self::over_with(store.clone(), process, id, known)
+    }
+
+    fn over(store: Arc<dyn ReplicaClient>) -> Self {
+        Self::over_with(store, "11", Identity::random(), None)
+    }
+
+    fn over_with(
+        store: Arc<dyn ReplicaClient>,
+        process: &str,
+        id: Identity,
+        known: Option<u64>,
+    ) -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let clock = Arc::new(ManualClock::new(now));
         let owner = Owner {
@@ -402,118 +417,6 @@ async fn a_lease_of_a_later_version_is_left_alone() {
     assert_lost(writer.put(1).await, "not ours");
     let found = store.get_small(&key).await.unwrap().unwrap();
     assert_eq!(found.content, content);
-}
-
-/// A store whose answers to some puts get lost, or that cannot replace on condition.
-#[derive(Debug)]
-struct Odd {
-    inner: MemoryClient,
-    answers_lost: AtomicU64,
-    compare_and_set: bool,
-}
-
-#[async_trait::async_trait]
-impl ReplicaClient for Odd {
-    fn location(&self) -> String {
-        self.inner.location()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            conditional_create: self.compare_and_set,
-            compare_and_set: self.compare_and_set,
-            ..self.inner.capabilities()
-        }
-    }
-
-    async fn list(
-        &self,
-        level: Level,
-        after: Option<Txid>,
-    ) -> Result<Vec<crate::LtxObject>, Error> {
-        self.inner.list(level, after).await
-    }
-
-    async fn date(&self, objects: Vec<crate::LtxObject>) -> Result<Vec<crate::LtxObject>, Error> {
-        self.inner.date(objects).await
-    }
-
-    async fn get(
-        &self,
-        level: Level,
-        name: LtxName,
-        range: Option<std::ops::Range<u64>>,
-    ) -> Result<ByteStream, Error> {
-        self.inner.get(level, name, range).await
-    }
-
-    async fn put(
-        &self,
-        level: Level,
-        name: LtxName,
-        created: SystemTime,
-        body: ByteStream,
-    ) -> Result<crate::LtxObject, Error> {
-        self.inner.put(level, name, created, body).await
-    }
-
-    async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
-        self.inner.delete(level, names).await
-    }
-
-    async fn get_small(&self, key: &SmallKey) -> Result<Option<crate::SmallObject>, Error> {
-        self.inner.get_small(key).await
-    }
-
-    async fn put_small(
-        &self,
-        key: &SmallKey,
-        content: bytes::Bytes,
-        precondition: Precondition,
-    ) -> Result<Version, Error> {
-        let mut precondition = precondition;
-        if !self.compare_and_set {
-            // It looks, and what comes in between is lost.
-            let found = self.inner.get_small(key).await?;
-            let found = found.map(|found| found.version);
-            let as_expected = match &precondition {
-                Precondition::Unchanged(version) => found.as_ref() == Some(version),
-                _ => true,
-            };
-            if as_expected {
-                precondition = Precondition::None;
-                tokio::task::yield_now().await;
-            }
-        }
-        let stored = self.inner.put_small(key, content, precondition).await;
-        let lost = self
-            .answers_lost
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| {
-                left.checked_sub(1)
-            });
-        match lost {
-            Ok(_) => Err(Error::Interrupted {
-                location: self.location(),
-            }),
-            Err(_) => stored,
-        }
-    }
-
-    async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
-        self.inner.list_small().await
-    }
-
-    async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
-        self.inner.delete_small(key).await
-    }
-}
-
-fn odd(answers_lost: u64, compare_and_set: bool) -> Arc<CountingClient> {
-    Arc::new(CountingClient::new(Arc::new(Odd {
-        inner: MemoryClient::new("odd"),
-        answers_lost: AtomicU64::new(answers_lost),
-        compare_and_set,
-    })))
 }
 
 #[tokio::test]

@@ -138,6 +138,8 @@ async fn in_a_store_without_conditions_a_first_record_that_was_given_up_gives_no
     arrives.await.unwrap();
     let seen = late.claim().await.unwrap_err();
     assert!(matches!(seen, Error::LeaseHeld { .. }), "{seen}");
+    let nobody_knows_whom = "whoever may have taken its lease from this process";
+    assert!(seen.to_string().contains(nobody_knows_whom), "{seen}");
     assert_lost(late.put(3).await, "not ours");
     // The other one hears of it at its next renewal, and both wait.
     pass(&[&late, &heir], 20);
@@ -220,4 +222,109 @@ async fn in_a_store_without_conditions_a_restart_waits_where_a_record_came_that_
         assert!(matches!(taken, Taken::Displacing(_)), "{taken:?}");
         after.put(5).await.unwrap();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_who_looks_again_at_its_own_lease_goes_on() {
+    let store = odd(0, false);
+    let writer = Writer::new(&store, "11");
+    writer.claim().await.unwrap();
+    writer.put(1).await.unwrap();
+    for let_go in [false, true] {
+        if let_go {
+            writer.lease.release().await.unwrap();
+        }
+        pass(&[&writer], 1_000);
+        let taken = writer.claim().await.unwrap();
+        assert!(matches!(taken, Taken::Again(_)), "{let_go}: {taken:?}");
+        writer.put(2 + u64::from(let_go)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_write_is_tried_again_at_once_after_a_lost_answer() {
+    let store = odd(1, false);
+    let writer = Writer::new(&store, "11");
+    writer.claim().await.unwrap();
+    writer.put(1).await.unwrap_err();
+    writer.put(1).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_renewal_that_failed_may_still_arrive_after_letting_go() {
+    let odd = Odd::new(false);
+    let store = Arc::new(CountingClient::new(odd.clone()));
+    let (first, second) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    first.claim().await.unwrap();
+    first.put(1).await.unwrap();
+    pass(&[&first], 61);
+    odd.lose_answers(1);
+    first.put(2).await.unwrap_err();
+    first.put(2).await.unwrap();
+    first.lease.release().await.unwrap();
+    let taken = second.claim().await.unwrap();
+    assert!(matches!(taken, Taken::FromAnother(_)), "{taken:?}");
+}
+
+/// What is stored is all there before the answer to a renewal that was sent meanwhile.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_renewal_that_nobody_waited_for_costs_no_wait_later() {
+    let store = odd(0, false);
+    let writer = Writer::new(&store, "11");
+    writer.claim().await.unwrap();
+    writer.put(1).await.unwrap();
+    let clock = Arc::clone(&writer.clock);
+    let body = stream::once(async move {
+        clock.advance(Duration::from_secs(61));
+        // The renewal is due, is sent, and arrives.
+        tokio::time::sleep(LASTS / 20).await;
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
+        Ok("content".into())
+    });
+    writer.put_body(2, body.boxed()).await.unwrap();
+    pass(&[&writer], 1_000);
+    writer.put(3).await.unwrap();
+}
+
+/// It has little of its lease left when it renews it, and is stopped until the lease has ended.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_a_renewal_at_the_last_moment_takes_the_lease_from_nobody() {
+    let store = odd(0, false);
+    let (late, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    late.claim().await.unwrap();
+    late.put(1).await.unwrap();
+    assert!(heir.claim().await.is_err());
+    pass(&[&late, &heir], 119);
+    let mut renewal = Box::pin(late.put(2));
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(renewal.as_mut().poll(&mut context).is_pending());
+    pass(&[&late, &heir], 8);
+    heir.claim().await.unwrap();
+    heir.put(3).await.unwrap();
+    pass(&[&late, &heir], 15);
+    assert_lost(renewal.await, "somebody else may have taken it meanwhile");
+    assert_eq!(stored(&store).await, [name(1), name(3)]);
+}
+
+/// It is stopped while it lets go, until somebody else has the lease, and has written.
+#[tokio::test(start_paused = true)]
+async fn in_a_store_without_conditions_who_let_go_too_late_is_not_known_to_have_been_the_last() {
+    let store = odd(0, false);
+    let (before, heir) = (Writer::new(&store, "11"), Writer::new(&store, "22"));
+    before.claim().await.unwrap();
+    before.put(1).await.unwrap();
+    assert!(heir.claim().await.is_err());
+    pass(&[&before, &heir], 119);
+    let mut end = Box::pin(before.lease.release());
+    let mut context = Context::from_waker(Waker::noop());
+    assert!(end.as_mut().poll(&mut context).is_pending());
+    pass(&[&before, &heir], 8);
+    heir.claim().await.unwrap();
+    heir.put(2).await.unwrap();
+    end.await.unwrap();
+    let after = before.restarted(&store, known(&before));
+    let seen = after.claim().await.unwrap_err();
+    assert!(matches!(seen, Error::LeaseHeld { .. }), "{seen}");
 }
