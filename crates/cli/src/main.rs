@@ -33,6 +33,13 @@ fn main() -> ExitCode {
 
 /// Help that was asked for is a result, on standard output; all else is wrong usage.
 fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let printed = output::print(error.render().to_string().as_bytes());
+        return match printed {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failure::report("", &error),
+        };
+    }
     // Nobody may be reading.
     let _ = error.print();
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))

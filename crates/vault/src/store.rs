@@ -240,6 +240,21 @@ impl SecureConfigStore {
         Ok(saved)
     }
 
+    /// As [`Self::rekey`], of one scope.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::get`]. Nothing is stored then.
+    pub fn rekey_scope(&self, scope: &str) -> Result<SavedConfig, Error> {
+        let identities = self.identities()?;
+        let mut connection = connection::open(&self.database, Access::Write)?;
+        let transaction = self.begin_existing(&mut connection)?;
+        let newest = self.read(&transaction, scope, 0, &identities)?;
+        let saved = self.insert_again(&transaction, &newest, &identities, "new key")?;
+        self.commit(transaction)?;
+        Ok(saved)
+    }
+
     fn identities(&self) -> Result<Vec<x25519::Identity>, KeyFileError> {
         connection::check_is_no_key_file(&self.database, self.key.path())?;
         self.key.identities()

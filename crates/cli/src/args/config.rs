@@ -65,6 +65,9 @@ pub(crate) enum ConfigCommand {
     Scopes {
         #[command(flatten)]
         stored: Stored,
+        /// List this scope only
+        #[arg(long, value_name = "SCOPE")]
+        scope: Option<String>,
         /// Print one JSON document
         #[arg(long)]
         json: bool,
@@ -119,6 +122,9 @@ pub(crate) enum ConfigCommand {
     Rekey {
         #[command(flatten)]
         stored: Stored,
+        /// Those of this scope only
+        #[arg(long, value_name = "SCOPE")]
+        scope: Option<String>,
     },
 }
 

@@ -33,8 +33,17 @@ Examples:
 The database is built in a temporary file beside OUT, checked, and renamed only then: OUT is never
 there in part. Nothing stays behind when a restore fails. A file at OUT is replaced only with
 --force. What --follow makes can be read all the time, and a later --follow goes on with it;
-docs/follow.md says how. With --json: db_path, restored, replica, txid, timestamp, newest, files, bytes,
-database_bytes, duration_ms and integrity_check."
+docs/follow.md says how.
+
+With --json each form prints db_path and restored, and besides
+  a restore     location, replica_name (null for a URL), replica (as location), txid, v3_file (of
+                Litestream 0.3 only), timestamp, newest, files, bytes, database_bytes, duration_ms,
+                integrity_check
+  --dry-run     location, replica_name, source (as location), target_path (as db_path), replica (as
+                replica_name), min_txid, max_txid, timestamp, newest, bytes, files (each with level,
+                name, min_txid, max_txid, size, timestamp)
+  --follow      location, replica_name, replica (as location), txid, files; when it ends
+  nothing done  reason, with --if-db-not-exists or --if-replica-exists"
 )]
 pub(crate) struct RestoreArgs {
     #[command(flatten)]

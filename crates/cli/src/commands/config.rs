@@ -12,7 +12,11 @@ use crate::{
 
 pub(crate) fn config(command: &ConfigCommand) -> anyhow::Result<()> {
     match command {
-        ConfigCommand::Scopes { stored, json } => scopes(stored, *json),
+        ConfigCommand::Scopes {
+            stored,
+            scope,
+            json,
+        } => scopes(stored, scope.as_deref(), *json),
         ConfigCommand::List { scoped, json } => list(scoped, *json),
         ConfigCommand::Dump { scoped, generation } => dump(scoped, *generation),
         ConfigCommand::Diff {
@@ -26,7 +30,7 @@ pub(crate) fn config(command: &ConfigCommand) -> anyhow::Result<()> {
             generation,
             output,
         } => export(scoped, *generation, output),
-        ConfigCommand::Rekey { stored } => rekey(stored),
+        ConfigCommand::Rekey { stored, scope } => rekey(stored, scope.as_deref()),
     }
 }
 
@@ -63,7 +67,7 @@ impl<'a> Version<'a> {
     }
 }
 
-fn scopes(stored: &Stored, json: bool) -> anyhow::Result<()> {
+fn scopes(stored: &Stored, only: Option<&str>, json: bool) -> anyhow::Result<()> {
     #[derive(Serialize)]
     struct Scope<'a> {
         scope: &'a str,
@@ -73,7 +77,9 @@ fn scopes(stored: &Stored, json: bool) -> anyhow::Result<()> {
 
     let store = store(stored)?;
     let mut histories = Vec::new();
-    for scope in store.scopes()? {
+    let mut scopes = store.scopes()?;
+    scopes.retain(|scope| only.is_none_or(|only| scope == only));
+    for scope in scopes {
         histories.push(store.history(&scope)?);
     }
     let scopes = histories.iter().filter_map(|history| {
@@ -199,9 +205,12 @@ fn export(scoped: &Scoped, generation: u32, path: &std::path::Path) -> anyhow::R
     ))
 }
 
-fn rekey(stored: &Stored) -> anyhow::Result<()> {
+fn rekey(stored: &Stored, only: Option<&str>) -> anyhow::Result<()> {
     let store = store(stored)?;
-    let saved = store.rekey()?;
+    let saved = match only {
+        Some(scope) => vec![store.rekey_scope(scope)?],
+        None => store.rekey()?,
+    };
     let keys = store.key().public_keys()?;
     let key = keys.first().map_or("", String::as_str);
     for config in &saved {

@@ -13,7 +13,11 @@ use crate::{args::RestoreArgs, output, progress::RestoreBar};
 #[derive(Serialize)]
 struct Followed {
     db_path: String,
+    /// Whether the copy became ready.
+    restored: bool,
     replica: String,
+    location: String,
+    replica_name: Option<String>,
     txid: Option<String>,
     files: u64,
 }
@@ -91,7 +95,10 @@ pub(super) fn print(
     if args.json {
         return output::json(&Followed {
             db_path: args.output.display().to_string(),
+            restored: txid.is_some(),
             replica: source.client.location(),
+            location: source.client.location(),
+            replica_name: source.name.clone(),
             txid: txid.map(|txid| txid.to_string()),
             files: *files,
         });

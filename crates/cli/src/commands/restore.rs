@@ -298,6 +298,9 @@ struct Restored<'a> {
     db_path: String,
     restored: bool,
     replica: String,
+    /// The same, as each form has it: a dry run has the name in `replica`, as Litestream.
+    location: String,
+    replica_name: Option<&'a str>,
     /// Litestream 0.3 has none.
     txid: Option<String>,
     /// The last file of Litestream 0.3 that was used.
@@ -326,6 +329,8 @@ fn print_report(
             db_path: args.output.display().to_string(),
             restored: true,
             replica: source.client.location(),
+            location: source.client.location(),
+            replica_name: source.name.as_deref(),
             txid: v3_file.is_none().then(|| report.txid.to_string()),
             v3_file,
             timestamp: created,
@@ -368,6 +373,10 @@ struct Plan {
     source: String,
     target_path: String,
     replica: Option<String>,
+    db_path: String,
+    restored: bool,
+    location: String,
+    replica_name: Option<String>,
     /// Litestream 0.3 has none.
     min_txid: Option<String>,
     max_txid: Option<String>,
@@ -422,6 +431,10 @@ fn print_plan(args: &RestoreArgs, source: &Source, plan: &RestorePlan) -> anyhow
             source: source.client.location(),
             target_path: args.output.display().to_string(),
             replica: source.name.clone(),
+            db_path: args.output.display().to_string(),
+            restored: false,
+            location: source.client.location(),
+            replica_name: source.name.clone(),
             min_txid: txid(Txid::FIRST),
             max_txid: txid(plan.txid()),
             timestamp: plan.created().map(output::time),

@@ -6,9 +6,12 @@ use std::{
     process::{Command, Stdio},
 };
 
-use evertide_testkit::{Fault, FaultProxy, Weather, WebdavKind, WebdavServer};
+use evertide_testkit::{
+    ChildProcess, Fault, FaultProxy, Weather, WebdavKind, WebdavServer, wait_until,
+};
+use serde_json::Value;
 
-use super::support::{Workplace, bytes, insert};
+use super::support::{PATIENCE, Workplace, bytes, insert};
 
 /// A replica with 3, 4 and 5 rows; transaction 2 changes nothing, the first stop leaves it for Litestream.
 fn replica(place: &Workplace, name: &str) {
@@ -250,6 +253,70 @@ fn a_dry_run_says_what_would_be_read_and_does_nothing() {
     assert_eq!(plan["files"].as_array().unwrap().len(), 2);
     assert_eq!(plan["files"][0]["level"], 9);
     assert_eq!(place.names(), before);
+}
+
+/// Whatever a program asked for: it looks in one place.
+#[test]
+fn every_form_of_a_restore_says_in_json_what_became_of_which_database_from_which_replica() {
+    let place = Workplace::new();
+    replica(&place, "replica");
+    place.write(
+        "evertide.toml",
+        &format!(
+            "[[databases]]\npath = \"app.db\"\n{}",
+            place.replica_toml("databases.replicas", "replica")
+        ),
+    );
+    for (named, from) in [
+        (Value::Null, &["replica"][..]),
+        ("replica".into(), &["--config", "evertide.toml", "app.db"]),
+    ] {
+        let restore = [&["restore", "--json", "-o", "out.db"][..], from].concat();
+        let plan = place.json(&[&restore[..], &["--dry-run"]].concat());
+        // As before.
+        assert_eq!(
+            (&plan["replica"], &plan["target_path"]),
+            (&named, &"out.db".into())
+        );
+        let location = &plan["source"];
+        let done = place.json(&restore);
+        assert_eq!(&done["replica"], location);
+        fs::remove_file(place.path("out.db")).unwrap();
+        let mut follow = place.command(&[&restore[..], &["--follow"]].concat());
+        follow.stdout(fs::File::create(place.path("followed")).unwrap());
+        let mut follow = ChildProcess::spawn(&mut follow).unwrap();
+        wait_until(PATIENCE, "the copy", || place.exists("out.db"));
+        // Once it goes on with a change it is ready.
+        let rows = place.rows("app.db") + 1;
+        let database = rusqlite::Connection::open(place.path("app.db")).unwrap();
+        insert(&database, 1);
+        drop(database);
+        place.ok(&["replicate", "--once", "app.db", "replica"]);
+        wait_until(PATIENCE, "the change", || place.rows("out.db") == rows);
+        follow.terminate(PATIENCE).unwrap();
+        let followed: Value = serde_json::from_str(&place.read("followed")).unwrap();
+        assert_eq!(&followed["replica"], location);
+        let skipped = place.json(&[&restore[..], &["--if-db-not-exists"]].concat());
+        for (document, restored) in [
+            (&plan, false),
+            (&done, true),
+            (&followed, true),
+            (&skipped, false),
+        ] {
+            assert_eq!(document["db_path"], "out.db", "{document}");
+            assert_eq!(document["restored"], restored, "{document}");
+        }
+        for document in [&plan, &done, &followed] {
+            assert_eq!(&document["location"], location, "{document}");
+            assert_eq!(document["replica_name"], named, "{document}");
+        }
+        for name in place.names().iter().filter(|name| name.contains("out.db")) {
+            let path = place.path(name);
+            fs::remove_file(&path)
+                .or_else(|_| fs::remove_dir_all(&path))
+                .unwrap();
+        }
+    }
 }
 
 #[test]

@@ -334,6 +334,36 @@ fn after_a_new_key_the_newest_settings_of_every_scope_open_with_it_alone() {
 }
 
 #[test]
+fn one_scope_alone_is_listed_and_encrypted_again_where_it_is_asked_for() {
+    let place = Workplace::new();
+    three_versions(&place);
+    place.write("app.toml", "x = 1\n");
+    place.ok(&insert(&["--file", "app.toml", "--scope", "application"]));
+    let names = |scope: &[&str]| {
+        let scopes = place.json(&[&config("scopes", scope)[..], &["--json"]].concat());
+        let scopes = scopes.as_array().unwrap().clone();
+        let names = scopes.iter().map(|scope| scope["scope"].to_string());
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(names(&[]), ["\"application\"", "\"litestream\""]);
+    assert_eq!(names(&["--scope", "application"]), ["\"application\""]);
+    assert_eq!(names(&["--scope", "other"]), [] as [&str; 0]);
+    let said = place.ok(&config("rekey", &["--scope", "application"]));
+    assert!(
+        said.contains("application") && !said.contains("litestream"),
+        "{said}"
+    );
+    let versions = |scope| {
+        let list = config("list", &["--scope", scope, "--json"]);
+        place.json(&list).as_array().unwrap().len()
+    };
+    assert_eq!((versions("application"), versions("litestream")), (2, 3));
+    place
+        .run(&config("rekey", &["--scope", "other"]))
+        .failed(1, &["other", "litestream"]);
+}
+
+#[test]
 fn what_cannot_be_read_from_the_store_says_why() {
     let place = Workplace::new();
     place.ok(&["keygen"]);

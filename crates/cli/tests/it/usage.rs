@@ -1,6 +1,7 @@
 //! What every command promises: help, exit status, which stream is for what.
 
 use std::{
+    fs,
     io::Read,
     process::{Command, Stdio},
 };
@@ -226,6 +227,20 @@ fn a_completion_script_is_made_for_every_shell_and_bash_reads_it() {
         .status()
         .unwrap();
     assert!(read.success());
+}
+
+#[test]
+fn help_that_could_not_be_written_is_an_error() {
+    let place = Workplace::new();
+    for arguments in [&["--help"][..], &["--version"], &["restore", "--help"]] {
+        let full = fs::OpenOptions::new().write(true).open("/dev/full");
+        let mut command = place.command(arguments);
+        let child = command.stdout(full.unwrap()).stderr(Stdio::piped()).spawn();
+        let output = child.unwrap().wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.contains("cannot write to standard output"), "{said}");
+    }
 }
 
 #[test]

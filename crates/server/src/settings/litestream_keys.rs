@@ -2,7 +2,10 @@
 
 /// Settings of Litestream's that have no counterpart here, and what to do instead.
 pub(super) const LITESTREAM_ONLY: [(&str, &str); 24] = [
-    ("addr", "use `--metrics`"),
+    (
+        "addr",
+        "`evertide replicate` serves no metrics, a program with `evertide-server` does; remove it",
+    ),
     (
         "auto-recover",
         "Evertide repairs its local state by itself; remove it",

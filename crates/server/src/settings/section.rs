@@ -229,6 +229,15 @@ pub(super) enum Zero {
 }
 
 impl<'n> Field<'n> {
+    /// Whether it is empty, or a no.
+    pub(super) fn says_nothing(&self) -> bool {
+        match &self.node.value {
+            Value::Text(text) => text.is_empty(),
+            Value::Boolean(value) => !value,
+            _ => false,
+        }
+    }
+
     pub(super) fn text(&self, report: &mut Report) -> Option<Text<'n>> {
         let Value::Text(value) = &self.node.value else {
             self.wrong_type(report, "text in quotes");

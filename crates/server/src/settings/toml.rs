@@ -323,6 +323,8 @@ fn check_keys(report: &mut Report, section: &Section<'_>, kind: Option<ReplicaTy
         let owner = owners.next().map(|(owner, _)| *owner);
         let mistake = match (owner, kind) {
             _ if REPLICA.contains(&key) => continue,
+            // The Go module writes those, and passes them over.
+            (Some(owner), Some(kind)) if owner != kind && field.says_nothing() => continue,
             (Some(owner), Some(kind)) if owner != kind => Mistake::OfOtherType {
                 of: owner.name(),
                 is: kind.name().to_owned(),

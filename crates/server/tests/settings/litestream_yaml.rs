@@ -389,7 +389,7 @@ dbs:
     replicas: [{path: /d}]
 "#;
     let expected = [
-        "line 1: addr: is a setting of Litestream that Evertide does not have: use `--metrics`",
+        "line 1: addr: is a setting of Litestream that Evertide does not have: `evertide replicate` serves no metrics, a program with `evertide-server` does; remove it",
         "line 1: secret-access-key: is missing: both keys are needed, or neither",
         "line 2: snapshots: unknown key; did you mean `snapshot`?",
         "line 5: levels[0].interval: `soon` is not a duration",

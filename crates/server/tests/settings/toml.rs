@@ -30,6 +30,59 @@ fn what_the_go_module_generates_is_read() {
     assert_eq!(replica.retention_check_interval, HOUR);
 }
 
+/// As its documentation prints them: keys of the other type are there, and empty.
+const ALL_KEYS: &str = r#"
+monitor_interval = "1s"          # optional
+checkpoint_interval = "1m"       # optional
+[[replicas]]
+name = "local"                   # required, unique
+type = "file"                    # "file" | "s3" | ours: "gs" "abs" "sftp" "webdav" "nats" "oss"
+sync_interval = "1s"             # optional
+snapshot_interval = "24h"        # optional
+retention = "7d"                 # optional; empty or "0" keeps for ever
+retention_check_interval = "1h"  # optional
+file_path = "/path"              # file
+s3_endpoint = ""                 # s3 ...
+s3_region = ""
+s3_bucket = ""
+s3_path = ""
+s3_access_key_id = ""
+s3_secret_access_key = ""
+s3_force_path_style = false
+"#;
+
+#[test]
+fn keys_of_another_type_that_say_nothing_are_passed_over_and_others_are_not() {
+    let options = parse_toml(ALL_KEYS).unwrap();
+    assert_eq!(directory(&options.replicas[0]), PathBuf::from("/path"));
+    assert_eq!(options.replicas[0].retention, Some(7 * DAY));
+    let on_s3 = ALL_KEYS
+        .replace("type = \"file\"", "type = \"s3\"")
+        .replace("s3_bucket = \"\"", "s3_bucket = \"bucket\"")
+        .replace("file_path = \"/path\"", "file_path = \"\"");
+    let options = parse_toml(&on_s3).unwrap();
+    let destination = options.replicas[0].destination.to_string();
+    assert_eq!(destination, "s3://bucket?forcePathStyle=false");
+    for said in [
+        "s3_region = \"eu-1\"",
+        "s3_force_path_style = true",
+        "s3_part_size = 0",
+        "gs_bucket = [\"\"]",
+    ] {
+        let key = said.split(' ').next().unwrap();
+        let text = format!("{ALL_KEYS}{said}\n").replace("s3_region = \"\"\n", "");
+        let text = match key {
+            "s3_force_path_style" => text.replace("s3_force_path_style = false\n", ""),
+            _ => text,
+        };
+        let mistakes = mistakes(parse_toml(&text));
+        assert!(
+            matches!(&mistakes[..], [one] if one.contains(key)),
+            "{said}: {mistakes:?}"
+        );
+    }
+}
+
 #[test]
 fn what_is_not_set_has_the_engines_defaults() {
     let options = parse_toml(&with("")).unwrap();
