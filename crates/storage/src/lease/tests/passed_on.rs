@@ -1,9 +1,16 @@
 //! What a writer reads of its replica is what everybody reads.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use super::*;
 use crate::{FileClient, FileOptions, OsDisk, collect};
+
+/// A file that is not ours.
+#[allow(clippy::disallowed_methods)] // a file of the test's own
+fn write(file: &Path) {
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(file, "by somebody else").unwrap();
+}
 
 #[tokio::test]
 async fn a_writer_misses_nothing_that_its_replica_holds() {
@@ -11,9 +18,7 @@ async fn a_writer_misses_nothing_that_its_replica_holds() {
     let path = directory.path().to_owned();
     let v3 = "generations/00000000000000aa/snapshots/00000000.snapshot.lz4";
     for file in [v3, "ltx/notes.txt"] {
-        let file = path.join(file);
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(file, "by somebody else").unwrap();
+        write(&path.join(file));
     }
     let store = Arc::new(FileClient::new(FileOptions { path }, Arc::new(OsDisk)));
     let writer = Writer::over(store.clone());
@@ -33,8 +38,8 @@ async fn a_writer_misses_nothing_that_its_replica_holds() {
     assert_eq!(collect(content, 100).await.unwrap(), "content");
 
     let key = SmallKey::lease();
-    assert_eq!(client.list_small().await.unwrap(), [key.clone()]);
     assert!(client.get_small(&key).await.unwrap().is_some());
+    assert_eq!(client.list_small().await.unwrap(), [key]);
     let strays = client.list_strays().await.unwrap();
     let keys: Vec<_> = strays.iter().map(|stray| &stray.key[..]).collect();
     assert_eq!(keys, ["generations/", "ltx/notes.txt"]);
