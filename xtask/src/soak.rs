@@ -20,16 +20,18 @@ const POINTS: u32 = 500;
 const YEARS: u32 = 20;
 const SIMULATIONS: u32 = 5_000;
 const RACES: u32 = 200;
+const LIVES: u32 = 3_000;
 
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("torture", torture),
     ("kill loop", kills),
     ("kills of the real binary", kills_of_the_binary),
     ("failing disks", faults),
     ("power cuts", crashes),
+    ("lives of databases", lives_of_databases),
     ("two writers", races),
     ("lives of replicas", lives),
     ("two machines", two_machines),
@@ -132,6 +134,12 @@ fn crashes(seed: u64) -> Result<Tally> {
         &["--test", "faults", "crashes::", "--", "--nocapture"],
     );
     test.env("EVERTIDE_CRASHES", "all");
+    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+}
+
+fn lives_of_databases(seed: u64) -> Result<Tally> {
+    let mut test = tests("evertide", &["--lib", "whole_lives", "--", "--nocapture"]);
+    test.env("EVERTIDE_LIVES", LIVES.to_string());
     run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
 }
 

@@ -1,7 +1,7 @@
 //! Lives of a database in steps that a seed draws: whatever SQLite committed is captured, and nothing else, byte for
 //! byte, by the real thing on a real database. Nothing happens at the same time as anything else: for that there are
 //! the model and the torture.
-#![allow(clippy::disallowed_methods)] // only copies are opened by hand
+#![allow(clippy::disallowed_methods, clippy::print_stdout)] // a test, which opens only copies by hand
 
 use std::{path::PathBuf, sync::Arc};
 
