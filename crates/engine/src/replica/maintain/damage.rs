@@ -363,6 +363,61 @@ mod tests {
         assert_eq!(names(&years[1..], (9, 1, 5)), None);
     }
 
+    #[test]
+    fn what_is_owed_is_remembered_while_restores_do_not_get_past_it() {
+        let mut damaged = Damaged::default();
+        let [owed, found] = [file(9, 1, 3, 0), file(1, 2, 2, 0)];
+        damaged.owe(&owed, time(1));
+        damaged.note(found.clone(), &LtxError::BadIndex, time(1));
+        let mut listing: Files = [found.clone()].into_iter().collect();
+        damaged.set_aside(&mut listing);
+        assert_eq!(damaged.reach(), owed.name.max);
+        damaged.forget_before(Txid::new(2));
+        assert_eq!(damaged.reach(), owed.name.max);
+        damaged.forget_before(owed.name.max);
+        // What is there and damaged is known however far restores get.
+        assert_eq!(damaged.files().collect::<Vec<_>>(), [&found]);
+    }
+
+    #[test]
+    fn a_file_that_was_put_back_or_replaced_is_one_of_the_listing_again() {
+        let damaged_file = file(1, 2, 3, 0);
+        let mut another = damaged_file.clone();
+        another.size += 1;
+        for (owed, listed, is_left_out) in [
+            (false, &damaged_file, true),
+            (false, &another, false),
+            (true, &damaged_file, false),
+        ] {
+            let mut damaged = Damaged::default();
+            damaged.note(damaged_file.clone(), &LtxError::BadIndex, time(1));
+            if owed {
+                damaged.owe(&damaged_file, time(2));
+            }
+            let mut listing: Files = [listed.clone()].into_iter().collect();
+            damaged.set_aside(&mut listing);
+            assert_eq!(listing.all().count() == 0, is_left_out, "{owed} {listed:?}");
+            assert_eq!(damaged.files().count() == 1, is_left_out);
+        }
+    }
+
+    #[test]
+    fn the_file_that_was_read_the_longest_ago_says_when_damaged_ones_are_read_again() {
+        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        let clock = Arc::new(ManualClock::new(time(100)));
+        let client = Arc::new(MemoryClient::new("replica"));
+        let mut maintenance = Maintenance::new(client, &options, clock);
+        assert_eq!(maintenance.damaged_due(), None);
+        for (txid, read) in [(2, 90), (3, 70), (4, 80)] {
+            let object = file(1, txid, txid, 0);
+            maintenance
+                .damaged
+                .note(object, &LtxError::BadIndex, time(read));
+        }
+        let due = time(70) + maintenance.between_reads();
+        assert_eq!(maintenance.damaged_due(), Some(due));
+    }
+
     #[tokio::test]
     async fn nothing_damaged_is_deleted_before_what_it_is_made_of_was_read() {
         let client = Arc::new(MemoryClient::new("replica"));
