@@ -153,6 +153,27 @@ mod tests {
     }
 
     #[test]
+    fn as_many_as_there_is_room_for_are_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let leases = open(&path);
+        let names: Vec<String> = (0..MOST).map(|n| format!("replica {n}")).collect();
+        for (seal, name) in (0..).zip(&names) {
+            leases.note(&OsDisk, name, seal).unwrap();
+        }
+        for (seal, name) in (0..).zip(&names) {
+            assert_eq!(open(&path).of(name), Some(seal), "{name}");
+        }
+    }
+
+    /// Nothing to be known is another thing: it may come back.
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        KnownLeases::open(&OsDisk, folder.path()).unwrap_err();
+    }
+
+    #[test]
     fn what_is_damaged_is_not_known_and_a_state_that_was_deleted_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state").join("leases");
