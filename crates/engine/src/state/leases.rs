@@ -168,9 +168,14 @@ mod tests {
 
     /// Nothing to be known is another thing: it may come back.
     #[test]
-    fn what_cannot_be_read_is_an_error() {
-        let folder = tempfile::tempdir().unwrap();
-        KnownLeases::open(&OsDisk, folder.path()).unwrap_err();
+    fn what_cannot_be_read_or_noted_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("leases");
+        let leases = open(&path);
+        std::fs::create_dir(&path).unwrap();
+        KnownLeases::open(&OsDisk, &path).unwrap_err();
+        leases.note(&OsDisk, "a", 7).unwrap_err();
+        assert_eq!(leases.of("a"), None);
     }
 
     #[test]
