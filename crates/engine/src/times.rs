@@ -1,6 +1,9 @@
 //! When files were captured, where clocks were wrong meanwhile. Pure.
 
-use std::{cmp::Reverse, time::SystemTime};
+use std::{
+    cmp::Reverse,
+    time::{Duration, SystemTime},
+};
 
 use evertide_storage::LtxObject;
 
@@ -25,7 +28,8 @@ pub(crate) fn timestamp(last: i64, now: i64) -> i64 {
 ///
 /// - A time after `now` is of a clock that was ahead. What was captured next was captured later, so the
 ///   earliest time of that is nearer.
-/// - A time before that of an earlier transaction is of a clock that was behind. It was no earlier.
+/// - A time long before that of an earlier transaction is of a clock that was behind. It was no earlier. (A little
+///   before is no clock's fault: Litestream dates a snapshot when it makes it, while what follows is captured.)
 pub(crate) fn correct<'a>(files: impl IntoIterator<Item = &'a mut LtxObject>, now: SystemTime) {
     let mut files: Vec<&mut LtxObject> = files.into_iter().collect();
     files.sort_by_key(|file| (file.name.max, Reverse(file.created)));
@@ -39,9 +43,12 @@ pub(crate) fn correct<'a>(files: impl IntoIterator<Item = &'a mut LtxObject>, no
     }
     let mut last = SystemTime::UNIX_EPOCH;
     for file in files {
-        file.created = file.created.max(last);
+        let behind = last.duration_since(file.created).unwrap_or_default();
+        if behind > Duration::from_millis(FAR_BACK.unsigned_abs()) {
+            file.created = last;
+        }
         if file.created <= now {
-            last = file.created;
+            last = last.max(file.created);
         }
     }
 }
@@ -58,8 +65,14 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(second)
     }
 
-    /// The corrected seconds of files, given by last transaction and second, where it is second 100 now.
+    /// The corrected hours of files, given by last transaction and hour, where it is hour 100 now.
     fn corrected(files: &[(u64, u64)]) -> Vec<u64> {
+        let files = files.iter().map(|(max, hour)| (*max, hour * 3_600));
+        let seconds = corrected_seconds(&files.collect::<Vec<_>>(), 360_000);
+        seconds.iter().map(|second| second / 3_600).collect()
+    }
+
+    fn corrected_seconds(files: &[(u64, u64)], now: u64) -> Vec<u64> {
         let object = |(max, second): &(u64, u64)| LtxObject {
             level: Level::L0,
             name: LtxName::new(Txid::FIRST, Txid::new(*max)),
@@ -67,7 +80,7 @@ mod tests {
             created: time(*second),
         };
         let mut files: Vec<LtxObject> = files.iter().map(object).collect();
-        correct(&mut files, time(100));
+        correct(&mut files, time(now));
         let second = |file: &LtxObject| file.created.duration_since(time(0)).unwrap().as_secs();
         files.iter().map(second).collect()
     }
@@ -87,6 +100,25 @@ mod tests {
         assert_eq!(
             corrected(&[(1, 10), (2, 900), (3, 0), (4, 40)]),
             [10, 10, 10, 40]
+        );
+    }
+
+    /// The official restore takes times as they are.
+    #[test]
+    fn what_was_stored_a_little_out_of_order_keeps_its_time() {
+        let files = [
+            (30, 3_000),
+            (30, 2_990),
+            (31, 2_995),
+            (32, 2_701),
+            (33, 3_001),
+        ];
+        let times: Vec<u64> = files.iter().map(|(_, second)| *second).collect();
+        assert_eq!(corrected_seconds(&files, 10_000), times);
+        let far_behind = [(30, 3_000), (31, 2_700), (32, 2_699)];
+        assert_eq!(
+            corrected_seconds(&far_behind, 10_000),
+            [3_000, 2_700, 3_000]
         );
     }
 

@@ -249,18 +249,19 @@ pub(super) mod tests {
             let files: Files = files.iter().cloned().collect();
             names(&plan_retention(&files, &keep(150), time(now)).delete)
         };
+        let long = |second: u64| 10_000 + second;
         let behind = [
-            file(9, 1, 1, 100),
-            file(0, 2, 2, 200),
+            file(9, 1, 1, long(100)),
+            file(0, 2, 2, long(200)),
             file(9, 1, 3, 5),
-            file(0, 4, 4, 300),
+            file(0, 4, 4, long(300)),
         ];
         assert_eq!(
-            deleted(&behind, 320),
+            deleted(&behind, long(320)),
             [],
             "the second state was current then"
         );
-        assert_eq!(deleted(&behind, 350), [(0, 2, 2), (9, 1, 1)]);
+        assert_eq!(deleted(&behind, long(350)), [(0, 2, 2), (9, 1, 1)]);
         let ahead = [
             file(9, 1, 1, 100),
             file(9, 1, 3, 9_000),
