@@ -69,7 +69,6 @@ mod runtime;
 mod simulation;
 mod state;
 mod status;
-mod times;
 mod verify;
 mod wal;
 mod watch;

@@ -1,11 +1,9 @@
 //! The files of a replica, as far as they are known.
 
-use std::{collections::BTreeMap, time::SystemTime};
+use std::collections::BTreeMap;
 
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::LtxObject;
-
-use crate::times;
 
 /// Files of a replica, by level and name.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -47,13 +45,6 @@ impl Files {
 
     pub(super) fn all(&self) -> impl Iterator<Item = &LtxObject> {
         self.0.values()
-    }
-
-    /// The same files, with the times that they can have where a clock was wrong.
-    pub(super) fn corrected(&self, now: SystemTime) -> Self {
-        let mut files = self.clone();
-        times::correct(files.0.values_mut(), now);
-        files
     }
 
     /// The newest transaction of a level, zero without files.

@@ -28,10 +28,8 @@ pub(super) struct Retention {
 /// the tiers promise.
 ///
 /// The files that lead to those are kept, and everything newer. Whatever else there is leads only to
-/// other states, or there by another way. A clock that was wrong makes nothing older than what was captured
-/// before it, and keeps nothing longer than what was captured after it.
+/// other states, or there by another way.
 pub(super) fn plan_retention(files: &Files, keep: &Keep, now: SystemTime) -> Retention {
-    let files = &files.corrected(now);
     let beginning = keep.beginning(now);
     let mut old: Vec<&LtxObject> = files
         .all()
@@ -244,35 +242,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_clock_that_was_wrong_for_a_moment_has_nothing_deleted_early_and_nothing_kept_for_ever() {
-        let deleted = |files: &[LtxObject], now| {
-            let files: Files = files.iter().cloned().collect();
-            names(&plan_retention(&files, &keep(150), time(now)).delete)
-        };
-        let long = |second: u64| 10_000 + second;
-        let behind = [
-            file(9, 1, 1, long(100)),
-            file(0, 2, 2, long(200)),
-            file(9, 1, 3, 5),
-            file(0, 4, 4, long(300)),
-        ];
-        assert_eq!(
-            deleted(&behind, long(320)),
-            [],
-            "the second state was current then"
-        );
-        assert_eq!(deleted(&behind, long(350)), [(0, 2, 2), (9, 1, 1)]);
-        let ahead = [
-            file(9, 1, 1, 100),
-            file(9, 1, 3, 9_000),
-            file(0, 4, 4, 300),
-            file(0, 5, 5, 400),
-        ];
-        assert_eq!(deleted(&ahead, 449), [], "the first state was current then");
-        assert_eq!(deleted(&ahead, 450), [(9, 1, 1)]);
-    }
-
-    #[test]
     fn level_0_goes_once_it_is_compacted_and_old_and_never_the_newest_file() {
         let grace = Duration::from_secs(300);
         let mut files: Files = [
@@ -384,7 +353,6 @@ pub(super) mod tests {
             }
             deleted += plan.delete.len();
             // Each point in time from the beginning of retention on gives what it gave.
-            let (before, after) = (before.corrected(time(now)), after.corrected(time(now)));
             let state = |files: &Files, at: u64| {
                 let then = files.all().filter(|file| file.created <= time(at));
                 reachable(then).last().copied().unwrap_or_default()

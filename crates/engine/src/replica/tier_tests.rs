@@ -131,7 +131,7 @@ fn every_promised_point_restores_as_before_and_nothing_is_left_that_no_promise_n
     let mut random = random();
     let (mut deleted, mut kept) = (0, 0);
     for _ in 0..1_500 {
-        let before = any_replica(&mut random).corrected(time(9_999));
+        let before = any_replica(&mut random);
         let (keep, now) = (any_keep(&mut random), 1_000 + random.u64(..400));
         let delete = plan_retention(&before, &keep, time(now)).delete;
         deleted += delete.len();
@@ -192,7 +192,7 @@ fn looks_at_any_times_keep_what_a_single_one_at_the_end_would() {
     let mut random = random();
     let mut looks = 0;
     for _ in 0..1_500 {
-        let all = any_replica(&mut random).corrected(time(9_999));
+        let all = any_replica(&mut random);
         let keep = any_keep(&mut random);
         let mut arriving: Vec<LtxObject> = all.all().cloned().collect();
         arriving.sort_by_key(|file| file.created);
@@ -227,7 +227,7 @@ fn the_next_look_comes_when_there_is_something_to_delete_and_an_idle_replica_com
     let mut random = random();
     let mut waited = 0;
     for _ in 0..60 {
-        let mut files = any_replica(&mut random).corrected(time(9_999));
+        let mut files = any_replica(&mut random);
         let keep = any_keep(&mut random);
         let mut now = 1_000 + random.u64(..400);
         loop {

@@ -8,9 +8,7 @@ use std::{collections::VecDeque, io, iter::Peekable, ops::Range, sync::Arc, time
 
 use bytes::Bytes;
 use evertide_ltx::{Level, Txid};
-use evertide_storage::{
-    ByteStream, Clock as _, Error as StoreError, LtxObject, ReplicaClient, SystemClock, V3Object,
-};
+use evertide_storage::{ByteStream, Error as StoreError, LtxObject, ReplicaClient, V3Object};
 use futures_util::{StreamExt, future::try_join_all};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
@@ -19,7 +17,7 @@ use super::{
     RestoreError, RestorePlan, RestoreTarget,
     plan::{extend, plan},
 };
-use crate::{backoff, times};
+use crate::backoff;
 
 /// A file of a replica that is read in parts.
 pub(crate) trait Remote: Clone + Send + Sync + 'static {
@@ -115,8 +113,7 @@ impl From<RestoreError> for Stopped {
     }
 }
 
-/// All LTX files of a replica, level by level. Where the target needs that their times are exact, and corrected
-/// where a clock was wrong.
+/// All LTX files of a replica, level by level; their times are exact where the target needs that.
 pub(crate) async fn listing(
     client: &dyn ReplicaClient,
     target: RestoreTarget,
@@ -126,11 +123,7 @@ pub(crate) async fn listing(
         RestoreTarget::Latest | RestoreTarget::Txid(_) => client.list(level, None),
     });
     let levels = try_join_all(levels).await?;
-    let mut files: Vec<LtxObject> = levels.into_iter().flatten().collect();
-    if let RestoreTarget::Timestamp(_) = target {
-        times::correct(&mut files, SystemClock.now());
-    }
-    Ok(files)
+    Ok(levels.into_iter().flatten().collect())
 }
 
 /// Reads the files of a plan and sends them. Makes a new plan where files vanish meanwhile, since

@@ -4,7 +4,6 @@
 
 mod busy;
 mod changes;
-mod clocks;
 mod failures;
 mod footprint;
 mod gate;

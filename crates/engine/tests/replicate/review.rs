@@ -10,7 +10,7 @@ use std::{
 };
 
 use evertide::{DatabaseState, Durability, Error, Replication};
-use evertide_storage::{Clock, FaultDisk, OsDisk};
+use evertide_storage::{Clock, FaultDisk, ManualClock, OsDisk};
 use rusqlite::Connection;
 
 use crate::{DEADLINE, Scene, durable, insert, replica_options, until};
@@ -311,6 +311,34 @@ async fn a_replica_that_moved_is_waited_for_at_its_new_place() {
         evertide_testkit::assert_same_database(&scene.db, &output);
     }
     backup.stop(DEADLINE).await.unwrap();
+}
+
+/// A restore to a point in time goes by the times of the files.
+#[tokio::test]
+async fn a_clock_that_stepped_back_between_two_starts_does_not_mix_up_the_times_of_files() {
+    let (scene, conn) = Scene::with_rows(10);
+    let hours =
+        |hours: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000 + hours * 3_600);
+    for hour in [5, 3, 4, 6] {
+        let clock = Arc::new(ManualClock::new(hours(hour)));
+        let backup = scene.builder().clock(clock).build().unwrap();
+        backup.start().await.unwrap();
+        insert(&conn, 1);
+        durable(&backup).await;
+        backup.stop(DEADLINE).await.unwrap();
+    }
+    let mut times: Vec<_> = scene
+        .objects()
+        .iter()
+        .map(|(level, name, _)| {
+            let file = scene.replica.join("ltx").join(level).join(name);
+            let newest = name.split('-').next_back().unwrap().to_owned();
+            (newest, file.metadata().unwrap().modified().unwrap())
+        })
+        .collect();
+    times.sort();
+    assert!(times.is_sorted_by_key(|(_, time)| *time), "{times:?}");
+    assert_eq!(times.last().unwrap().1, hours(6));
 }
 
 #[tokio::test]
