@@ -161,6 +161,10 @@ impl Life {
         match put.await {
             Ok(object) => self.arrived(object),
             Err(_) => {
+                // Maintenance may find it before this does.
+                if let Some(object) = self.store.objects().get(&(level, name)) {
+                    self.promise.uploaded(object);
+                }
                 self.uncertain = true;
                 self.schedule.upload_later();
             }

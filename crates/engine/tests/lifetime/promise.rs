@@ -57,8 +57,10 @@ impl Promise {
         self.latest = self.latest.max(now);
     }
 
-    /// A file was uploaded, to level 0 or, if it is a snapshot, to that of snapshots.
+    /// A file was uploaded, to level 0 or, if it is a snapshot, to that of snapshots. One whose upload seemed to fail
+    /// is told again when it is known, which is when it arrived for whoever keeps the replica.
     pub(crate) fn uploaded(&mut self, object: &LtxObject) {
+        self.uploads.pop_if(|upload| upload.name == object.name);
         self.uploads.push(Uploaded {
             name: object.name,
             created: object.created,
