@@ -16,7 +16,7 @@ use evertide::{
     Replication, RestoreOptions, follow,
 };
 use evertide_storage::{OsDisk, ReplicaClient};
-use rusqlite::Connection;
+use rusqlite::{Connection, types::Value};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -137,8 +137,8 @@ impl Scene {
 
     /// Follows until the copy has everything, and stops then.
     pub(crate) async fn follow_to_the_end(&self) -> Result<Followed, FollowError> {
-        let wanted = version(&self.path("app.db"));
-        follow_until(self.options(), move |path| version(path) == wanted).await
+        let wanted = content(&self.path("app.db"));
+        follow_until(self.options(), move |copy| content(copy) == wanted).await
     }
 
     /// Compares the copy with what a restore gives, byte for byte but the fields that a copy has of
@@ -234,6 +234,32 @@ fn open(path: &Path) -> Connection {
 pub(crate) fn version(path: &Path) -> i64 {
     let read = open(path).query_row("SELECT n FROM version", [], |row| row.get(0));
     read.unwrap()
+}
+
+/// What a database holds, and not how: all rows of all tables.
+fn content(path: &Path) -> Vec<(String, Vec<Value>)> {
+    let connection = open(path);
+    let transaction = connection.unchecked_transaction().unwrap();
+    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
+    let mut tables = transaction.prepare(tables).unwrap();
+    let names = tables.query_map([], |row| row.get(0)).unwrap();
+    let names: Vec<String> = names.map(Result::unwrap).collect();
+    let values = |name: &String| {
+        let mut rows = transaction
+            .prepare(&format!("SELECT * FROM \"{name}\""))
+            .unwrap();
+        let columns = rows.column_count();
+        let mut rows = rows.query([]).unwrap();
+        let mut values = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            values.extend((0..columns).map(|at| row.get_unwrap(at)));
+        }
+        values
+    };
+    names
+        .iter()
+        .map(|name| (name.clone(), values(name)))
+        .collect()
 }
 
 /// Judges one state of the database, and returns its version.
