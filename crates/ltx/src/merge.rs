@@ -30,7 +30,7 @@ pub fn merge<R: Read, W: Write>(
 ///   database are dropped, as a truncated file drops them.
 /// - Where the database has shrunk and grown again, the pages it regained must come from the files
 ///   behind the shrink: an older content has been truncated and must not come back.
-/// - The result has the size of the last file, the latest timestamp of all, and no database
+/// - The result has the size and the timestamp of the last file, and no database
 ///   checksums. If the first file is a snapshot, so is the result.
 ///
 /// All files are read side by side, each verified to its end, in memory for one page and a small
@@ -156,8 +156,7 @@ fn merged_header(headers: &[&Header]) -> Result<Header, Error> {
         check_continues(previous, next)?;
     }
     let mut header = Header::new(first.page_size, last.commit, first.min_txid, last.max_txid);
-    let latest = headers.iter().map(|header| header.timestamp_ms).max();
-    header.timestamp_ms = latest.unwrap_or_default();
+    header.timestamp_ms = last.timestamp_ms;
     Ok(header)
 }
 

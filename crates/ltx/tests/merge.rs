@@ -101,6 +101,20 @@ fn merged(files: &[Vec<u8>]) -> Result<Model, Error> {
 }
 
 #[test]
+fn a_merge_has_the_time_of_its_last_transaction_whatever_the_clock_showed_before() {
+    let files = [(4, 9_000), (5, 7), (6, 50)].map(|(txid, timestamp_ms)| {
+        let mut header = header(size(512), 9, txid, txid);
+        header.timestamp_ms = timestamp_ms;
+        encode(header, &BTreeMap::from([(1, page(size(512), 1, txid))])).unwrap()
+    });
+    for (count, expected) in [(1, 9_000), (2, 7), (3, 50)] {
+        let files = files.iter().take(count).map(Vec::as_slice);
+        let (_, summary) = merge(files, Vec::new()).unwrap();
+        assert_eq!(summary.header.timestamp_ms, expected);
+    }
+}
+
+#[test]
 fn a_gap_between_files_is_named_and_refused() {
     let files = [single(4, 9, &[1]), single(6, 9, &[1])];
     let error = merged(&files).unwrap_err();

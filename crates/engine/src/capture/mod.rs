@@ -15,6 +15,7 @@ mod pace;
 mod scene;
 mod segment;
 mod table;
+mod times;
 
 use std::{
     path::PathBuf,
@@ -169,7 +170,7 @@ pub(crate) struct Capture {
     images: Vec<Txid>,
     /// How fast the WAL grows, and who checkpoints it.
     pace: Pace,
-    /// Milliseconds since the epoch; timestamps never run backwards, even if the clock does.
+    /// Of what was captured last, in milliseconds since the epoch.
     last_timestamp: i64,
     /// What the database was when all of it was read last.
     pub(crate) begun: Option<Content>,
@@ -504,14 +505,21 @@ impl Capture {
         (min, min.max(self.floor.next()))
     }
 
-    /// Milliseconds since the epoch, never less than the time before.
+    /// Milliseconds since the epoch, never less than the time before where that may have been right.
     fn timestamp(&mut self) -> i64 {
         let now = self
             .clock
             .now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
-        self.last_timestamp = self.last_timestamp.max(now.as_millis() as i64);
+        let last = self.last_timestamp;
+        self.last_timestamp = times::timestamp(last, now.as_millis() as i64);
+        if self.last_timestamp < last {
+            tracing::warn!(
+                database = %self.path.display(), seconds = (last - self.last_timestamp) / 1_000,
+                "the clock was set back; what was captured before has a time that was yet to come"
+            );
+        }
         self.last_timestamp
     }
 

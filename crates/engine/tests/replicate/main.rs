@@ -4,6 +4,7 @@
 
 mod busy;
 mod changes;
+mod clocks;
 mod failures;
 mod footprint;
 mod gate;
