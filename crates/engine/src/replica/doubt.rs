@@ -96,10 +96,10 @@ impl Doubt {
 
 #[cfg(test)]
 mod tests {
-    use std::time::SystemTime;
+    use std::{path::Path, time::SystemTime};
 
     use evertide_ltx::{Level, LtxName, Txid};
-    use evertide_storage::{MemoryClient, ReplicaClient, bytes_stream};
+    use evertide_storage::{Identity, ManualClock, MemoryClient, ReplicaClient, bytes_stream};
 
     use super::{
         super::{
@@ -109,6 +109,7 @@ mod tests {
         },
         *,
     };
+    use crate::state::owner;
 
     const FAR_ABOVE: Txid = Txid::new(0x7_0000_0000);
 
@@ -130,6 +131,58 @@ mod tests {
             .map(|object| object.name.max)
             .max()
             .unwrap()
+    }
+
+    fn doubt(lasts: Duration) -> Doubt {
+        let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
+        let us = owner(Identity::random(), Path::new("/app.db"));
+        let store = Arc::new(MemoryClient::service("bucket"));
+        let lease = Arc::new(Lease::new(store, clock, us, lasts));
+        Doubt {
+            found: Arc::default(),
+            known: lease.known(),
+            lease,
+            lasts,
+            blind: false,
+            takings: 0,
+            settles: None,
+            since: None,
+            unresolved: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn somebody_who_goes_on_all_the_same_is_looked_for_once_in_the_time_of_a_lease() {
+        let mut doubt = doubt(Duration::from_secs(10));
+        assert!(!doubt.arises() && !doubt.is_unresolved());
+        let mut looks = Vec::new();
+        for second in 0..35 {
+            doubt.found.notify_one();
+            if doubt.arises() {
+                looks.push(second);
+                assert!(doubt.is_unresolved());
+                doubt.resolved();
+            }
+            assert!(!doubt.is_unresolved());
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert_eq!(looks, [0, 10, 20, 30]);
+    }
+
+    /// A store that compares lets nobody in whom the lease does not name.
+    #[tokio::test(start_paused = true)]
+    async fn who_may_be_one_of_two_begins_with_transactions_of_its_own() {
+        let second = Duration::from_secs(1);
+        for (fault, right_above) in [(Fault::Nothing, true), (Fault::ComparesNothing, false)] {
+            let memory = Arc::new(MemoryClient::service("bucket"));
+            bury(&*memory, SystemTime::UNIX_EPOCH, Txid::new(5)).await;
+            let store = Faulty::new(memory.clone(), fault);
+            let mut scene = Scene::start(Arc::new(store), second);
+            scene.database.live(10 * second, None).await;
+            assert!(newest(&*memory).await > Txid::new(5));
+            assert_eq!(newest(&*memory).await == Txid::new(6), right_above);
+            scene.cancel.cancel();
+        }
     }
 
     /// Two got the lease at the same moment. The other one knows by now; nothing is written after it.
