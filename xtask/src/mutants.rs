@@ -19,7 +19,7 @@ struct Decisions {
     tests: &'static [&'static str],
 }
 
-const DECISIONS: [Decisions; 4] = [
+const DECISIONS: [Decisions; 5] = [
     Decisions {
         name: "ltx",
         package: "evertide-ltx",
@@ -37,9 +37,37 @@ const DECISIONS: [Decisions; 4] = [
     Decisions {
         name: "engine",
         package: "evertide",
-        which: &["--exclude", CAPTURED],
+        which: &[
+            "--exclude",
+            CAPTURED,
+            "--exclude",
+            "crates/engine/src/replica/maintain/*.rs",
+        ],
         targets: &["--lib"],
         tests: SLOW,
+    },
+    // What a store does with what is asked of it is seen in the lives of replicas.
+    Decisions {
+        name: "maintenance",
+        package: "evertide",
+        which: &[
+            "--re",
+            "replica/maintain/",
+            // It has mutants of fields there, too.
+            "--exclude",
+            "crates/engine/src/capture/*.rs",
+        ],
+        targets: &["--lib", "--test=lifetime"],
+        tests: &[
+            "replica::maintain",
+            "replica::tier_tests",
+            "damaged::",
+            "forgetful::",
+            "looks::",
+            "missing::",
+            "reads::whichever_read",
+            "tiers::",
+        ],
     },
     // What is done with frames is seen where there are some.
     Decisions {
