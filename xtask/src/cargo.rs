@@ -9,6 +9,12 @@ use evertide_testkit::checkout_root;
 use crate::heard::Heard;
 use crate::steps::Tally;
 
+/// Has everything random in tests follow from this seed.
+pub(crate) fn give_seed(test: &mut Command, seed: u64) -> &mut Command {
+    test.env("EVERTIDE_SEED", seed.to_string())
+        .env("PROPTEST_RNG_SEED", seed.to_string())
+}
+
 /// A command in the root of the checkout.
 pub(crate) fn command(program: &str) -> Command {
     let mut command = match (program, std::env::var_os("CARGO")) {

@@ -128,13 +128,20 @@ enum Task {
         seed: Option<u64>,
     },
     /// Check the model of the pin protocol within large bounds; takes ten minutes, in release mode.
-    Model,
+    Model {
+        /// Progress in a drawn order follows from it; drawn and printed without it.
+        #[arg(long)]
+        seed: Option<u64>,
+    },
     /// Mutation testing of the core decisions, with cargo-mutants; takes hours. Results and the
     /// arguments for survivors are in docs/mutants.md.
     Mutants {
-        /// Only those of these decisions: ltx, lease, engine, segments.
+        /// Only those of these decisions: ltx, lease, engine, maintenance, segments.
         #[arg(value_name = "NAME")]
         names: Vec<String>,
+        /// Everything random in the tests follows from it; drawn and printed without it.
+        #[arg(long)]
+        seed: Option<u64>,
         /// Arguments for cargo-mutants, as in `cargo xtask mutants -- --list`.
         #[arg(last = true)]
         arguments: Vec<String>,
@@ -183,8 +190,12 @@ fn main() -> ExitCode {
         Task::Torture { arguments } => run::torture(&arguments),
         Task::Planted { only, seed } => planted::planted(&only, seed),
         Task::Soak { hours, seed } => soak::soak(hours, seed),
-        Task::Model => soak::model(),
-        Task::Mutants { names, arguments } => mutants::mutants(&names, &arguments),
+        Task::Model { seed } => soak::model(seed),
+        Task::Mutants {
+            names,
+            seed,
+            arguments,
+        } => mutants::mutants(&names, seed, &arguments),
         Task::Demo => run::demo(),
         Task::Bench { arguments } => run::bench(&arguments),
     };

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use evertide_testkit::checkout_root;
 
-use crate::cargo::{command, run};
+use crate::cargo::{command, give_seed, run};
 use crate::steps::Tally;
 
 /// Decisions, and the tests that each of their mutants has to pass. All tests of the engine would take minutes for every
@@ -94,7 +94,7 @@ const MEMORY: &str = "--as=8589934592";
 
 /// Makes the mutants of all decisions, or of those named; `arguments` go to cargo-mutants. Decisions that have survivors
 /// fail.
-pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
+pub(crate) fn mutants(only: &[String], seed: Option<u64>, arguments: &[String]) -> Result<Tally> {
     let known = DECISIONS.map(|decisions| decisions.name);
     if let Some(unknown) = only.iter().find(|name| !known.contains(&name.as_str())) {
         anyhow::bail!(
@@ -102,6 +102,8 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
             known.join(", ")
         );
     }
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("mutants, seed {seed}");
     let program = crate::tools::cargo_mutants()?;
     let mut tally = Tally::default();
     for decisions in DECISIONS {
@@ -112,6 +114,7 @@ pub(crate) fn mutants(only: &[String], arguments: &[String]) -> Result<Tally> {
         std::fs::create_dir_all(&output)?;
         let mut mutants = command("prlimit");
         mutants.args([MEMORY, "--"]).arg(&program);
+        give_seed(&mut mutants, seed);
         // From mutant to mutant a line changes.
         mutants.env("CARGO_INCREMENTAL", "1");
         // A random test that fails need not look for the smallest example.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use evertide_testkit::checkout_root;
 
-use crate::cargo::{command, run, run_tests};
+use crate::cargo::{command, give_seed, run, run_tests};
 use crate::steps::Tally;
 
 /// Folders below tests/drivers.
@@ -41,8 +41,7 @@ pub(crate) fn unit(arguments: &[String], seed: Option<u64>) -> Result<Tally> {
         test.env(THREADS, (2 * cores).to_string());
     }
     if let Some(seed) = seed {
-        test.env("EVERTIDE_SEED", seed.to_string());
-        test.env("PROPTEST_RNG_SEED", seed.to_string());
+        give_seed(&mut test, seed);
     }
     test.args(arguments);
     if arguments.is_empty() {

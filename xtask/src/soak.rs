@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::cargo::{command, run_tests};
+use crate::cargo::{command, give_seed, run_tests};
 use crate::fuzz;
 use crate::steps::Tally;
 
@@ -104,7 +104,7 @@ fn kills(seed: u64) -> Result<Tally> {
     );
     test.env("EVERTIDE_KILLS", KILLS.to_string());
     test.env("EVERTIDE_POINTS", POINTS.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn kills_of_the_binary(seed: u64) -> Result<Tally> {
@@ -113,7 +113,7 @@ fn kills_of_the_binary(seed: u64) -> Result<Tally> {
         &["--test", "it", "points::", "--", "--nocapture"],
     );
     test.env("EVERTIDE_POINTS", POINTS.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 /// Of what replicates, of restores and of followers.
@@ -123,7 +123,7 @@ fn faults(seed: u64) -> Result<Tally> {
         let mut test = tests("evertide", &["--test", binary, "--"]);
         test.args(names).arg("--nocapture");
         test.env("EVERTIDE_FAULTS", "all");
-        tally.add(run_tests(test.env("EVERTIDE_SEED", seed.to_string()))?);
+        tally.add(run_tests(give_seed(&mut test, seed))?);
     }
     Ok(tally)
 }
@@ -134,13 +134,13 @@ fn crashes(seed: u64) -> Result<Tally> {
         &["--test", "faults", "crashes::", "--", "--nocapture"],
     );
     test.env("EVERTIDE_CRASHES", "all");
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn lives_of_databases(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--lib", "whole_lives", "--", "--nocapture"]);
     test.env("EVERTIDE_LIVES", LIVES.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn races(seed: u64) -> Result<Tally> {
@@ -149,19 +149,19 @@ fn races(seed: u64) -> Result<Tally> {
         &["--test", "it", "races::", "--", "--nocapture"],
     );
     test.env("EVERTIDE_RACES", RACES.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn lives(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--test", "lifetime", "--", "--nocapture"]);
     test.env("EVERTIDE_YEARS", YEARS.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn two_machines(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--lib", "simulation::", "--", "--nocapture"]);
     test.env("EVERTIDE_SIMULATIONS", SIMULATIONS.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn storms(seed: u64) -> Result<Tally> {
@@ -170,7 +170,7 @@ fn storms(seed: u64) -> Result<Tally> {
         &["--test", "it", "storm", "--", "--nocapture"],
     );
     test.env("EVERTIDE_STORM_SECONDS", STORM.to_string());
-    run_tests(test.env("EVERTIDE_SEED", seed.to_string()))
+    run_tests(give_seed(&mut test, seed))
 }
 
 fn fuzzing(seed: u64) -> Result<Tally> {
@@ -178,12 +178,14 @@ fn fuzzing(seed: u64) -> Result<Tally> {
 }
 
 /// The model of the pin protocol within large bounds, optimised.
-pub(crate) fn model() -> Result<Tally> {
+pub(crate) fn model(seed: Option<u64>) -> Result<Tally> {
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    println!("model within large bounds, seed {seed}");
     let mut test = tests(
         "evertide",
         &["--release", "--test", "model", "--", "--nocapture"],
     );
-    run_tests(test.env("EVERTIDE_MODEL_BOUNDS", "large"))
+    run_tests(give_seed(&mut test, seed).env("EVERTIDE_MODEL_BOUNDS", "large"))
 }
 
 #[cfg(test)]

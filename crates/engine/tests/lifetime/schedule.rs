@@ -116,11 +116,10 @@ impl Schedule {
         self.weather = NEVER;
     }
 
-    /// The clock is set, sometimes to the right time, and never back by more than a day: a clock that is was not right
-    /// before.
+    /// The clock is set, sometimes to the right time.
     pub(crate) fn set_clock_wrong(&mut self) {
         let most = match self.random.u8(..12) {
-            0 => 12 * HOUR,
+            0 => 2 * DAY,
             1..6 => 6 * HOUR,
             _ => Duration::from_millis(1),
         };
