@@ -80,8 +80,14 @@ impl OtherSqliteTally {
         Ok(())
     }
 
-    /// A run in which it wrote nothing shows nothing about it.
+    /// A run in which it wrote nothing shows nothing about it, and one with the bundled SQLite nothing about others.
     pub(crate) fn must_have_written(&self) -> Result<()> {
+        ensure!(
+            self.version != sqlite_version(),
+            "the SQLite of Python is {}, as is bundled, so that no other one was tested; a python3 with another one \
+             has to come first in PATH",
+            self.version
+        );
         ensure!(
             self.transactions > 0,
             "the writer with the SQLite of Python ({}) committed no transaction in {} lives, so that only \
@@ -96,18 +102,13 @@ impl OtherSqliteTally {
 
 impl fmt::Display for OtherSqliteTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (version, bundled) = (&self.version, sqlite_version());
-        match version == bundled {
-            true => write!(
-                f,
-                "SQLite: Python has {version}, as is bundled, so NO OTHER VERSION was tested"
-            )?,
-            false => write!(f, "SQLite: {bundled} is bundled, Python has {version}")?,
-        }
         write!(
             f,
-            "; with that {} transactions in {} lives",
-            self.transactions, self.lives
+            "SQLite: {} is bundled, Python has {}; with that {} transactions in {} lives",
+            sqlite_version(),
+            self.version,
+            self.transactions,
+            self.lives
         )
     }
 }
@@ -138,14 +139,15 @@ mod tests {
     }
 
     #[test]
-    fn both_versions_are_reported_and_that_they_are_the_same() {
+    fn a_run_with_the_bundled_sqlite_alone_does_not_pass_and_both_versions_are_reported() {
         let bundled = sqlite_version();
         let other = after(&["3.7.17\n1\n"]).to_string();
         assert!(
             other.contains(&format!("{bundled} is bundled, Python has 3.7.17")),
             "{other}"
         );
-        let same = after(&[&format!("{bundled}\n1\n")]).to_string();
-        assert!(same.contains("NO OTHER VERSION was tested"), "{same}");
+        let same = after(&[&format!("{bundled}\n1\n")]);
+        let said = same.must_have_written().unwrap_err().to_string();
+        assert!(said.contains("no other one was tested"), "{said}");
     }
 }
