@@ -223,6 +223,7 @@ impl Scene {
         self.replicate_one_more_commit(conn).await?;
         self.check_restore(restorer).await?;
         self.check_ranges()?;
+        self.check_stage()?;
         if self.strays().is_empty() {
             return Ok(());
         }
@@ -299,6 +300,16 @@ impl Scene {
             }
         }
         Ok(())
+    }
+
+    /// Of what was captured only the newest file stays here, once all of it is on the replica.
+    fn check_stage(&self) -> Result<(), String> {
+        let mut staged = names(&self.state());
+        staged.retain(|name| is_ltx(name));
+        match staged.len() {
+            0 | 1 => Ok(()),
+            _ => Err(format!("what was uploaded is left: {staged:?}")),
+        }
     }
 
     /// Files that belong neither to a state nor to a replica.
