@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// A copy of the golden replica, and its files: those of the last generation, snapshot first.
-fn copied() -> (TempDir, Vec<PathBuf>) {
+pub(crate) fn copied() -> (TempDir, Vec<PathBuf>) {
     let dir = tempfile::tempdir().unwrap();
     let replica = dir.path().join("replica");
     copy(&folder().join("replica"), &replica);

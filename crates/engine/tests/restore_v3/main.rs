@@ -8,5 +8,6 @@ mod golden;
 mod large;
 mod live;
 mod parallel;
+mod power;
 mod scene;
 mod verify;
