@@ -178,6 +178,24 @@ fn no_frame_is_lost_while_we_rotate() {
 }
 
 #[test]
+fn no_frame_is_lost_unnoticed_while_we_rotate_beside_others() {
+    let world = |version, bounds| World::new(version, bounds).modes(&SOME_MODES).rotating();
+    for version in mostly(Version::Before3513) {
+        let writers = world(version, bounds(budget(2, 1), budget(3, 2)));
+        holds(
+            "rotating beside a second writer",
+            writers.with(Role::Writer),
+        );
+        let closes = bounds(budget(2, 1).closes(1), budget(3, 1).closes(3));
+        holds("rotating while connections close", world(version, closes));
+    }
+    for version in mostly(Version::Fixed) {
+        let power = bounds(budget(2, 1), budget(3, 2)).power_losses(1);
+        holds("rotating, and power loss", world(version, power));
+    }
+}
+
+#[test]
 fn no_frame_is_lost_while_we_brake() {
     for version in both() {
         let bounds = bounds(budget(3, 1), budget(4, 2));
