@@ -306,8 +306,18 @@ impl Scene {
             self.compare(&restored)?;
             self.check_ranges(name)?;
         }
+        self.check_stage()
         // What it was just storing when it was stopped is superfluous until the next start.
-        Ok(())
+    }
+
+    /// Of what was captured only the newest file stays here, once all of it is on the replicas.
+    fn check_stage(&self) -> Result<(), String> {
+        let mut staged = names(&self.place.path(".app.db-evertide"));
+        staged.retain(|name| is_ltx(name));
+        match staged.len() {
+            0 | 1 => Ok(()),
+            _ => Err(format!("what was uploaded is left: {staged:?}")),
+        }
     }
 
     fn check_next_restore(&self, act: Act) -> Result<(), String> {
