@@ -223,7 +223,6 @@ impl Scene {
         self.replicate_one_more_commit(conn).await?;
         self.check_restore(restorer).await?;
         self.check_ranges()?;
-        self.check_stage()?;
         if self.strays().is_empty() {
             return Ok(());
         }
@@ -271,6 +270,7 @@ impl Scene {
             Ok(Err(error)) => return Err(format!("on a healthy disk: {error}")),
             Err(_) => return Err(format!("wedged on a healthy disk: {:#?}", backup.status())),
         }
+        self.wait_for_the_stage().await?;
         backup
             .stop(DEADLINE)
             .await
@@ -303,13 +303,19 @@ impl Scene {
     }
 
     /// Of what was captured only the newest file stays here, once all of it is on the replica.
-    fn check_stage(&self) -> Result<(), String> {
-        let mut staged = names(&self.state());
-        staged.retain(|name| is_ltx(name));
-        match staged.len() {
-            0 | 1 => Ok(()),
-            _ => Err(format!("what was uploaded is left: {staged:?}")),
-        }
+    async fn wait_for_the_stage(&self) -> Result<(), String> {
+        let staged = || {
+            let mut files = files_below(&self.state());
+            files.retain(|path| is_ltx(path.file_name().unwrap().to_str().unwrap()));
+            files
+        };
+        let released = async {
+            while staged().len() > 1 {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        let released = tokio::time::timeout(DEADLINE, released).await;
+        released.map_err(|_| format!("what was uploaded is left: {:?}", staged()))
     }
 
     /// Files that belong neither to a state nor to a replica.

@@ -292,6 +292,13 @@ impl Scene {
             self.commit();
             std::thread::sleep(Duration::from_millis(30));
         }
+        // Of what was captured only the newest file stays, once all of it is on the replicas.
+        while self.staged().len() > 1 {
+            if Instant::now() > end {
+                return Err(format!("what was uploaded is left: {:?}", self.staged()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let status = process
             .terminate(PATIENCE)
             .map_err(|error| error.to_string())?;
@@ -306,18 +313,15 @@ impl Scene {
             self.compare(&restored)?;
             self.check_ranges(name)?;
         }
-        self.check_stage()
         // What it was just storing when it was stopped is superfluous until the next start.
+        Ok(())
     }
 
-    /// Of what was captured only the newest file stays here, once all of it is on the replicas.
-    fn check_stage(&self) -> Result<(), String> {
-        let mut staged = names(&self.place.path(".app.db-evertide"));
-        staged.retain(|name| is_ltx(name));
-        match staged.len() {
-            0 | 1 => Ok(()),
-            _ => Err(format!("what was uploaded is left: {staged:?}")),
-        }
+    /// The captured files that are still here.
+    fn staged(&self) -> Vec<String> {
+        let mut files = files_below(&self.place.path(".app.db-evertide"), "");
+        files.retain(|name| is_ltx(name.rsplit('/').next().unwrap_or_default()));
+        files
     }
 
     fn check_next_restore(&self, act: Act) -> Result<(), String> {
