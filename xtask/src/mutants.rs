@@ -59,6 +59,7 @@ const DECISIONS: [Decisions; 5] = [
         ],
         targets: &["--lib", "--test=lifetime"],
         tests: &[
+            "replica::cost_tests",
             "replica::maintain",
             "replica::tier_tests",
             "damaged::",
