@@ -304,6 +304,26 @@ impl Attached {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capture::{Due, scene::Scene};
+
+    /// Its process may be stopped; or it is SQLite, which keeps a lock that it could not let go of.
+    #[test]
+    fn a_checkpointer_that_does_not_end_after_a_reset_keeps_no_commit_from_being_captured() {
+        let mut scene = Scene::new(); // attached just now, as after a reset
+        let (conn, capture) = (&scene.conn, &mut scene.capture);
+        let shm = beside(&scene.path, "-shm");
+        let checkpointer = WalIndex::as_checkpointer(&shm).unwrap().unwrap();
+        for _ in 0..2 {
+            conn.execute_batch("INSERT INTO t VALUES (1)").unwrap();
+            assert!(!capture.step(Due::Later).unwrap().complete, "not asked for");
+            assert!(capture.step(Due::Now).unwrap().complete);
+            let attached = capture.attached_mut().unwrap();
+            assert_eq!(attached.held(), Held::Both);
+        }
+        drop(checkpointer);
+        capture.step(Due::Now).unwrap();
+        assert_eq!(capture.attached_mut().unwrap().held(), Held::Pin);
+    }
 
     #[test]
     fn a_lock_that_is_taken_again_is_still_held() {

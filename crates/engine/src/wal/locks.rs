@@ -4,6 +4,8 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
+    thread,
+    time::Duration,
 };
 
 use nix::{
@@ -11,6 +13,9 @@ use nix::{
     fcntl::{FcntlArg, fcntl},
     libc,
 };
+
+const UNLOCK_ATTEMPTS: u32 = 100;
+const UNLOCK_PAUSE: Duration = Duration::from_millis(1);
 
 /// A kind of lock.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -34,9 +39,17 @@ pub(crate) fn try_lock(file: impl AsFd, byte: u64, lock: Lock) -> io::Result<boo
     }
 }
 
-/// Unlocks one byte.
+/// Unlocks one byte. What fails is tried again for a moment: a lock that stays keeps others out for as long as this
+/// process runs, as its descriptor cannot be closed.
 pub(crate) fn unlock(file: impl AsFd, byte: u64) -> io::Result<()> {
-    fcntl(file, FcntlArg::F_OFD_SETLK(&request(libc::F_UNLCK, byte)))?;
+    let request = request(libc::F_UNLCK, byte);
+    for _ in 1..UNLOCK_ATTEMPTS {
+        if fcntl(&file, FcntlArg::F_OFD_SETLK(&request)).is_ok() {
+            return Ok(());
+        }
+        thread::sleep(UNLOCK_PAUSE);
+    }
+    fcntl(file, FcntlArg::F_OFD_SETLK(&request))?;
     Ok(())
 }
 

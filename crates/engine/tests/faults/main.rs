@@ -21,6 +21,7 @@ mod local_state;
 mod points;
 mod rights;
 mod room;
+mod system_calls;
 
 use std::{
     io::Write,

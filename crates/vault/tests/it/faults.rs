@@ -8,13 +8,11 @@ use std::{
     thread,
 };
 
+use evertide_testkit::{Action, Traced, wait_to_be_traced};
 use evertide_vault::{AgeKeyFile, ConfigFormat, SecureConfigStore};
 use nix::errno::Errno;
 
-use crate::{
-    FOLDER, Place, WHAT, read, save, text,
-    traced::{Call, Traced, wait_to_be_traced},
-};
+use crate::{FOLDER, Place, WHAT, read, save, text};
 
 /// What is done while something fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,22 +102,28 @@ fn copy(from: &Place, to: &Place) {
 fn fails_at(template: &Place, work: Work, errno: Errno, nth: usize) -> bool {
     let place = Place::new();
     copy(template, &place);
-    let traced = Traced::start(
-        "faults::child_that_works",
-        &format!("{work:?}"),
-        place.dir.path(),
-    );
+    let what = format!("{work:?}");
+    let environment = [
+        (FOLDER, place.dir.path().as_os_str()),
+        (WHAT, what.as_ref()),
+    ];
+    let mut traced = Traced::start("faults::child_that_works", &environment);
     let mut seen = 0;
     let (calls, report) = traced.until_a_report(|call| {
-        seen += usize::from(errno == Errno::EIO || matches!(call, Call::Write(_)));
-        (seen == nth).then_some(errno)
+        let fails = match call.action {
+            Action::Write => true,
+            Action::Open | Action::Sync => errno == Errno::EIO,
+            _ => false,
+        };
+        seen += usize::from(fails);
+        (fails && seen == nth).then_some(errno)
     });
     traced.finish();
     let case = format!("{work:?}, {errno} at {nth} of {seen}, after {calls:?}");
-    let done = match report.as_str() {
-        "done" => true,
-        "refused" => false,
-        _ => panic!("{case}: {report}"),
+    let done = match report.as_deref() {
+        Some("done") => true,
+        Some("refused") => false,
+        _ => panic!("{case}: {report:?}"),
     };
     assert!(done || seen >= nth, "{case}");
     match work {

@@ -16,7 +16,6 @@ mod locks;
 mod secrets;
 mod store;
 mod synced;
-mod traced;
 
 use std::{
     fs,

@@ -1,14 +1,12 @@
 //! What is reported as saved is on the disk: the system calls of a process that saves, in their order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use evertide_testkit::{Action, Call, Traced, wait_to_be_traced};
 use evertide_vault::{AgeKeyFile, SecureConfigStore};
 use rusqlite::Connection;
 
-use crate::{
-    FOLDER, Place, save, text,
-    traced::{Call, Traced, wait_to_be_traced},
-};
+use crate::{FOLDER, Place, save, text};
 
 #[test]
 #[ignore = "the process that the test below starts"]
@@ -31,12 +29,14 @@ fn child_that_saves_and_makes_a_key() {
 }
 
 /// Whether the file was written to, and is on the disk since.
-fn is_synced(calls: &[Call], file: &PathBuf) -> bool {
-    let last = calls
-        .iter()
-        .rposition(|call| *call == Call::Write(file.clone()));
+fn is_synced(calls: &[Call], file: &Path) -> bool {
+    let last = calls.iter().rposition(does(Action::Write, file));
     let last = last.unwrap_or_else(|| panic!("{file:?} was not written to: {calls:?}"));
-    calls[last..].contains(&Call::Sync(file.clone()))
+    calls[last..].iter().any(does(Action::Sync, file))
+}
+
+fn does(action: Action, file: &Path) -> impl Fn(&Call) -> bool {
+    move |call| call.action == action && call.path == file
 }
 
 #[test]
@@ -49,8 +49,8 @@ fn what_is_saved_is_synced_before_it_is_reported_and_so_are_new_keys_with_their_
         .unwrap();
     let folder = place.dir.path().canonicalize().unwrap();
     let test = "synced::child_that_saves_and_makes_a_key";
-    let traced = Traced::start(test, "", &folder);
-    let calls = || traced.until_a_report(|_| None).0;
+    let mut traced = Traced::start(test, &[(FOLDER, folder.as_os_str())]);
+    let mut calls = || traced.until_a_report(|_| None).0;
     let wal = folder.join("app.db-wal");
     let saved = calls();
     assert!(is_synced(&saved, &wal), "{saved:?}");
@@ -58,12 +58,8 @@ fn what_is_saved_is_synced_before_it_is_reported_and_so_are_new_keys_with_their_
     let key = folder.join("new.key");
     let made = calls();
     assert!(is_synced(&made, &key), "{made:?}");
-    let named = made
-        .iter()
-        .rposition(|call| *call == Call::Sync(folder.clone()));
-    let written = made
-        .iter()
-        .position(|call| *call == Call::Write(key.clone()));
+    let named = made.iter().rposition(does(Action::Sync, &folder));
+    let written = made.iter().position(does(Action::Write, &key));
     assert!(named > written, "its name: {made:?}");
 
     let inserted = calls();
