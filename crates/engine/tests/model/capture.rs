@@ -475,6 +475,11 @@ impl Engine<'_> {
             self.me().stale = false;
             return self.go(CaptureAt::Header);
         }
+        // Under both locks frames can be captured all the same.
+        let me = *self.me();
+        if me.position.frames < me.seen.frames {
+            self.capture();
+        }
         self.rest()
     }
 
