@@ -1,7 +1,7 @@
 //! When transactions were captured, by a clock that may be wrong. Pure.
 
-/// A week: a clock that is set back by more than this, in milliseconds, was wrong before, and is not waited for.
-const FAR_BACK: i64 = 7 * 24 * 60 * 60 * 1_000;
+/// A week, in milliseconds: a clock that is set back by more than this was wrong before, and is not waited for.
+const FAR_BACK: i64 = 604_800_000;
 /// 2020-01-01T00:00:00Z in milliseconds since the epoch. A clock that shows less has not been set yet.
 const YEAR_2020: i64 = 1_577_836_800_000;
 

@@ -52,8 +52,8 @@ pub(super) enum Origin {
     Database,
 }
 
-/// As many bytes are read from a service without asking whether there is another way.
-const SMALL: u64 = 4 << 20;
+/// As many bytes, 4 MiB, are read from a service without asking whether there is another way.
+const SMALL: u64 = 4_194_304;
 
 /// Chooses the cheaper origin. Reading from a service costs time, and with most of them money; reading
 /// from a file system is as cheap as reading the database.

@@ -403,10 +403,7 @@ mod tests {
 
     #[test]
     fn the_file_that_was_read_the_longest_ago_says_when_damaged_ones_are_read_again() {
-        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
-        let clock = Arc::new(ManualClock::new(time(100)));
-        let client = Arc::new(MemoryClient::new("replica"));
-        let mut maintenance = Maintenance::new(client, &options, clock);
+        let mut maintenance = maintenance(&Arc::new(MemoryClient::new("replica")), 100);
         assert_eq!(maintenance.damaged_due(), None);
         for (txid, read) in [(2, 90), (3, 70), (4, 80)] {
             let object = file(1, txid, txid, 0);
@@ -418,6 +415,62 @@ mod tests {
         assert_eq!(maintenance.damaged_due(), Some(due));
     }
 
+    fn maintenance(client: &Arc<MemoryClient>, second: u64) -> Maintenance {
+        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        let clock = Arc::new(ManualClock::new(time(second)));
+        Maintenance::new(client.clone(), &options, clock)
+    }
+
+    #[test]
+    fn one_damaged_file_is_named_and_the_others_are_counted() {
+        let mut maintenance = maintenance(&Arc::new(MemoryClient::new("replica")), 100);
+        assert_eq!(maintenance.complaint(), None);
+        for (txid, others) in [
+            (2, None),
+            (3, Some("so are 1 others")),
+            (4, Some("so are 2 others")),
+        ] {
+            let object = file(1, txid, txid, 0);
+            maintenance
+                .damaged
+                .note(object, &LtxError::BadIndex, time(90));
+            let complaint = maintenance.complaint().unwrap();
+            assert!(complaint.contains(&file(1, 2, 2, 0).name.to_string()));
+            match others {
+                Some(others) => assert!(complaint.ends_with(others), "{complaint}"),
+                None => assert!(!complaint.contains("others"), "{complaint}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn damaged_files_are_read_again_when_it_is_time_and_what_is_wrong_is_what_was_read() {
+        let client = Arc::new(MemoryClient::new("replica"));
+        let mut maintenance = maintenance(&client, 1_000_000);
+        let (now, between) = (time(1_000_000), maintenance.between_reads());
+        let second = Duration::from_secs(1);
+        let cases = [
+            (2, now - between, true),
+            (3, now - between + second, false),
+            (4, now + second, true), // by a clock that was ahead
+        ];
+        // Of the others nothing can be read.
+        let (there, body) = (file(1, 4, 4, 0), bytes_stream("no file".into()));
+        let put = client.put(there.level, there.name, there.created, body);
+        let there = put.await.unwrap();
+        for (txid, read, _) in cases {
+            let mut object = file(1, txid, txid, 0);
+            object.size = there.size;
+            maintenance.damaged.note(object, &LtxError::BadIndex, read);
+        }
+        maintenance.read_again(&mut Files::default()).await;
+        for (damage, (txid, read, is_due)) in maintenance.damaged.0.values().zip(cases) {
+            assert_eq!(damage.read, if is_due { now } else { read }, "{txid}");
+            let unchanged = damage.flaw == LtxError::BadIndex.to_string();
+            assert_eq!(unchanged, txid != 4, "{txid}: {}", damage.flaw);
+        }
+    }
+
     #[tokio::test]
     async fn nothing_damaged_is_deleted_before_what_it_is_made_of_was_read() {
         let client = Arc::new(MemoryClient::new("replica"));
@@ -425,9 +478,7 @@ mod tests {
         let body = bytes_stream("no file".into());
         let put = client.put(damaged.level, damaged.name, time(0), body);
         put.await.unwrap();
-        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
-        let clock = Arc::new(ManualClock::new(time(100)));
-        let mut maintenance = Maintenance::new(client.clone(), &options, clock);
+        let mut maintenance = maintenance(&client, 100);
         maintenance
             .damaged
             .note(damaged.clone(), &LtxError::BadIndex, time(100));

@@ -281,6 +281,27 @@ async fn what_is_deleted_to_be_made_again_is_owed_until_it_is_there() {
     assert!(stored == image);
 }
 
+#[tokio::test]
+async fn what_is_damaged_is_no_reason_for_a_snapshot_where_there_is_one_of_the_same_state() {
+    let (commands, asked) = mpsc::unbounded_channel();
+    let (mut maintenance, client) = maintenance(commands).await;
+    let newest = client.list(Level::L0, None).await.unwrap().remove(0);
+    let (name, snapshot) = ltx(1, 2, PAGES, 20);
+    let body = bytes_stream(snapshot.into());
+    let put = client.put(Level::SNAPSHOT, name, time(20), body);
+    put.await.unwrap();
+    damage(&client, &newest).await;
+    let (name, image) = ltx(1, 3, PAGES, 30);
+    let images = tokio::spawn(give_images(asked, name, image));
+    maintenance.listed(None);
+    assert!(!maintenance.is_whole(&newest).await.unwrap());
+    maintenance.files = Some(maintenance.list_all().await.unwrap());
+    assert!(!maintenance.mend().await.unwrap());
+    assert_eq!(maintenance.damaged().count(), 1);
+    drop(maintenance);
+    assert_eq!(images.await.unwrap(), 0);
+}
+
 /// However old it is: somebody may have a copy, and has to be told.
 #[tokio::test]
 async fn a_damaged_file_that_alone_leads_to_the_newest_state_is_not_deleted_for_its_age() {
