@@ -11,12 +11,13 @@ use std::{
     time::Duration,
 };
 
+use evertide_storage::{Disk, Error as StoreError, ReplicaClient};
 use tokio::{
     runtime::{Builder, Handle},
     sync::{Semaphore, SemaphorePermit, oneshot, watch},
 };
 
-use crate::watch::Watcher;
+use crate::{ReplicaOptions, watch::Watcher};
 
 /// Blocking threads at most. A transfer takes one that reads and, for each replica that it goes to,
 /// one that writes; they wait for each other, so none of them may wait for a thread.
@@ -76,7 +77,23 @@ pub(crate) struct Engine {
     interval: watch::Sender<Option<Duration>>,
     /// Ends the thread when dropped.
     _stop: oneshot::Sender<()>,
+    #[cfg(test)]
+    machine: Option<Arc<dyn SimulatedMachine>>,
 }
+
+/// What a simulated machine has of its own, where real ones share a world.
+#[cfg(test)]
+pub(crate) trait SimulatedMachine: std::fmt::Debug + Send + Sync {
+    /// The store that it reaches, whatever the destination.
+    fn store(&self) -> Arc<dyn ReplicaClient>;
+    /// Where others take the database to be.
+    fn home(&self) -> PathBuf;
+    /// A task of its, which ends with it.
+    fn task(&self, work: TaskOfMachine) -> TaskOfMachine;
+}
+
+#[cfg(test)]
+pub(crate) type TaskOfMachine = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Engine {
     /// The engine, started if nothing was replicated until now.
@@ -118,12 +135,81 @@ impl Engine {
             ticks,
             interval,
             _stop: stop,
+            #[cfg(test)]
+            machine: None,
+        })
+    }
+
+    /// The engine of a simulated machine, in the runtime of the caller and on its clock.
+    #[cfg(test)]
+    pub(crate) fn simulated(machine: Arc<dyn SimulatedMachine>) -> Arc<Self> {
+        let (ticks, _) = watch::channel(0);
+        let (interval, changes) = watch::channel(None);
+        let handle = Handle::current();
+        handle.spawn(tick(ticks.clone(), changes));
+        Arc::new(Self {
+            handle,
+            watcher: Watcher::told(),
+            databases: Mutex::default(),
+            destinations: Mutex::default(),
+            ticks,
+            interval,
+            _stop: oneshot::channel().0,
+            machine: Some(machine),
         })
     }
 
     /// Where tasks of the engine are spawned.
     pub(crate) fn handle(&self) -> &Handle {
         &self.handle
+    }
+
+    /// The store of a replica.
+    pub(crate) fn connect(
+        &self,
+        replica: &ReplicaOptions,
+        database: &Path,
+        disk: Arc<dyn Disk>,
+    ) -> Result<Arc<dyn ReplicaClient>, StoreError> {
+        #[cfg(test)]
+        if let Some(machine) = &self.machine {
+            return Ok(machine.store());
+        }
+        replica.destination.connect_for(database, disk)
+    }
+
+    /// Where a database is, for those who tell machines apart by that.
+    pub(crate) fn home(&self, database: &Path) -> PathBuf {
+        #[cfg(test)]
+        if let Some(machine) = &self.machine {
+            return machine.home();
+        }
+        database.to_owned()
+    }
+
+    /// Has a thread of its own do work that may wait for others.
+    pub(crate) fn spawn_blocking(&self, work: impl FnOnce() + Send + 'static) {
+        #[cfg(test)]
+        if DOES_BLOCKING_WORK.get() {
+            return work();
+        }
+        self.handle.spawn_blocking(work);
+    }
+
+    /// A task as it is to be spawned here.
+    pub(crate) fn task(
+        &self,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        #[cfg(test)]
+        let work = {
+            let work: TaskOfMachine = Box::pin(work);
+            match &self.machine {
+                Some(machine) => machine.task(work),
+                None => work,
+            }
+        };
+        work
     }
 
     /// Marks a database as replicated by this process; `None` where it is already.

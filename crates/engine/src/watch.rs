@@ -68,6 +68,9 @@ impl Notices {
 #[derive(Debug)]
 pub(crate) struct Watcher {
     shared: Option<Arc<Shared>>,
+    /// Where nobody reads what the system notices, as in a simulation.
+    #[cfg(test)]
+    unread: Option<Inotify>,
 }
 
 struct Shared {
@@ -105,13 +108,44 @@ impl Watcher {
                 handle.spawn(read_events(inotify, Arc::clone(&shared)));
                 Self {
                     shared: Some(shared),
+                    #[cfg(test)]
+                    unread: None,
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot watch files; looking at them from time to time");
-                Self { shared: None }
+                Self {
+                    shared: None,
+                    #[cfg(test)]
+                    unread: None,
+                }
             }
         }
+    }
+
+    /// Notices nothing by itself, but what it is [told](Self::tell).
+    #[cfg(test)]
+    pub(crate) fn told() -> Self {
+        let inotify = Inotify::init().unwrap();
+        let shared = Shared {
+            watches: inotify.watches(),
+            directories: Mutex::default(),
+        };
+        Self {
+            shared: Some(Arc::new(shared)),
+            unread: Some(inotify),
+        }
+    }
+
+    /// A database has changed.
+    #[cfg(test)]
+    pub(crate) fn tell(&self) {
+        assert!(self.unread.is_some());
+        let directories = self.shared.as_ref().unwrap().directories.lock().unwrap();
+        let files = directories.values().flat_map(|d| d.files.values());
+        files
+            .filter_map(Weak::upgrade)
+            .for_each(|notices| notices.add(CHANGED));
     }
 
     /// Sends notices about the files of a database until the result is dropped; `None` where its

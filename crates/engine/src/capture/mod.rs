@@ -20,7 +20,7 @@ mod times;
 use std::{
     path::PathBuf,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use evertide_ltx::{Header, Txid};
@@ -270,7 +270,7 @@ impl Capture {
     /// Captures and moves the locks as the protocol says, until there is nothing to do.
     pub(crate) fn step(&mut self, due: Due) -> Result<StepOutcome, CaptureError> {
         let wanted = self.attached_mut()?.read_index()?;
-        self.pace.look(Instant::now(), &wanted);
+        self.pace.look(self.clock.uptime(), &wanted);
         let rotate_at = match due {
             Due::NowAndCheckpoint => 1,
             Due::Now | Due::Later => self.policy.rotate_at(&self.pace, &wanted),

@@ -4,7 +4,7 @@
 //! faster frames come, the more of them are backfilled at a time. An application that checkpoints by
 //! itself would meanwhile do so in each of its commits: that is what the brake is for.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::wal::{IndexHeader, Salts};
 
@@ -37,15 +37,16 @@ pub(super) struct Pace {
 
 #[derive(Clone, Copy, Debug)]
 struct Look {
-    at: Instant,
+    /// By the time that the machine is up.
+    at: Duration,
     salts: Salts,
     committed: u32,
     backfilled: u32,
 }
 
 impl Pace {
-    /// Notes what the wal-index says at one moment.
-    pub(super) fn look(&mut self, at: Instant, index: &IndexHeader) {
+    /// Notes what the wal-index says at one moment of the time that the machine is up.
+    pub(super) fn look(&mut self, at: Duration, index: &IndexHeader) {
         let now = Look {
             at,
             salts: index.salts,
@@ -59,7 +60,7 @@ impl Pace {
             (before.committed, before.backfilled) = (0, 0);
             self.next_generation();
         }
-        let elapsed = at.saturating_duration_since(before.at).as_secs_f64();
+        let elapsed = at.saturating_sub(before.at).as_secs_f64();
         if elapsed > 0.0 {
             let frames = now.committed.saturating_sub(before.committed);
             let old = 0.5_f64.powf(elapsed / HALF_LIFE.as_secs_f64());
@@ -141,7 +142,8 @@ impl Pace {
 
     /// When the WAL will have `frames`, if it goes on to grow as it does, and if that is soon.
     pub(super) fn time_until(&self, frames: u32) -> Option<Duration> {
-        let missing = frames.checked_sub(self.looked?.committed)?;
+        let missing = frames.checked_sub(self.looked?.committed);
+        let missing = missing.filter(|missing| *missing > 0)?;
         let seconds = f64::from(missing) / self.frames_per_second;
         (seconds < PERIOD.as_secs_f64()).then(|| Duration::from_secs_f64(seconds))
     }
@@ -168,8 +170,8 @@ mod tests {
     }
 
     /// A WAL that grows by `frames` each millisecond, for a second.
-    fn writer(frames: u32) -> (Pace, Instant, u32) {
-        let (mut pace, mut at, mut committed) = (Pace::default(), Instant::now(), 0);
+    fn writer(frames: u32) -> (Pace, Duration, u32) {
+        let (mut pace, mut at, mut committed) = (Pace::default(), Duration::ZERO, 0);
         for _ in 0..1_000 {
             pace.look(at, &index(1, committed, 0));
             at += MS;
@@ -214,6 +216,13 @@ mod tests {
         assert!((9 * MS..=11 * MS).contains(&soon), "{soon:?}");
         assert_eq!(pace.time_until(committed + 1_000_000), None);
         assert_eq!(pace.time_until(committed / 2), None, "it is");
+        let last = pace.looked.unwrap().committed;
+        assert_eq!(
+            pace.time_until(last),
+            None,
+            "it just is: looked at again and again it would stay so"
+        );
+        assert!(pace.time_until(last + 1).is_some());
         assert_eq!(Pace::default().time_until(10), None);
     }
 

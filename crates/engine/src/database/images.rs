@@ -179,7 +179,7 @@ impl Database {
             valid: Arc::clone(&valid),
         };
         let (done, result) = oneshot::channel();
-        self.engine.handle().spawn_blocking(move || {
+        self.engine.spawn_blocking(move || {
             let _permit = permit;
             // Nobody waits any more when the database's task has ended.
             let _ = done.send(job.run(image));

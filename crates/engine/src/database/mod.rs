@@ -190,16 +190,16 @@ pub(crate) async fn start(
         return Err(error);
     }
     database.hear_first_looks().await;
-    let runtime = database.engine.handle().clone();
+    let engine = Arc::clone(&database.engine);
     let status = database.status.clone();
-    runtime.spawn(async move {
+    engine.handle().spawn(engine.task(async move {
         // With the task go its claim, its locks and its replicas.
         if let Err(panic) = AssertUnwindSafe(database.run()).catch_unwind().await {
             let panic = panic_text(&*panic);
             note_panic(&status, &panic);
             ended.send_replace(Some(panic));
         }
-    });
+    }));
     Ok(handle)
 }
 

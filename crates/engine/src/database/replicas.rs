@@ -122,13 +122,12 @@ impl Database {
                 .any(|running| running.options == *replica);
             if !unchanged {
                 let claim = self.claim(replica)?;
-                let client = replica
-                    .destination
-                    .connect_for(&self.config.path, Arc::clone(&self.config.disk))
-                    .map_err(|source| Error::Replica {
-                        name: replica.name.clone(),
-                        source,
-                    })?;
+                let disk = Arc::clone(&self.config.disk);
+                let client = self.engine.connect(replica, &self.config.path, disk);
+                let client = client.map_err(|source| Error::Replica {
+                    name: replica.name.clone(),
+                    source,
+                })?;
                 clients.push((replica.clone(), claim, client));
             }
         }
@@ -175,7 +174,8 @@ impl Database {
         let cancel = CancellationToken::new();
         let database = self.config.path.display().to_string();
         let client = counted(client, database, options.name.clone(), self.status.clone());
-        let owner = owner(self.identity.owner, &self.config.path);
+        let home = self.engine.home(&self.config.path);
+        let owner = owner(self.identity.owner, &home);
         let clock = Arc::clone(&self.config.clock);
         let known = self.identity.leases.of(&client.location());
         let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);
@@ -197,7 +197,7 @@ impl Database {
             time_is_up: self.time_is_up.clone(),
             continuable: Arc::clone(&continuable),
         };
-        let task = replica::run(context, cancel.clone());
+        let task = self.engine.task(replica::run(context, cancel.clone()));
         self.tasks.spawn_on(task, self.engine.handle());
         let _task = cancel.drop_guard();
         self.replicas.push(RunningReplica {

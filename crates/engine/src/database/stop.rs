@@ -83,6 +83,7 @@ impl Database {
             }
             // Snapshots that replicas ask for are still served.
             let wake = tokio::select! {
+                biased;
                 _ = status.changed() => continue,
                 () = tokio::time::sleep_until(end) => return goal,
                 wake = self.wait() => wake,

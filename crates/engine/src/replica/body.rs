@@ -17,7 +17,7 @@ use evertide_storage::{
     ByteStream, Disk, Error as StoreError, LtxObject, ReplicaClient, bytes_stream, collect,
 };
 use futures_util::{StreamExt, TryStreamExt};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::{
     Error, capture,
@@ -190,14 +190,14 @@ impl ChunkWriter {
     pub(crate) fn finish(&mut self) {
         self.send();
         for receiver in self.receivers.drain(..) {
-            let _ = receiver.blocking_send(Piece::End);
+            let _ = send(&receiver, Piece::End);
         }
     }
 
     /// Ends the streams with an error, so that nothing is put.
     pub(crate) fn fail(&mut self, why: &str) {
         for receiver in self.receivers.drain(..) {
-            let _ = receiver.blocking_send(Piece::Failed(io::Error::other(why.to_owned())));
+            let _ = send(&receiver, Piece::Failed(io::Error::other(why.to_owned())));
         }
     }
 
@@ -208,7 +208,15 @@ impl ChunkWriter {
         let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES));
         let chunk = Bytes::from(chunk);
         self.receivers
-            .retain(|receiver| receiver.blocking_send(Piece::Chunk(chunk.clone())).is_ok());
+            .retain(|receiver| send(receiver, Piece::Chunk(chunk.clone())));
+    }
+}
+
+/// Waits only where there is no room; whether anybody still receives.
+fn send(receiver: &mpsc::Sender<Piece>, piece: Piece) -> bool {
+    match receiver.try_send(piece) {
+        Err(TrySendError::Full(piece)) => receiver.blocking_send(piece).is_ok(),
+        sent => sent.is_ok(),
     }
 }
 

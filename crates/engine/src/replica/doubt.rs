@@ -87,6 +87,7 @@ impl Doubt {
             }
         };
         tokio::select! {
+            biased;
             () = settles => {}
             Ok(()) = self.known.changed() => {}
             () = self.found.notified() => self.found.notify_one(), // for when it is asked

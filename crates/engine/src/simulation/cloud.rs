@@ -2,7 +2,9 @@
 //! deliver a request long after whoever made it has given up or died.
 
 use std::{
+    collections::HashMap,
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     ops::Range,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
@@ -23,8 +25,8 @@ use tokio::{
 };
 
 use super::{
-    history::Pages,
     judge::{Judge, NodeId},
+    pages::Pages,
 };
 use crate::runtime::DOES_BLOCKING_WORK;
 
@@ -40,6 +42,31 @@ pub(super) enum Conditions {
     Create,
     /// Nothing: what is there is written over.
     None,
+}
+
+/// What is drawn for a request follows from what it asks for and when: which of two that are made at one moment comes
+/// first may depend on threads.
+struct Draws {
+    seed: u64,
+    start: Instant,
+    /// How often each has drawn at this moment.
+    now: Instant,
+    drawn: HashMap<String, u32>,
+}
+
+impl Draws {
+    fn random(&mut self, request: &str) -> Rng {
+        let now = Instant::now();
+        if now != self.now {
+            self.now = now;
+            self.drawn.clear();
+        }
+        let times = self.drawn.entry(request.to_owned()).or_default();
+        *times += 1;
+        let mut seed = DefaultHasher::new();
+        (self.seed, now - self.start, request, *times).hash(&mut seed);
+        Rng::with_seed(seed.finish())
+    }
 }
 
 /// How the requests of a node fare.
@@ -122,9 +149,9 @@ struct End {
 }
 
 struct State {
-    /// The task of the replica.
-    task: Option<task::Id>,
-    random: Rng,
+    /// The tasks of the process.
+    tasks: Vec<task::Id>,
+    draws: Draws,
     weather: Weather,
     /// Since the weather changed.
     requests: u64,
@@ -157,11 +184,18 @@ impl Line {
         (inner, conditions): (Arc<MemoryClient>, Conditions),
         judge: Arc<Mutex<Judge>>,
         legitimate: impl Fn(&[Pages]) -> bool + Send + Sync + 'static,
-        random: Rng,
+        seed: u64,
     ) -> Self {
+        let now = Instant::now();
+        let draws = Draws {
+            seed,
+            start: now,
+            now,
+            drawn: HashMap::new(),
+        };
         let state = State {
-            task: None,
-            random,
+            tasks: Vec::new(),
+            draws,
             weather: Weather::Fair,
             requests: 0,
             troubles: 0,
@@ -177,9 +211,14 @@ impl Line {
         }))
     }
 
-    /// Whose requests take time: the replica's own. Others are of threads that it waits for.
-    pub(super) fn set_task(&self, task: Option<task::Id>) {
-        self.0.state().task = task;
+    /// The requests of this task take time. Others are of threads that it waits for.
+    pub(super) fn add_task(&self) {
+        self.0.state().tasks.push(task::id());
+    }
+
+    /// Another process begins.
+    pub(super) fn forget_tasks(&self) {
+        self.0.state().tasks.clear();
     }
 
     pub(super) fn set_weather(&self, weather: Weather) {
@@ -192,10 +231,11 @@ impl Line {
         self.0.state().troubles
     }
 
-    fn fate(&self) -> Fate {
+    fn fate(&self, request: &str) -> Fate {
         let mut state = self.0.state();
-        let luck = state.random.u8(..100);
-        let late = Duration::from_millis(state.random.u64(20_000..900_000));
+        let mut random = state.draws.random(request);
+        let luck = random.u8(..100);
+        let late = Duration::from_millis(random.u64(20_000..900_000));
         state.requests += 1;
         let fate = match (state.weather, luck) {
             (Weather::Out, _) | (Weather::Rough, 0..15) => Fate::Lost,
@@ -209,31 +249,31 @@ impl Line {
     }
 
     /// The way of a request, or of an answer.
-    async fn travel(&self) {
-        let time = Duration::from_micros(self.0.state().random.u64(500..150_000));
-        sleep(time).await;
+    async fn travel(&self, request: &str) {
+        let mut random = self.0.state().draws.random(request);
+        sleep(Duration::from_micros(random.u64(500..150_000))).await;
     }
 
     /// A request that changes something. Once it is on its way it arrives whatever becomes of whoever made
     /// it.
     async fn change<T: Send + 'static>(
         &self,
-        action: &'static str,
+        request: String,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         // A process can be stopped between its last look at the clock and this.
-        self.travel().await;
-        let fate = self.fate();
+        self.travel(&request).await;
+        let fate = self.fate(&request);
         let (answer, answered) = oneshot::channel();
-        let line = self.clone();
+        let (line, sent) = (self.clone(), request.clone());
         tokio::spawn(async move {
             match fate {
                 Fate::Lost => return,
                 Fate::Late(time) => sleep(time).await,
-                Fate::Well | Fate::Unanswered => line.travel().await,
+                Fate::Well | Fate::Unanswered => line.travel(&sent).await,
             }
             let done = work.await;
-            line.travel().await;
+            line.travel(&sent).await;
             if matches!(fate, Fate::Well) {
                 // Whoever asked may be gone.
                 let _ = answer.send(done);
@@ -244,41 +284,41 @@ impl Line {
         });
         match tokio::time::timeout(PATIENCE, answered).await {
             Ok(Ok(done)) => done,
-            Ok(Err(_)) | Err(_) => Err(self.failed(action)),
+            Ok(Err(_)) | Err(_) => Err(self.failed(&request)),
         }
     }
 
     /// A request that reads. Those of a restore take no time and do not fail: it has threads that do not live
     /// by this clock.
-    async fn read(&self, action: &'static str) -> Result<(), Error> {
+    async fn read(&self, request: &str) -> Result<(), Error> {
         if !DOES_BLOCKING_WORK.get() {
             return Ok(());
         }
-        self.travel().await;
-        match self.fate() {
+        self.travel(request).await;
+        match self.fate(request) {
             Fate::Well => Ok(()),
             Fate::Lost | Fate::Unanswered | Fate::Late(_) => {
                 sleep(PATIENCE).await;
-                Err(self.failed(action))
+                Err(self.failed(request))
             }
         }
     }
 
     /// The same for what there is. Who looks again since something has vanished has a thread wait for it, and
     /// then it takes no time.
-    async fn look(&self, action: &'static str) -> Result<(), Error> {
+    async fn look(&self, request: &str) -> Result<(), Error> {
         let again = self.0.state().vanished == Some(Instant::now());
         match again {
             true => Ok(()),
-            false => self.read(action).await,
+            false => self.read(request).await,
         }
     }
 
-    fn failed(&self, action: &'static str) -> Error {
+    fn failed(&self, request: &str) -> Error {
         Error::Store {
             location: self.0.inner.location(),
-            action,
-            object: "something".into(),
+            action: "do",
+            object: request.to_owned(),
             source: "the line is bad".into(),
             hint: "",
         }
@@ -299,7 +339,7 @@ impl ReplicaClient for Line {
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
-        self.look("list").await?;
+        self.look(&format!("list {level}")).await?;
         self.0.inner.list(level, after).await
     }
 
@@ -315,9 +355,10 @@ impl ReplicaClient for Line {
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        let waits = task::try_id() != self.0.state().task;
+        let own = task::try_id().is_some_and(|id| self.0.state().tasks.contains(&id));
+        let waits = !own;
         if !waits {
-            self.read("get").await?;
+            self.read(&format!("get {level} {name}")).await?;
         }
         let found = self.0.inner.get(level, name, range).await;
         if found.is_err() && waits {
@@ -341,7 +382,7 @@ impl ReplicaClient for Line {
         })?;
         self.0.judge().sent(self.0.node, &self.0.legitimate);
         let line = self.clone();
-        self.change("put", async move {
+        self.change(format!("put {level} {name}"), async move {
             if line.0.conditions == Conditions::None {
                 line.0.inner.delete(level, &[name]).await?;
             }
@@ -355,7 +396,7 @@ impl ReplicaClient for Line {
 
     async fn delete(&self, level: Level, names: &[LtxName]) -> Result<(), Error> {
         let (line, names) = (self.clone(), names.to_vec());
-        self.change("delete", async move {
+        self.change(format!("delete {level}"), async move {
             line.0.inner.delete(level, &names).await?;
             line.0.judge().deleted(line.0.node, level, &names);
             Ok(())
@@ -364,7 +405,7 @@ impl ReplicaClient for Line {
     }
 
     async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
-        self.read("get").await?;
+        self.read(&format!("get {key}")).await?;
         self.0.inner.get_small(key).await
     }
 
@@ -389,13 +430,14 @@ impl ReplicaClient for Line {
             (_, precondition) => precondition,
         };
         let (line, key) = (self.clone(), key.clone());
+        let request = format!("put {key}");
         // What is compared before it is written may be overtaken.
         let detour = {
-            let random = &mut self.0.state().random;
+            let mut random = self.0.state().draws.random(&request);
             let seconds = random.u64(1..10);
             (random.u8(..10) == 0).then(|| Duration::from_secs(seconds))
         };
-        self.change("put", async move {
+        self.change(request, async move {
             if let Some(detour) = detour {
                 sleep(detour).await;
             }
@@ -409,16 +451,14 @@ impl ReplicaClient for Line {
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
-        self.read("list").await?;
+        self.read("list small").await?;
         self.0.inner.list_small().await
     }
 
     async fn delete_small(&self, key: &SmallKey) -> Result<(), Error> {
         let (line, key) = (self.clone(), key.clone());
-        self.change(
-            "delete",
-            async move { line.0.inner.delete_small(&key).await },
-        )
-        .await
+        let request = format!("delete {key}");
+        let work = async move { line.0.inner.delete_small(&key).await };
+        self.change(request, work).await
     }
 }

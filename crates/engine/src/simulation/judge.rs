@@ -11,7 +11,7 @@ use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::LtxObject;
 use tokio::time::Instant;
 
-use super::history::{Changes, Pages, content as content_of};
+use super::pages::{Changes, Pages, content as content_of};
 use crate::{
     DrillFailureKind, DrillStatus,
     restore::{RestoreTarget, plan},
@@ -75,8 +75,9 @@ pub(super) struct Judge {
     writer: Option<NodeId>,
     /// The first thing that was wrong.
     fault: Option<String>,
-    /// Of everything that happened, in order.
-    trace: DefaultHasher,
+    /// Of everything that happened, and when. In which order at one moment does not count: who is woken first by one
+    /// thing is drawn by tokio.
+    trace: u64,
     /// The end of that, to be read.
     last: VecDeque<String>,
     pub(super) stored: u64,
@@ -104,7 +105,7 @@ impl Judge {
             entitled: BTreeSet::new(),
             writer: None,
             fault: None,
-            trace: DefaultHasher::new(),
+            trace: 0,
             last: VecDeque::new(),
             stored: 0,
             levels: BTreeMap::new(),
@@ -113,6 +114,11 @@ impl Judge {
             successions: 0,
             proofs: 0,
         }
+    }
+
+    /// Something was wrong, whatever else is.
+    pub(super) fn blame(&mut self, fault: String) {
+        self.must(false, || fault);
     }
 
     /// Tasks of nodes must not panic for a fault of another: it is noted, and [`Judge::assert_sound`] panics.
@@ -326,7 +332,9 @@ impl Judge {
     /// Something happened.
     pub(super) fn note(&mut self, what: impl fmt::Debug) {
         let line = format!("{:.3} {what:?}", self.start.elapsed().as_secs_f64());
-        line.hash(&mut self.trace);
+        let mut hash = DefaultHasher::new();
+        line.hash(&mut hash);
+        self.trace = self.trace.wrapping_add(hash.finish());
         if self.fault.is_none() {
             self.last.push_back(line);
             if self.last.len() > REMEMBERED {
@@ -337,6 +345,6 @@ impl Judge {
 
     /// The same for two runs in which the same happened.
     pub(super) fn trace(&self) -> u64 {
-        self.trace.finish()
+        self.trace
     }
 }

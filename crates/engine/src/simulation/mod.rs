@@ -1,21 +1,22 @@
-//! Two machines that replicate to one place, simulated: the real tasks of replicas with their leases, uploads,
-//! compaction and retention, on a clock that stands still while anything works, over lines that are slow or fail. One
-//! seed gives one run, exactly.
+//! Two machines that replicate to one place, simulated: the real engine with real databases, from the commits of an
+//! application to leases, uploads, compaction, retention and drills, on a clock that stands still while anything works,
+//! over lines that are slow or fail. One seed gives one run, exactly.
 //!
-//! Machines are started, stopped in order, killed, and frozen for longer than a lease lasts; they lose their local
+//! Applications commit by connections that come and go, and not each commit is noticed. Machines are started, stopped in order, killed, and frozen for longer than a lease lasts; they lose their local
 //! state, are restored from the replica, go on with another history, or are told to take over; what they sent
-//! arrives late. After each change of the replica the [`Judge`] looks whether its newest state is one that a database had,
+//! arrives late. What is captured must be a state that was committed. After each change of the replica the [`Judge`] looks whether its newest state is one that a database had,
 //! and whether everything that was said to be safe can be restored; what drills find out must be true.
 
+mod application;
 mod cloud;
-mod history;
 mod judge;
 mod node;
 mod nth;
+mod pages;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +25,7 @@ use fastrand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use self::{
+    application::Common,
     cloud::{Conditions, Weather},
     judge::{Judge, Promise},
     node::{Node, Shared},
@@ -96,7 +98,7 @@ impl World {
             cloud: Arc::new(MemoryClient::service("shared")),
             conditions,
             judge: Arc::clone(&judge),
-            versions: Arc::new(AtomicU64::new(0)),
+            common: Common::default(),
             one_machine,
             options,
         };
@@ -139,7 +141,7 @@ impl World {
     async fn happen(&mut self, at: usize) {
         match self.random.u8(..100) {
             _ if !self.nodes[at].runs() => match self.random.u8(..6) {
-                0 => self.start(at),
+                0 => self.start(at).await,
                 1..4 => {}
                 // The application may write while its backup does not run.
                 _ => self.nodes[at].commit(),
@@ -147,7 +149,7 @@ impl World {
             _ if self.nodes[at].is_frozen() => {}
             0..5 => {
                 self.note(format_args!("{at} is killed"));
-                self.nodes[at].kill();
+                self.nodes[at].kill().await;
                 self.tally.kills += 1;
             }
             5..9 => {
@@ -188,7 +190,7 @@ impl World {
     }
 
     /// Starts a node as it is, without its state, restored, or with the order to take over.
-    fn start(&mut self, at: usize) {
+    async fn start(&mut self, at: usize) {
         let newest = self.judge.lock().unwrap().newest().cloned();
         let succession = match (self.random.u8(..10), newest) {
             (0..4, Some(newest)) => {
@@ -206,7 +208,7 @@ impl World {
         };
         self.tally.forced += u64::from(succession == Succession::Forced);
         self.note(format_args!("{at} is started, {succession:?}"));
-        self.nodes[at].start(succession);
+        self.nodes[at].start(succession).await;
     }
 
     fn let_thaw(&self) {
@@ -231,10 +233,10 @@ impl World {
             }
         }
         if refused(&self.nodes[left]) {
-            self.nodes[left].kill();
+            self.nodes[left].kill().await;
         }
         if !self.nodes[left].runs() {
-            self.nodes[left].start(Succession::Forced);
+            self.nodes[left].start(Succession::Forced).await;
         }
         self.nodes[left].commit();
         let end = Instant::now() + 30 * MINUTE;
@@ -244,8 +246,8 @@ impl World {
             sleep_until(now + SECOND).await;
             self.judge.lock().unwrap().assert_sound();
             if refused(&self.nodes[left]) {
-                self.nodes[left].kill();
-                self.nodes[left].start(Succession::Forced);
+                self.nodes[left].kill().await;
+                self.nodes[left].start(Succession::Forced).await;
             }
         }
         // What is still under way arrives, and changes nothing, or is buried.
@@ -317,7 +319,7 @@ fn simulated<T>(seed: u64, life: impl Future<Output = T>) -> T {
 fn run(seed: u64) -> Tally {
     simulated(seed, async {
         let mut world = World::new(seed);
-        world.start(0);
+        world.start(0).await;
         world.live(LENGTH).await;
         world.come_to_an_end().await;
         world.tally()

@@ -1,43 +1,40 @@
-//! A machine with a database and the real task of its replica, which can be stopped, killed and frozen.
+//! A machine with an application and the real backup of its database, which can be stopped, killed and frozen.
 
 use std::{
-    collections::HashSet,
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
-use evertide_ltx::{LtxName, Txid};
-use evertide_storage::{
-    Clock, Disk, Lease, LeasedClient, MemoryClient, OsDisk, ReplicaClient, bytes_stream,
-};
+use evertide_ltx::Txid;
+use evertide_storage::{Clock, MemoryClient, OsDisk, ReplicaClient};
 use fastrand::Rng;
-use tempfile::TempDir;
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-    time::{Instant, timeout},
-};
-use tokio_util::sync::CancellationToken;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio_util::task::TaskTracker;
 
 use super::{
+    application::{Application, Common},
     cloud::{Conditions, Line},
-    history::{History, Pages, State, content, whole_milliseconds},
     judge::{Judge, NodeId},
+    pages::Pages,
 };
 use crate::{
-    DatabaseStatus, DrillStatus, ReplicaOptions, ReplicaStatus,
-    database::{Captured, Command, Content, ImageRequest, Snapshot},
-    replica::{self, ReplicaContext, Succession},
-    state::{LocalIdentity, Staged, owner},
+    DatabaseStatus, DrillStatus, Error, ReplicaOptions, ReplicationOptions,
+    capture::RotationPolicy,
+    database::{self, Captured, Command, DatabaseConfig, DatabaseHandle, StopTime},
+    replica::Succession,
+    runtime::{Engine, SimulatedMachine, TaskOfMachine},
+    verify::{Content, Record},
 };
 
-/// Pages that a database has at most.
-const MOST_PAGES: usize = 12;
+/// How long an orderly stop may take.
+const STOP_TIME: Duration = Duration::from_secs(30);
+/// Frames after which a WAL starts over.
+const ROTATE_AT: u32 = 40;
 
 /// A clock that may show another time than others, and counts as they do.
 #[derive(Debug)]
@@ -61,33 +58,91 @@ impl Clock for NodeClock {
     }
 }
 
-/// The database, and what the real one's task knows about it.
-struct Database {
-    random: Rng,
-    /// Shared with all nodes: no version is used twice.
-    versions: Arc<AtomicU64>,
-    pages: Pages,
-    /// All states since it was created or restored.
-    lived: HashSet<Pages>,
-    history: History,
-    /// The newest captured transaction.
-    txid: Txid,
-    /// The first transaction of what is captured without a gap.
-    first: Txid,
-    staged: Vec<Staged>,
-    /// What it held when its process began.
-    begun: Option<Pages>,
+/// What becomes of the tasks of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Life {
+    Goes,
+    Frozen,
+    /// It was killed.
+    Over,
 }
 
-/// The replica's task and that of its database.
+/// What the engine of a process has of its machine.
+#[derive(Debug)]
+struct Machine {
+    line: Line,
+    home: PathBuf,
+    /// Of each task, so that they go on in the order in which they began: of two who wait for one thing tokio wakes any
+    /// first.
+    lives: Mutex<Vec<watch::Sender<Life>>>,
+    tasks: TaskTracker,
+}
+
+impl Machine {
+    fn set(&self, life: Life) {
+        for task in &*self.lives.lock().unwrap() {
+            task.send_replace(life);
+        }
+    }
+
+    fn is_frozen(&self) -> bool {
+        let lives = self.lives.lock().unwrap();
+        lives.iter().any(|task| *task.borrow() == Life::Frozen)
+    }
+}
+
+impl SimulatedMachine for Machine {
+    fn store(&self) -> Arc<dyn ReplicaClient> {
+        Arc::new(self.line.clone())
+    }
+
+    fn home(&self) -> PathBuf {
+        self.home.clone()
+    }
+
+    fn task(&self, work: TaskOfMachine) -> TaskOfMachine {
+        let (task, life) = watch::channel(Life::Goes);
+        self.lives.lock().unwrap().push(task);
+        let line = self.line.clone();
+        Box::pin(self.tasks.track_future(async move {
+            line.add_task();
+            gated(life, work).await;
+        }))
+    }
+}
+
+/// Nothing of it is done while it is frozen, nor when it is over.
+async fn gated(mut life: watch::Receiver<Life>, work: TaskOfMachine) {
+    let mut work = work;
+    loop {
+        match life.wait_for(|life| *life != Life::Frozen).await.as_deref() {
+            Ok(Life::Goes) => {}
+            _ => return,
+        }
+        tokio::select! {
+            biased;
+            _ = life.wait_for(|life| *life != Life::Goes) => {}
+            () = work.as_mut() => return,
+        }
+    }
+}
+
+/// A backup that runs.
 struct Process {
-    cancel: CancellationToken,
-    stopping: CancellationToken,
-    flush: watch::Sender<Txid>,
-    captured: watch::Sender<Captured>,
-    status: watch::Receiver<DatabaseStatus>,
-    replica: JoinHandle<()>,
-    database: JoinHandle<()>,
+    engine: Arc<Engine>,
+    machine: Arc<Machine>,
+    backup: DatabaseHandle,
+    /// Hears what it says of itself.
+    listener: JoinHandle<()>,
+}
+
+/// What is known of what was captured.
+#[derive(Default)]
+struct Known {
+    /// The newest captured transaction.
+    txid: Txid,
+    /// The database after each, by this machine's history.
+    states: BTreeMap<Txid, Pages>,
 }
 
 /// What all nodes have in common.
@@ -96,7 +151,7 @@ pub(super) struct Shared {
     pub(super) cloud: Arc<MemoryClient>,
     pub(super) conditions: Conditions,
     pub(super) judge: Arc<Mutex<Judge>>,
-    pub(super) versions: Arc<AtomicU64>,
+    pub(super) common: Common,
     /// Whether they are taken for one another, by where their databases are.
     pub(super) one_machine: bool,
     pub(super) options: ReplicaOptions,
@@ -105,49 +160,38 @@ pub(super) struct Shared {
 pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) line: Line,
-    /// The path of its database: nodes with the same are taken for one machine.
-    path: PathBuf,
-    dir: TempDir,
+    /// Where its database is said to be: nodes that say the same are taken for one machine.
+    home: PathBuf,
     clock: Arc<NodeClock>,
     options: ReplicaOptions,
     judge: Arc<Mutex<Judge>>,
-    database: Arc<Mutex<Database>>,
+    application: Arc<Mutex<Application>>,
+    known: Arc<Mutex<Known>>,
     /// It is started to take over whatever there is.
     forced: Arc<AtomicBool>,
-    frozen: watch::Sender<bool>,
     process: Option<Process>,
 }
 
 impl Node {
-    pub(super) fn new(id: NodeId, path: &Path, shared: &Shared, random: &mut Rng) -> Self {
+    pub(super) fn new(id: NodeId, home: &Path, shared: &Shared, random: &mut Rng) -> Self {
         let Shared {
             cloud,
             conditions,
             judge,
+            common,
             one_machine,
             options,
-            ..
         } = shared.clone();
-        let database = Database {
-            random: random.fork(),
-            versions: Arc::clone(&shared.versions),
-            pages: Pages::new(),
-            lived: HashSet::new(),
-            history: History::default(),
-            txid: Txid::ZERO,
-            first: Txid::ZERO,
-            staged: Vec::new(),
-            begun: None,
-        };
-        let database = Arc::new(Mutex::new(database));
+        let application = Application::new(common, random.fork());
+        let application = Arc::new(Mutex::new(application));
         let forced = Arc::new(AtomicBool::new(false));
         let legitimate = {
-            let (database, forced) = (Arc::clone(&database), Arc::clone(&forced));
+            let (application, forced) = (Arc::clone(&application), Arc::clone(&forced));
             move |newest: &[Pages]| {
-                let lived = &database.lock().unwrap().lived;
+                let application = application.lock().unwrap();
                 one_machine
                     || forced.load(Ordering::Relaxed)
-                    || newest.iter().any(|pages| lived.contains(pages))
+                    || newest.iter().any(|pages| application.has_lived(pages))
             }
         };
         let line = Line::new(
@@ -155,30 +199,27 @@ impl Node {
             (cloud, conditions),
             judge.clone(),
             legitimate,
-            random.fork(),
+            random.u64(..),
         );
-        let node = Self {
+        Self {
             id,
             line,
-            path: path.to_owned(),
-            dir: evertide_testkit::memory_dir(),
+            home: home.to_owned(),
             clock: Arc::new(NodeClock {
                 start: Instant::now(),
                 ahead: AtomicI64::new(0),
             }),
             options,
             judge,
-            database,
+            application,
+            known: Arc::default(),
             forced,
-            frozen: watch::channel(false).0,
             process: None,
-        };
-        node.database().commit();
-        node
+        }
     }
 
-    fn database(&self) -> MutexGuard<'_, Database> {
-        self.database.lock().unwrap()
+    fn application(&self) -> MutexGuard<'_, Application> {
+        self.application.lock().unwrap()
     }
 
     pub(super) fn runs(&self) -> bool {
@@ -186,7 +227,8 @@ impl Node {
     }
 
     pub(super) fn is_frozen(&self) -> bool {
-        *self.frozen.borrow()
+        let process = self.process.as_ref();
+        process.is_some_and(|process| process.machine.is_frozen())
     }
 
     /// Its clock is so many milliseconds ahead.
@@ -194,156 +236,124 @@ impl Node {
         self.clock.ahead.store(ahead, Ordering::Relaxed);
     }
 
-    /// The application commits, and a backup that runs captures that.
+    /// The application commits, and a backup that runs notices that, or is left to find it.
     pub(super) fn commit(&self) {
-        self.database().commit();
-        if self.process.is_some() {
-            self.capture();
+        let noticed = self.application().commit();
+        if let Some(process) = &self.process
+            && noticed
+        {
+            process.engine.watcher.tell();
         }
     }
 
-    fn capture(&self) {
-        let (now, mut database) = (self.clock.now(), self.database());
-        if database.capture(self.dir.path(), now) {
-            let (txid, pages) = (database.txid, database.pages.clone());
-            self.judge.lock().unwrap().captured(self.id, txid, &pages);
-            if let Some(process) = &self.process {
-                let captured = database.captured(self.dir.path());
-                process.captured.send_replace(captured);
-            }
-        }
-    }
-
-    /// Starts the backup.
-    pub(super) fn start(&mut self, succession: Succession) {
+    /// Starts the backup. Returns when it captures.
+    pub(super) async fn start(&mut self, succession: Succession) {
         assert!(self.process.is_none());
         let forced = succession == Succession::Forced;
         self.forced.store(forced, Ordering::Relaxed);
-        let identity = LocalIdentity::open(&OsDisk, &self.dir.path().join("identity")).unwrap();
-        let client: Arc<dyn ReplicaClient> = Arc::new(self.line.clone());
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        let lease = Lease::new(
-            Arc::clone(&client),
-            Arc::clone(&clock),
-            owner(identity.owner, &self.path),
-            self.options.lease_duration,
-        );
-        let lease = Arc::new(lease.knowing(identity.leases.of(&client.location())));
-        let now = {
-            let mut database = self.database();
-            database.begun = Some(database.pages.clone());
-            database.captured(self.dir.path())
+        let machine = Arc::new(Machine {
+            line: self.line.clone(),
+            home: self.home.clone(),
+            lives: Mutex::default(),
+            tasks: TaskTracker::new(),
+        });
+        let engine = Engine::simulated(Arc::clone(&machine) as Arc<dyn SimulatedMachine>);
+        let path = self.application().path();
+        let options = ReplicationOptions {
+            replicas: vec![self.options.clone()],
+            ..ReplicationOptions::default()
         };
-        let (captured, (flush, wanted)) = (watch::channel(now).0, watch::channel(Txid::ZERO));
-        let mut status = DatabaseStatus::new(self.path.clone());
-        let name = self.options.name.clone();
-        let replica = ReplicaStatus::new(name, client.location(), Txid::ZERO);
-        status.replicas.push(replica);
-        let (status, (commands, asked)) = (watch::channel(status).0, mpsc::unbounded_channel());
-        let (cancel, stopping) = (CancellationToken::new(), CancellationToken::new());
-        let mut options = self.options.clone();
-        options.drill_directory = Some(self.dir.path().to_owned());
-        let context = ReplicaContext {
-            options,
-            client: Arc::new(LeasedClient::new(client, Arc::clone(&lease))),
-            lease,
-            identity: Arc::new(identity),
-            succession,
+        let config = DatabaseConfig {
+            path: path.clone(),
+            options: options.clone(),
+            in_force: watch::Sender::new(options),
             disk: Arc::new(OsDisk),
-            clock: Arc::clone(&clock),
-            captured: captured.subscribe(),
-            flush: wanted,
-            status: status.clone(),
-            commands,
-            stopping: stopping.clone(),
-            time_is_up: CancellationToken::new(),
-            continuable: Arc::default(),
+            clock: self.clock.clone(),
+            policy: RotationPolicy::fixed(ROTATE_AT),
+            succession,
         };
-        let task = Task {
+        let claim = engine.claim(path.clone()).unwrap();
+        let status = watch::Sender::new(DatabaseStatus::new(path));
+        self.line.forget_tasks();
+        let started = database::start(Arc::clone(&engine), claim, config, status);
+        let backup = started.await.unwrap();
+        let listener = Listener {
             node: self.id,
-            dir: self.dir.path().to_owned(),
-            clock,
-            database: Arc::clone(&self.database),
+            application: Arc::clone(&self.application),
+            known: Arc::clone(&self.known),
             judge: Arc::clone(&self.judge),
-            captured: captured.clone(),
-            status: status.subscribe(),
+            captured: backup.captured.clone(),
+            status: changed(&backup.status),
             drill: DrillStatus::default(),
         };
-        let frozen = || self.frozen.subscribe();
-        let replica = tokio::spawn(gated(frozen(), replica::run(context, cancel.clone())));
-        self.line.set_task(Some(replica.id()));
         self.process = Some(Process {
-            replica,
-            database: tokio::spawn(gated(frozen(), task.run(asked))),
-            cancel,
-            stopping,
-            flush,
-            captured,
-            status: status.subscribe(),
+            engine,
+            machine,
+            backup,
+            listener: tokio::spawn(listener.run()),
         });
-        self.capture();
     }
 
     /// Stops the process for a while, or lets it go on.
     pub(super) fn freeze(&self, frozen: bool) {
-        self.frozen.send_replace(frozen);
+        let life = if frozen { Life::Frozen } else { Life::Goes };
+        if let Some(process) = &self.process {
+            process.machine.set(life);
+        }
     }
 
     /// Ends the process at once. What it has sent is under way.
-    pub(super) fn kill(&mut self) {
+    pub(super) async fn kill(&mut self) {
         if let Some(process) = self.process.take() {
-            process.replica.abort();
-            process.database.abort();
+            process.machine.set(Life::Over);
+            process.end().await;
         }
-        self.line.set_task(None);
-        self.freeze(false);
     }
 
     /// Ends the backup in order, with what was captured on the replica if that is possible.
     pub(super) async fn stop(&mut self) {
         self.freeze(false);
-        let Some(mut process) = self.process.take() else {
+        let Some(process) = self.process.take() else {
             return;
         };
-        let newest = self.database().txid;
-        process.stopping.cancel();
-        process.flush.send_replace(newest);
-        let complete = |status: &DatabaseStatus| status.replicas[0].txid >= newest;
-        let wait = process.status.wait_for(complete);
-        let _ = timeout(Duration::from_secs(30), wait).await;
-        process.cancel.cancel();
-        process.replica.await.unwrap();
-        process.database.abort();
-        self.line.set_task(None);
+        let time = StopTime::within(STOP_TIME);
+        let path = self.application().path();
+        let stopped = process
+            .backup
+            .ask(&path, |reply| Command::Stop { time, reply });
+        match stopped.await {
+            Ok(()) | Err(Error::StoppedBehind { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        process.end().await;
     }
 
     /// The local state is lost.
     pub(super) fn lose_state(&mut self) {
         assert!(self.process.is_none());
-        self.dir = evertide_testkit::memory_dir();
-        let mut database = self.database();
-        database.txid = Txid::ZERO;
-        database.staged.clear();
+        self.application().lose_state();
+        self.known.lock().unwrap().txid = Txid::ZERO;
     }
 
     /// The database is what was restored.
     pub(super) fn restore(&mut self, pages: &Pages) {
         self.lose_state();
-        let mut database = self.database();
-        database.pages.clone_from(pages);
-        database.lived = HashSet::from([pages.clone()]);
+        self.application().restore(pages);
     }
 
-    /// Whether what is captured is said to be on the replica.
+    /// Whether all that was committed is said to be on the replica.
     pub(super) fn is_durable(&self) -> bool {
-        let newest = self.database().txid;
-        let process = self.process.as_ref();
-        process.is_some_and(|process| process.status.borrow().replicas[0].txid == newest)
-            && newest > Txid::ZERO
+        let Some(process) = &self.process else {
+            return false;
+        };
+        let captured = process.backup.captured.borrow();
+        let record = captured.record.map(|record| content_of(&record));
+        let newest = record == Some(super::pages::content(self.application().pages()));
+        newest && process.backup.status.borrow().replicas[0].txid == captured.txid
     }
 
     pub(super) fn pages(&self) -> Pages {
-        self.database().pages.clone()
+        self.application().pages().clone()
     }
 
     pub(super) fn drill_interval(&self) -> Option<Duration> {
@@ -352,149 +362,106 @@ impl Node {
 
     /// The transaction that the last good drill restored.
     pub(super) fn proven(&self) -> Option<Txid> {
-        let process = self.process.as_ref()?;
-        let proof = process.status.borrow().replicas[0].drill.proven;
+        let proof = self.status()?.replicas[0].drill.proven;
         proof.map(|proof| proof.txid)
     }
 
     /// The newest captured transaction.
     pub(super) fn txid(&self) -> Txid {
-        self.database().txid
+        self.known.lock().unwrap().txid
     }
 
     /// What is wrong with compaction, snapshots or retention of its replica.
     pub(super) fn maintenance_error(&self) -> Option<String> {
-        let process = self.process.as_ref()?;
-        process.status.borrow().replicas[0]
-            .maintenance_error
-            .clone()
+        self.status()?.replicas[0].maintenance_error.clone()
     }
 
     /// What is wrong with its replica.
     pub(super) fn error(&self) -> Option<String> {
+        self.status()?.replicas[0].error.clone()
+    }
+
+    fn status(&self) -> Option<DatabaseStatus> {
         let process = self.process.as_ref()?;
-        process.status.borrow().replicas[0].error.clone()
+        Some(process.backup.status.borrow().clone())
     }
 }
 
-/// Nothing of it is done while it is frozen.
-async fn gated(mut frozen: watch::Receiver<bool>, work: impl Future<Output = ()>) {
-    let mut work = pin!(work);
-    loop {
-        if frozen.wait_for(|frozen| !frozen).await.is_err() {
-            return;
-        }
-        tokio::select! {
-            biased;
-            _ = frozen.wait_for(|frozen| *frozen) => {}
-            () = work.as_mut() => return,
-        }
+impl Process {
+    /// All of its tasks have ended.
+    async fn end(self) {
+        let Self {
+            engine,
+            machine,
+            backup,
+            listener,
+        } = self;
+        machine.tasks.close();
+        machine.tasks.wait().await;
+        drop((engine, backup));
+        listener.await.unwrap();
     }
 }
 
-impl Database {
-    fn commit(&mut self) {
-        let before = self.pages.len();
-        let size = match self.random.u8(..8) {
-            0 => before + self.random.usize(1..4),
-            1 => self.random.usize(1..=before.max(1)),
-            _ => before.max(3),
-        };
-        self.pages.resize(size.min(MOST_PAGES), 0);
-        let size = self.pages.len();
-        let mut touched = vec![0];
-        touched.extend(before..size);
-        touched.extend((size != before && size > 1).then_some(1));
-        touched.extend((0..self.random.usize(..3)).map(|_| self.random.usize(..size)));
-        for page in touched {
-            self.pages[page] = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
-        }
-        self.lived.insert(self.pages.clone());
-    }
-
-    /// Captures what changed, if anything was captured before; whether anything did.
-    fn capture(&mut self, dir: &Path, now: SystemTime) -> bool {
-        let Some(last) = self.history.get(self.txid) else {
-            return false;
-        };
-        if last.pages == self.pages {
-            return false;
-        }
-        let created = whole_milliseconds(now).max(last.created);
-        let txid = self.txid.next();
-        self.add(txid, created);
-        let name = LtxName::new(txid, txid);
-        let file = self.history.file(name);
-        let staged = OsDisk.create_new(&dir.join(name.to_string()), 0o600);
-        staged.unwrap().write_at(&file, 0).unwrap();
-        self.staged.push(Staged {
-            name,
-            bytes: file.len() as u64,
-        });
-        true
-    }
-
-    /// The history goes on with this transaction, whatever was before.
-    fn add(&mut self, txid: Txid, created: SystemTime) {
-        let pages = self.pages.clone();
-        self.history.add(txid, State { created, pages });
-        self.txid = txid;
-    }
-
-    fn captured(&self, dir: &Path) -> Captured {
-        Captured {
-            txid: self.txid,
-            created: self.history.get(self.txid).map(|state| state.created),
-            record: self.history.record(self.txid),
-            begun: self.begun.as_ref().map(content),
-            staged: self.staged.clone().into(),
-            dir: dir.to_owned(),
-        }
-    }
-
-    /// The database, or what changed in it, as a file that ends above a transaction.
-    fn image(&mut self, request: &ImageRequest, now: SystemTime) -> LtxName {
-        let ImageRequest { above, content, .. } = request;
-        let changes = *content == Content::Changes && *above >= self.first && *above < self.txid;
-        if changes {
-            return LtxName::new(above.next(), self.txid);
-        }
-        if self.txid <= *above || self.txid == Txid::ZERO {
-            let last = self.history.get(self.txid).map(|state| state.created);
-            let created = whole_milliseconds(now);
-            let txid = (*above).max(self.txid).next();
-            self.add(txid, last.map_or(created, |last| last.max(created)));
-            self.first = self.txid;
-            self.staged.clear();
-        }
-        LtxName::new(Txid::FIRST, self.txid)
-    }
+fn content_of(record: &Record) -> Content {
+    Content::of_sum(record.pages, record.checksum.get())
 }
 
-/// The task of the database.
-struct Task {
+/// What there is already counts.
+fn changed(status: &watch::Receiver<DatabaseStatus>) -> watch::Receiver<DatabaseStatus> {
+    let mut status = status.clone();
+    status.mark_changed();
+    status
+}
+
+/// Hears what is captured, and what is said of it. It waits for the status only: what is captured is waited for by the
+/// replica, and of two who wait for one thing tokio wakes any first.
+struct Listener {
     node: NodeId,
-    dir: PathBuf,
-    clock: Arc<dyn Clock>,
-    database: Arc<Mutex<Database>>,
+    application: Arc<Mutex<Application>>,
+    known: Arc<Mutex<Known>>,
     judge: Arc<Mutex<Judge>>,
-    captured: watch::Sender<Captured>,
+    captured: watch::Receiver<Captured>,
     status: watch::Receiver<DatabaseStatus>,
     /// What drills had found when this heard of them last.
     drill: DrillStatus,
 }
 
-impl Task {
-    async fn run(mut self, mut asked: mpsc::UnboundedReceiver<Command>) {
+impl Listener {
+    async fn run(mut self) {
         loop {
-            tokio::select! {
-                biased;
-                command = asked.recv() => match command {
-                    Some(command) => self.answer(command),
-                    None => return,
-                },
-                _ = self.status.changed() => self.told(),
+            let goes_on = self.status.changed().await.is_ok();
+            self.captured();
+            self.told();
+            if !goes_on {
+                return;
             }
+        }
+    }
+
+    /// What is captured must be what was committed.
+    fn captured(&mut self) {
+        let captured = self.captured.borrow();
+        let mut known = self.known.lock().unwrap();
+        let txid = captured.txid;
+        if txid == known.txid || txid == Txid::ZERO {
+            return;
+        }
+        let application = self.application.lock().unwrap();
+        let state = match captured.record {
+            Some(record) => application.state(content_of(&record)),
+            None => Some(application.pages()),
+        };
+        let mut judge = self.judge.lock().unwrap();
+        match state {
+            Some(pages) => {
+                judge.captured(self.node, txid, pages);
+                known.txid = txid;
+                known.states.insert(txid, pages.clone());
+            }
+            None => judge.blame(format!(
+                "{txid} is captured as no state that there ever was"
+            )),
         }
     }
 
@@ -502,53 +469,15 @@ impl Task {
     fn told(&mut self) {
         let status = self.status.borrow_and_update();
         let replica = &status.replicas[0];
-        let database = self.database.lock().unwrap();
+        let known = self.known.lock().unwrap();
         let mut judge = self.judge.lock().unwrap();
-        if let Some(state) = database.history.get(replica.txid) {
-            judge.told_durable(replica.txid, &state.pages);
+        if let Some(error) = &status.error {
+            judge.blame(format!("capture fails: {error}"));
+        }
+        if let Some(pages) = known.states.get(&replica.txid) {
+            judge.told_durable(replica.txid, pages);
         }
         judge.drilled(self.node, &self.drill, &replica.drill);
         self.drill.clone_from(&replica.drill);
-    }
-
-    fn answer(&self, command: Command) {
-        let mut database = self.database.lock().unwrap();
-        match command {
-            Command::Image(request) => {
-                let before = database.txid;
-                let name = database.image(&request, self.clock.now());
-                let created = database.history.get(name.max).unwrap().created;
-                let stream = bytes_stream(database.history.file(name));
-                if database.txid != before {
-                    let (txid, pages) = (database.txid, database.pages.clone());
-                    self.judge.lock().unwrap().captured(self.node, txid, &pages);
-                }
-                // The replica's task may have been cancelled.
-                let _ = request.reply.send(Snapshot {
-                    name,
-                    created,
-                    stream,
-                });
-            }
-            Command::CompareTail { tail, reply, .. } => {
-                let known = tail.txid >= database.first && tail.txid <= database.txid;
-                let found = &tail.pages;
-                let history = &database.history;
-                let _ = reply.send(known && history.has(tail.txid, tail.timestamp_ms, found));
-            }
-            Command::Arrived(_) | Command::Compacted => {
-                let status = self.status.borrow();
-                let replica = &status.replicas[0];
-                let needed = replica.txid.min(replica.merged);
-                database.staged.retain(|file| file.name.max > needed);
-            }
-            _ => {}
-        }
-        self.captured.send_if_modified(|before| {
-            let captured = database.captured(&self.dir);
-            let modified = *before != captured;
-            *before = captured;
-            modified
-        });
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex},
 };
 
 use evertide_ltx::Level;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     MINUTE, SECOND,
+    application::Common,
     cloud::{Conditions, Lasts, Nth, Trouble, Weather},
     judge::{Judge, Promise},
     node::{Node, Shared},
@@ -74,13 +75,13 @@ async fn live(seed: u64, conditions: Conditions, nth: Nth) -> Lived {
         cloud: Arc::new(MemoryClient::service("shared")),
         conditions,
         judge: Arc::clone(&judge),
-        versions: Arc::new(AtomicU64::new(0)),
+        common: Common::default(),
         one_machine: false,
         options: options(),
     };
     let mut node = Node::new(0, Path::new("/first/app.db"), &shared, &mut random);
     node.line.set_weather(Weather::Nth(nth));
-    node.start(Succession::Proven);
+    node.start(Succession::Proven).await;
     for _ in 0..6 {
         sleep(40 * SECOND).await;
         node.commit();
@@ -91,7 +92,7 @@ async fn live(seed: u64, conditions: Conditions, nth: Nth) -> Lived {
     let lived = Lived::of(&node, &judge.lock().unwrap());
 
     node.line.set_weather(Weather::Fair);
-    node.start(Succession::Proven);
+    node.start(Succession::Proven).await;
     node.commit();
     let end = Instant::now() + 30 * MINUTE;
     let well =
@@ -107,7 +108,7 @@ async fn live(seed: u64, conditions: Conditions, nth: Nth) -> Lived {
         if refused && conditions != Conditions::All && !forced {
             forced = true;
             node.stop().await;
-            node.start(Succession::Forced);
+            node.start(Succession::Forced).await;
         }
         sleep(SECOND).await;
     }
