@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::cargo::{command, run_tests_and};
+use crate::cargo::{command, give_seed, run_tests_and};
 use crate::coverage::Coverage;
 use crate::steps::Tally;
 
@@ -193,7 +193,7 @@ fn run(
             .args(targets.iter().map(|(_, test)| test))
             .env("EVERTIDE_FUZZ_SECONDS", seconds.to_string());
         if let Some(seed) = seed {
-            test.env("EVERTIDE_SEED", seed.to_string());
+            give_seed(&mut test, seed);
         }
         let before = lines.len();
         tally.add(run_tests_and(&mut test, |line| {

@@ -48,7 +48,9 @@ pub(super) fn check(
     }
     for (line, title) in without_a_mechanism(&text) {
         let path = path.display();
-        problems.push(format!("{path}:{line}: nothing says what holds {title}"));
+        problems.push(format!(
+            "{path}:{line}: fewer than two sentences say what holds {title}"
+        ));
     }
     let wrong = misnumbered(&text, PROMISES, TRAPS).into_iter();
     problems.extend(wrong.map(|wrong| format!("{}: {wrong}", path.display())));
@@ -85,8 +87,8 @@ fn without_a_test<'a>(text: &'a str, named: &[usize]) -> Vec<(usize, &'a str)> {
         .collect()
 }
 
-/// Those of which nothing is said but titles and names: what holds a promise stands before its list of tests, what
-/// holds a trap behind its title.
+/// Those of which less is said than two sentences, the mechanism: of a promise between its title and its list of tests,
+/// of a trap between its title and the first test.
 fn without_a_mechanism(text: &str) -> Vec<(usize, &str)> {
     let said = |(line, title, end): &(usize, &str, usize)| {
         let lines = text.lines().skip(*line).take(end - line - 1);
@@ -96,20 +98,33 @@ fn without_a_mechanism(text: &str) -> Vec<(usize, &str)> {
             .collect();
         let behind_title = title.rsplit_once("**").filter(|_| !is_promise);
         let behind_title = behind_title.map_or("", |(_, rest)| rest);
-        is_sentence(&format!("{behind_title} {}", own.join(" ")))
+        sentences(&format!("{behind_title} {}", own.join(" "))) >= 2
     };
     let missing = items(text).into_iter().filter(|item| !said(item));
     missing.map(|(line, title, _)| (line, title)).collect()
 }
 
-/// Whether there is a sentence beside what is in code.
-fn is_sentence(text: &str) -> bool {
-    /// Fewer words only lead to a name.
-    const WORDS: usize = 4;
-    let words = text.split('`').step_by(2).flat_map(str::split_whitespace);
-    let words = words.filter(|word| word.contains(char::is_alphabetic));
-    let ends = format!("{} ", text.trim_end());
-    words.count() >= WORDS && ends.contains(". ")
+/// How many sentences there are before the first test that is named. What is in code ends none, and is one word.
+fn sentences(text: &str) -> usize {
+    /// Fewer words are none, or only lead to a name.
+    const WORDS: usize = 3;
+    let parts = text.split('`').enumerate();
+    let before = parts.take_while(|(at, part)| at % 2 == 0 || test_name(part).is_none());
+    let prose = before.map(|(at, part)| if at % 2 == 0 { part } else { "code" });
+    let (mut sentences, mut words) = (0, 0);
+    for word in prose.collect::<String>().split_whitespace() {
+        words += usize::from(word.contains(char::is_alphabetic));
+        let ends = word
+            .trim_end_matches([')', '"', '*'])
+            .ends_with(['.', '?', '!']);
+        let abbreviates = ["e.g.", "i.e.", "etc.", "cf.", "vs."]
+            .contains(&word.trim_start_matches('(').to_lowercase().as_str());
+        if ends && !abbreviates {
+            sentences += usize::from(words >= WORDS);
+            words = 0;
+        }
+    }
+    sentences
 }
 
 /// Which promises and traps are missing, there more than once, or not known: deleted with its tests, one would be
@@ -209,16 +224,36 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_or_trap_of_which_nothing_says_what_holds_it_is_found() {
+    fn a_promise_or_trap_of_which_two_sentences_do_not_say_what_holds_it_is_found() {
         let text = "## 1. Held\n\nSomething sees to it. Nothing else does.\n\n- `a_b_c`\n\
-                    ## 2. Not held\n\n- nobody says how it is held. `a_b_c`\n\n## Traps\n\
-                    - **T1, held (#1).** Something sees to it. `a_b_c`\n\
-                    - **T2, held.**\n  Something sees to it.\n  `a_b_c`\n\
-                    - **T3, not held.** `a_b_c`; `cargo xtask torture. Yes`,\n  `a_b_c`\n\
-                    - **T4, not held, with a title. Of many words.**\n  `a_b_c`\n## More\n\nOf this. And that is all.\n";
+                    ## 2. Not held\n\n- nobody says how. It is held. It is not said. `a_b_c`\n\
+                    ## 3. Half held\n\nSomething sees to it, and nothing else does.\n\n- `a_b_c`\n\n## Traps\n\
+                    - **T1, held (#1).** Something sees to it. Nothing else does. `a_b_c`\n\
+                    - **T2, held.**\n  Something sees to it\n  (`a`). `b.c` does not. `a_b_c`\n\
+                    - **T3, half held.**\n  Something sees to it.\n  `a_b_c`\n\
+                    - **T4, not held.** `a_b_c`; `cargo xtask torture. Yes`,\n  `a_b_c`\n\
+                    - **T5, not held, with a title. Of many words.**\n  `a_b_c`\n## More\n\nOf this. And that is all.\n";
         let missing = without_a_mechanism(text);
+        let titles: Vec<_> = missing.iter().map(|(_, title)| &title[..5]).collect();
+        let expected = ["2. No", "3. Ha", "- **T", "- **T", "- **T"];
+        assert_eq!(titles, expected, "{missing:?}");
         let lines: Vec<_> = missing.iter().map(|(line, _)| *line).collect();
-        assert_eq!(lines, [6, 15, 17], "{missing:?}");
+        assert_eq!(lines, [6, 9, 20, 23, 25], "{missing:?}");
+    }
+
+    #[test]
+    fn a_sentence_is_counted_by_its_end_and_not_by_every_period() {
+        assert_eq!(sentences("A lock sees to it. It is held (see there)."), 2);
+        assert_eq!(
+            sentences("A lock sees to it (from 3.51.3 on, e.g. here), see [it](a.md#b)."),
+            1
+        );
+        assert_eq!(sentences("A lock sees to it. Yes. (Now.)"), 1);
+        assert_eq!(sentences("A lock sees to it, and `nothing. else` does"), 0);
+        assert_eq!(
+            sentences("A lock does it. `a_b_c`; what it leaves, is left. `d_e_f`"),
+            1
+        );
     }
 
     #[test]

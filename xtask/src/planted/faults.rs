@@ -49,7 +49,7 @@ pub(super) const FAULTS: &[Fault] = &[
             of(
                 "evertide",
                 &["--test", "model"],
-                "no_frame_is_lost_to_any_checkpoint",
+                "kept::no_frame_is_lost_to_any_checkpoint",
             ),
         ],
     },
@@ -84,7 +84,7 @@ pub(super) const FAULTS: &[Fault] = &[
             of(
                 "evertide",
                 &["--test", "model"],
-                "no_frame_is_lost_while_we_rotate",
+                "kept::no_frame_is_lost_while_we_rotate",
             ),
         ],
     },

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use evertide_testkit::checkout_root;
 
-use crate::cargo::{command, output_of};
+use crate::cargo::{command, give_seed, output_of};
 use crate::steps::Tally;
 
 /// One fault.
@@ -98,12 +98,12 @@ fn expect(tree: &tree::Tree, test: &Test, expected: Verdict, seed: u64) -> Resul
         .env("CARGO_INCREMENTAL", "1")
         // Some faults need a rare coincidence.
         .env("EVERTIDE_SIMULATIONS", "1500")
-        .env("EVERTIDE_SEED", seed.to_string())
         .args(["test", "--quiet", "--locked", "--package", test.package])
         .args(test.binary)
         // What a test that passes has printed tells why, where it should not have.
         .args(["--", "--show-output", "--exact", test.name]);
-    let output = output_of(&mut run).with_context(|| format!("running {}", test.name))?;
+    let output =
+        output_of(give_seed(&mut run, seed)).with_context(|| format!("running {}", test.name))?;
     let verdict = verdict(&output);
     if verdict == Some(expected) {
         return Ok(true);

@@ -30,6 +30,7 @@ pub(crate) use self::{
     attach::AttachOutcome,
     image::Image,
     table::{DiskReader, Tail, changes_of},
+    times::YEAR_2020,
 };
 use self::{
     attached::Attached,

@@ -1,16 +1,19 @@
 //! When transactions were captured, by a clock that may be wrong. Pure.
 
+use std::time::Duration;
+
 /// A week, in milliseconds: a clock that is set back by more than this was wrong before, and is not waited for.
 const FAR_BACK: i64 = 604_800_000;
-/// 2020-01-01T00:00:00Z in milliseconds since the epoch. A clock that shows less has not been set yet.
-const YEAR_2020: i64 = 1_577_836_800_000;
+/// 2020-01-01T00:00:00Z, since the epoch. A clock that shows less has not been set yet.
+pub(crate) const YEAR_2020: Duration = Duration::from_secs(1_577_836_800);
 
 /// The timestamp of what is captured after `last`, by a clock that shows `now`, both in milliseconds since the epoch.
 ///
 /// It does not run backwards, since restores to a time go by it. After a clock that was years ahead it does: else one
 /// moment of that would hold up compaction, snapshots and retention for years.
 pub(super) fn timestamp(last: i64, now: i64) -> i64 {
-    let was_far_ahead = last.saturating_sub(now) > FAR_BACK && now >= YEAR_2020;
+    let is_set = now >= YEAR_2020.as_millis() as i64;
+    let was_far_ahead = last.saturating_sub(now) > FAR_BACK && is_set;
     match was_far_ahead {
         true => now,
         false => last.max(now),
@@ -20,6 +23,9 @@ pub(super) fn timestamp(last: i64, now: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In milliseconds, as all times here.
+    const YEAR_2020: i64 = super::YEAR_2020.as_millis() as i64;
 
     #[test]
     fn timestamps_go_back_only_behind_a_clock_that_was_far_ahead() {

@@ -16,6 +16,7 @@ use evertide_storage::{
 use super::{Replica, body::read_tail, plan::Remote};
 use crate::{
     Error, VerifyOptions,
+    capture::YEAR_2020,
     database::{Captured, Command},
     runtime::blocking,
     verify::{Content, Record, recorded_content, verify_here},
@@ -26,8 +27,6 @@ const EPOCH: u64 = TxidRange::EPOCH;
 const LAST_EPOCH: u64 = (1 << 32) - (1 << 16);
 /// What reaches further was not counted by anybody, and nobody may go on from there.
 const LAST_TXID: Txid = Txid::new(u64::MAX - 256 * EPOCH);
-/// 2020-01-01T00:00:00Z, in seconds since 1970.
-const YEAR_2020: u64 = 1_577_836_800;
 
 /// What may follow a history that is not known to be ours.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,7 +133,7 @@ fn epoch_of(now: SystemTime) -> u64 {
     let since_1970 = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default();
-    let since_2020 = since_1970.as_secs().saturating_sub(YEAR_2020);
+    let since_2020 = since_1970.saturating_sub(YEAR_2020).as_secs();
     if since_2020 < LAST_EPOCH {
         since_2020
     } else {
@@ -471,7 +470,12 @@ mod tests {
         let another = Taken::FromAnother(record(them.clone()));
         let above = Remote::Other(Txid::new(0x1_ffff_ffff));
         let remote = Remote::Other(Txid::new(0x1_0000_0007));
-        for seconds in [0, YEAR_2020, YEAR_2020 + LAST_EPOCH, 1 << 40] {
+        for seconds in [
+            0,
+            YEAR_2020.as_secs(),
+            YEAR_2020.as_secs() + LAST_EPOCH,
+            1 << 40,
+        ] {
             let now = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             assert_eq!(begin(&another, remote, now, true), above, "{seconds}");
         }

@@ -122,31 +122,18 @@ async fn live(seed: u64, conditions: Conditions, nth: Nth) -> Lived {
     lived
 }
 
-/// In each kind of store.
-const CASES: [(Conditions, Trouble, Lasts); 12] = {
-    use Conditions::{All, Create, None};
-    use Lasts::{ForEver, Once};
-    use Trouble::{Unanswered, Unreached};
-    [
-        (All, Unreached, Once),
-        (All, Unreached, ForEver),
-        (All, Unanswered, Once),
-        (All, Unanswered, ForEver),
-        (Create, Unreached, Once),
-        (Create, Unreached, ForEver),
-        (Create, Unanswered, Once),
-        (Create, Unanswered, ForEver),
-        (None, Unreached, Once),
-        (None, Unreached, ForEver),
-        (None, Unanswered, Once),
-        (None, Unanswered, ForEver),
-    ]
-};
+/// Each trouble once and for ever, in each kind of store.
+fn cases() -> impl Iterator<Item = (Conditions, Trouble, Lasts)> {
+    let conditions = [Conditions::All, Conditions::Create, Conditions::None].into_iter();
+    let troubles = [Trouble::Unreached, Trouble::Unanswered];
+    let with_troubles = conditions.flat_map(move |c| troubles.map(|trouble| (c, trouble)));
+    with_troubles.flat_map(|(c, t)| [Lasts::Once, Lasts::ForEver].map(|lasts| (c, t, lasts)))
+}
 
 #[test]
 fn whichever_request_fails_once_or_for_ever_the_backup_is_whole_once_the_store_is_back() {
     let seed = evertide_testkit::seed();
-    for (conditions, trouble, lasts) in CASES {
+    for (conditions, trouble, lasts) in cases() {
         let mut n = 1;
         let clean = loop {
             let nth = Nth { n, trouble, lasts };

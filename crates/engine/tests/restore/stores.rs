@@ -1,26 +1,31 @@
 //! Replicas that break off, lose files meanwhile, or lie.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     ops::Range,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use evertide::{RestoreError, RestoreOptions, RestoreTarget, restore};
+use evertide::{RestoreError, RestoreOptions, RestoreTarget, restore, restore_plan};
 use evertide_ltx::{Level, LtxName, Txid, merge};
 use evertide_storage::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Version,
+    ByteStream, Capabilities, Error, LtxObject, Precondition, RecordingDisk, ReplicaClient,
+    SmallKey, SmallObject, Version,
 };
 use futures_util::{StreamExt, stream};
+use tokio::sync::Barrier;
 
-use crate::scene::{Scene, USUAL, created, name};
+use crate::scene::{Scene, USUAL, created, ltx, name, page};
+
+/// After this time what waits for something else waits for ever.
+const HANGS: Duration = Duration::from_secs(60);
 
 /// What happens to each `get`: it is given its number, counted from 0.
 type Trouble = Box<dyn Fn(u64, &LtxName) -> Outcome + Send + Sync>;
@@ -38,14 +43,21 @@ enum Outcome {
     Gone,
 }
 
+/// A file of a replica.
+type File = (Level, LtxName);
+/// What of it is asked for; nothing for all of it.
+type Part = Option<Range<u64>>;
+
 /// A replica whose reads have trouble.
 struct Troubled {
     inner: Arc<dyn ReplicaClient>,
     trouble: Trouble,
     /// A file that is stored only after the first listing.
     late: Mutex<Option<LtxName>>,
+    /// Each request waits for so many of them.
+    meeting: Barrier,
     gets: AtomicU64,
-    ranges: Mutex<Vec<Option<Range<u64>>>>,
+    asked: Mutex<Vec<(File, Part)>>,
     under_way: AtomicU64,
     most_under_way: AtomicU64,
 }
@@ -61,15 +73,38 @@ impl Troubled {
         inner: &Arc<dyn ReplicaClient>,
         trouble: impl Fn(u64, &LtxName) -> Outcome + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new(Self::of(inner, Box::new(trouble), 1))
+    }
+
+    /// Without trouble, but that each request is answered only when so many are under way.
+    fn meeting(inner: &Arc<dyn ReplicaClient>, requests: usize) -> Arc<Self> {
+        Arc::new(Self::of(inner, Box::new(|_, _| Outcome::Fine), requests))
+    }
+
+    fn of(inner: &Arc<dyn ReplicaClient>, trouble: Trouble, meeting: usize) -> Self {
+        Self {
             inner: Arc::clone(inner),
-            trouble: Box::new(trouble),
+            trouble,
             late: Mutex::default(),
+            meeting: Barrier::new(meeting),
             gets: AtomicU64::new(0),
-            ranges: Mutex::default(),
+            asked: Mutex::default(),
             under_way: AtomicU64::new(0),
             most_under_way: AtomicU64::new(0),
-        })
+        }
+    }
+
+    /// What each file was asked for, from its beginning on.
+    fn asked(&self) -> BTreeMap<File, Vec<Part>> {
+        let mut asked = BTreeMap::<File, Vec<Part>>::new();
+        for (file, part) in self.asked.lock().unwrap().iter() {
+            asked.entry(*file).or_default().push(part.clone());
+        }
+        let start = |part: &Part| part.as_ref().map_or(0, |range| range.start);
+        asked
+            .values_mut()
+            .for_each(|parts| parts.sort_by_key(start));
+        asked
     }
 }
 
@@ -113,10 +148,13 @@ impl ReplicaClient for Troubled {
         name: LtxName,
         range: Option<Range<u64>>,
     ) -> Result<ByteStream, Error> {
-        self.ranges.lock().unwrap().push(range.clone());
+        let part = ((level, name), range.clone());
+        self.asked.lock().unwrap().push(part);
         let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.most_under_way.fetch_max(under_way, Ordering::SeqCst);
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        self.meeting.wait().await;
+        // Whoever would ask for more has the time to do so.
+        tokio::time::sleep(Duration::from_millis(2)).await;
         self.under_way.fetch_sub(1, Ordering::SeqCst);
         let outcome = (self.trouble)(self.gets.fetch_add(1, Ordering::SeqCst), &name);
         let not_found = || Error::NotFound {
@@ -198,15 +236,10 @@ async fn a_stream_that_breaks_off_goes_on_where_it_stopped() {
     });
     let report = restore(options(&scene, &client)).await.unwrap();
     scene.assert_restored();
-    let asked: u64 = client
-        .ranges
-        .lock()
-        .unwrap()
-        .iter()
-        .flatten()
-        .map(|r| r.end - r.start)
-        .sum();
-    assert!(client.ranges.lock().unwrap().len() > 15);
+    let asked = client.asked.lock().unwrap().clone();
+    assert!(asked.len() > 15);
+    let ranges = asked.into_iter().filter_map(|(_, part)| part);
+    let asked: u64 = ranges.map(|range| range.end - range.start).sum();
     // Nothing is read twice: what is asked for again is what has not come.
     let most = report.bytes * 8;
     assert!(asked < most, "{asked} bytes asked for");
@@ -425,10 +458,11 @@ async fn requests_run_side_by_side_as_many_as_allowed_and_no_more() {
     let changes: Vec<(u32, &[u32])> = (0..60).map(|_| (2, [1, 2].as_slice())).collect();
     let scene = Scene::with(&changes).await;
     for parallelism in [1, 4] {
-        let client = Troubled::new(&scene.replica, |_, _| Outcome::Fine);
+        let client = Troubled::meeting(&scene.replica, parallelism);
         let mut options = options(&scene, &client);
         options.parallelism = parallelism;
-        restore(options).await.unwrap();
+        let restored = tokio::time::timeout(HANGS, restore(options)).await;
+        restored.expect("fewer requests than allowed").unwrap();
         assert_eq!(
             client.most_under_way.load(Ordering::SeqCst),
             parallelism as u64
@@ -436,4 +470,56 @@ async fn requests_run_side_by_side_as_many_as_allowed_and_no_more() {
         scene.assert_restored();
         fs::remove_file(scene.output()).unwrap();
     }
+}
+
+/// What makes a restore fast, counted: no byte comes twice, none that is not needed, and each page is written once for
+/// each file that has it.
+#[tokio::test]
+async fn a_restore_reads_each_byte_of_its_plan_once_and_no_other_and_writes_each_page_of_it_once() {
+    let mut scene = Scene::large().await;
+    for txid in 3..=5 {
+        let number = txid as u32 * 10;
+        let file = ltx(4096, (txid, txid), 3000, &[number]);
+        scene.put(0, name(txid, txid), file).await;
+        let at = (number as usize - 1) * 4096;
+        scene.expected[at..at + 4096].copy_from_slice(&page(4096, number, txid));
+    }
+    // What was merged into these is in the replica, too, and of no use.
+    scene.compact(9, (1, 2));
+    scene.compact(1, (2, 4));
+    let plan = restore_plan(Arc::clone(&scene.replica), RestoreTarget::Latest).await;
+    let plan = plan.unwrap();
+    let names: Vec<LtxName> = plan.files().iter().map(|file| file.name).collect();
+    assert_eq!(names, [name(1, 2), name(2, 4), name(5, 5)]);
+
+    let client = Troubled::new(&scene.replica, |_, _| Outcome::Fine);
+    let disk = Arc::new(RecordingDisk::new(scene.dir.path()).unwrap());
+    let mut options = options(&scene, &client);
+    options.disk = disk.clone();
+    options.parallelism = 64;
+    let report = restore(options).await.unwrap();
+    scene.assert_restored();
+
+    assert_eq!((report.files, report.bytes), (3, plan.bytes()));
+    let mut asked = client.asked();
+    for file in plan.files() {
+        let ranges = asked.remove(&(file.level, file.name)).unwrap();
+        let read = ranges.into_iter().fold(0, |read, range| {
+            let range = range.unwrap_or(0..file.size);
+            assert_eq!(range.start, read, "{}", file.name);
+            range.end
+        });
+        assert_eq!(read, file.size, "{}", file.name);
+    }
+    assert!(asked.is_empty(), "not needed: {asked:?}");
+
+    let done = disk.describe();
+    let written = done.iter().filter_map(|op| op.strip_prefix("write "));
+    let written: u64 = written
+        .map(|op| op.split(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum();
+    // Those of the snapshot, those of transactions 2 to 4, and that of 5.
+    assert_eq!(written, (3000 + 1502 + 1) * 4096, "{done:?}");
+    let syncs = done.iter().filter(|op| op.starts_with("fsync"));
+    assert_eq!(syncs.count(), 2, "file and directory, once each: {done:?}");
 }

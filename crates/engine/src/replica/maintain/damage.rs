@@ -341,6 +341,12 @@ mod tests {
         found.map(|files| files.iter().map(name).collect())
     }
 
+    fn maintenance(client: &Arc<MemoryClient>, second: u64) -> Maintenance {
+        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
+        let clock = Arc::new(ManualClock::new(time(second)));
+        Maintenance::new(client.clone(), &options, clock)
+    }
+
     #[test]
     fn a_damaged_file_is_made_again_only_of_files_that_hold_all_of_it_and_nothing_else() {
         let level_0 = [(0, 2, 3), (0, 4, 4), (0, 5, 6)];
@@ -413,12 +419,6 @@ mod tests {
         }
         let due = time(70) + maintenance.between_reads();
         assert_eq!(maintenance.damaged_due(), Some(due));
-    }
-
-    fn maintenance(client: &Arc<MemoryClient>, second: u64) -> Maintenance {
-        let options = ReplicaOptions::new("it", Destination::file("/nowhere").unwrap());
-        let clock = Arc::new(ManualClock::new(time(second)));
-        Maintenance::new(client.clone(), &options, clock)
     }
 
     #[test]
