@@ -339,17 +339,14 @@ impl Capture {
                 // Without it the application is slower, and nothing else.
                 Action::TakeBrake if !self.attached_mut()?.change_lock(action)? => break,
                 Action::TakeBrake => self.stats.brakes += 1,
-                Action::AwaitCheckpointer if !self.attached_mut()?.change_lock(action)? => {
-                    // It may not end for long, and under both locks frames can be captured all the same.
-                    if captured < index.committed && due != Due::Later {
-                        self.capture_segment(&index)?;
-                    }
-                    unfinished = true;
-                    break;
-                }
                 lock => {
                     unfinished = !self.attached_mut()?.change_lock(lock)?;
                     if unfinished {
+                        // A checkpoint may not end for long, and under both locks frames can be captured all the same.
+                        let awaits = lock == Action::AwaitCheckpointer;
+                        if awaits && captured < index.committed && due != Due::Later {
+                            self.capture_segment(&index)?;
+                        }
                         break;
                     }
                 }
