@@ -271,3 +271,29 @@ async fn who_comes_while_a_backup_recovers_a_wal_is_told_so_as_by_any_connection
         assert!(told > 0, "nobody is told anything by {first}");
     }
 }
+
+/// Another journal mode, and exclusive locks: what only the one connection there is can have.
+#[tokio::test]
+async fn who_wants_the_database_for_itself_is_refused_beside_a_backup_as_beside_any_connection() {
+    const WISHES: [&str; 2] = [
+        "PRAGMA journal_mode = DELETE; PRAGMA journal_mode = WAL",
+        "PRAGMA locking_mode = EXCLUSIVE; SELECT * FROM t",
+    ];
+    let (scene, conn) = Scene::with_rows(1);
+    let refused = || {
+        WISHES.map(|sql| {
+            let conn = Connection::open(&scene.db).unwrap();
+            conn.busy_timeout(Duration::ZERO).unwrap();
+            let told = conn.execute_batch(sql).err();
+            told.and_then(|error| error.sqlite_error_code())
+        })
+    };
+    let busy = [Some(ErrorCode::DatabaseBusy); 2];
+    assert_eq!(refused(), busy, "beside another connection");
+    let backup = scene.start().await;
+    durable(&backup).await;
+    drop(conn);
+    assert_eq!(refused(), busy, "beside a backup");
+    backup.stop(DEADLINE).await.unwrap();
+    assert_eq!(refused(), [None; 2], "beside nobody");
+}
