@@ -41,7 +41,16 @@ const PARTS: [Part; 11] = [
 
 /// The tests of failing disks, in each of these binaries.
 const FAULTS: [(&str, &[&str]); 3] = [
-    ("faults", &["fail::", "room::", "local_state::"]),
+    (
+        "faults",
+        &[
+            "fail::",
+            "room::",
+            "local_state::",
+            "locks::",
+            "system_calls::",
+        ],
+    ),
     ("restore", &["faults::"]),
     ("follow", &["faults::"]),
 ];

@@ -1,9 +1,10 @@
 //! A child process that does not outlive the test that started it.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -174,22 +175,73 @@ pub fn another_process_finds_locked(file: &std::path::Path, byte: u32) -> bool {
 /// # Panics
 ///
 /// When the other process cannot be asked.
-pub fn another_process_finds_a_lock_of(file: &std::path::Path, byte: u32) -> Option<i32> {
-    const SCRIPT: &str = "import fcntl, struct, sys
-with open(sys.argv[1], 'r+b') as file:
-    asked = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, int(sys.argv[2]), 1, 0)
-    answer = struct.unpack('hhqqi4x', fcntl.fcntl(file, fcntl.F_GETLK, asked))
-    print('none' if answer[0] == fcntl.F_UNLCK else answer[4])";
-    let output = Command::new("python3")
-        .args(["-c", SCRIPT])
-        .arg(file)
-        .arg(byte.to_string())
-        .output()
-        .expect("python3 runs");
-    assert!(output.status.success(), "the other process: {output:?}");
-    match String::from_utf8_lossy(&output.stdout).trim() {
-        "none" => None,
-        owner => Some(owner.parse().expect("a process id")),
+pub fn another_process_finds_a_lock_of(file: &Path, byte: u32) -> Option<i32> {
+    another_process_finds_locks_of(&[(file, byte)])[0]
+}
+
+/// The same of several files and bytes. The other process is one for all who ask, and stays: to ask costs little.
+///
+/// # Panics
+///
+/// When the other process cannot be asked.
+pub fn another_process_finds_locks_of(locks: &[(&Path, u32)]) -> Vec<Option<i32>> {
+    static OTHER: Mutex<Option<OtherProcess>> = Mutex::new(None);
+    let mut other = OTHER.lock().unwrap_or_else(PoisonError::into_inner);
+    let other = other.get_or_insert_with(OtherProcess::start);
+    other.owners(locks)
+}
+
+/// A process that looks at locks, until it is asked nothing more. It has none itself, so that it may close what it opens.
+struct OtherProcess {
+    /// It ends with this one, which closes its standard input.
+    _process: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+impl OtherProcess {
+    fn start() -> Self {
+        const SCRIPT: &str = "import fcntl, struct, sys
+def owner(asked):
+    byte, path = asked.split(' ', 1)
+    with open(path, 'r+b') as file:
+        lock = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, int(byte), 1, 0)
+        found = struct.unpack('hhqqi4x', fcntl.fcntl(file, fcntl.F_GETLK, lock))
+    return 'none' if found[0] == fcntl.F_UNLCK else str(found[4])
+for question in sys.stdin:
+    try:
+        print(*map(owner, question.rstrip('\\n').split('\\t')), flush=True)
+    except OSError as error:
+        print(error, flush=True)";
+        let mut child = Command::new("python3")
+            .args(["-c", SCRIPT])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 runs");
+        let (questions, answers) = (child.stdin.take(), child.stdout.take());
+        Self {
+            _process: child,
+            questions: questions.expect("it is piped"),
+            answers: BufReader::new(answers.expect("it is piped")),
+        }
+    }
+
+    fn owners(&mut self, locks: &[(&Path, u32)]) -> Vec<Option<i32>> {
+        let asked = locks
+            .iter()
+            .map(|(file, byte)| format!("{byte} {}", file.display()));
+        let asked = asked.collect::<Vec<_>>().join("\t");
+        let mut answer = String::new();
+        writeln!(self.questions, "{asked}").expect("the other process runs");
+        let answered = self.answers.read_line(&mut answer);
+        answered.expect("the other process answers");
+        let owner = |owner: &str| match owner {
+            "none" => Ok(None),
+            owner => owner.parse().map(Some),
+        };
+        let owners: Result<Vec<_>, _> = answer.split_whitespace().map(owner).collect();
+        owners.unwrap_or_else(|_| panic!("the other process, asked for {asked}: {answer}"))
     }
 }
 

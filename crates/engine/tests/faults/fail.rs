@@ -74,6 +74,19 @@ struct Run {
     complete: bool,
 }
 
+/// Whether it started: with a fault that ends, at the second try at the latest.
+pub(crate) async fn start(backup: &Replication, fault: Fault) -> Result<bool, String> {
+    let mut started = backup.start().await;
+    if started.is_err() && fault == Fault::Once {
+        started = backup.start().await;
+    }
+    match (started, fault) {
+        (Ok(()), _) => Ok(true),
+        (Err(_), Fault::Forever) => Ok(false),
+        (Err(error), Fault::Once) => Err(format!("the second start fails, too: {error}")),
+    }
+}
+
 /// From start to stop: the first snapshot, commits, rotations, and of a maintained replica all that keeps it small.
 /// Errors that end are retried; one that stays is waited for no longer than necessary, once the disk is `dead`.
 async fn scenario(
@@ -83,15 +96,8 @@ async fn scenario(
     dead: impl Fn() -> bool,
 ) -> Result<bool, String> {
     let fault = plan.fault;
-    let mut started = backup.start().await;
-    if started.is_err() && fault == Fault::Once {
-        started = backup.start().await;
-    }
-    if let Err(error) = started {
-        return match fault {
-            Fault::Once => Err(format!("the second start fails, too: {error}")),
-            Fault::Forever => Ok(false),
-        };
+    if !start(backup, fault).await? {
+        return Ok(false);
     }
     let patience = match fault {
         Fault::Once => DEADLINE,

@@ -18,6 +18,7 @@ mod full;
 mod kills;
 mod lies;
 mod local_state;
+mod locks;
 mod points;
 mod rights;
 mod room;
@@ -75,12 +76,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::within(tempfile::tempdir().unwrap())
+    }
+
+    fn within(temporary: tempfile::TempDir) -> Self {
         let filter = std::env::var("EVERTIDE_LOG").unwrap_or_else(|_| "off".into());
         let _ = tracing_subscriber::fmt()
             .with_test_writer()
             .with_env_filter(filter)
             .try_init();
-        let temporary = tempfile::tempdir().unwrap();
         let scene = Self::at(temporary.path());
         Self {
             _temporary: Some(temporary),
@@ -102,11 +106,16 @@ impl Scene {
     /// A scene with a table `t` of a few rows.
     fn with_rows(rows: u32) -> (Self, Connection) {
         let scene = Self::new();
-        let conn = scene.open();
+        let conn = scene.fill(rows);
+        (scene, conn)
+    }
+
+    fn fill(&self, rows: u32) -> Connection {
+        let conn = self.open();
         conn.execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)")
             .unwrap();
         insert(&conn, rows);
-        (scene, conn)
+        conn
     }
 
     /// The same database with another replica.

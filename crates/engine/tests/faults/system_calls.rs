@@ -19,7 +19,11 @@ use evertide_testkit::{Action, Call, Traced, wait_to_be_traced};
 use nix::errno::Errno;
 use rusqlite::Connection;
 
-use crate::{DEADLINE, Restorer, Scene, fail::durable, insert, start_wal_over_unwatched};
+use crate::{
+    DEADLINE, Restorer, Scene,
+    fail::{durable, start},
+    insert, start_wal_over_unwatched,
+};
 
 /// The folder that the process works in.
 const DIR: &str = "EVERTIDE_FAULTS_DIR";
@@ -132,15 +136,8 @@ async fn durable_or_said(backup: &Replication) -> bool {
 }
 
 async fn scenario(backup: &Replication, fault: Fault) -> Result<bool, String> {
-    let mut started = backup.start().await;
-    if started.is_err() && fault == Fault::Once {
-        started = backup.start().await;
-    }
-    if let Err(error) = started {
-        return match fault {
-            Fault::Once => Err(format!("the second start fails, too: {error}")),
-            Fault::Forever => Ok(false),
-        };
+    if !start(backup, fault).await? {
+        return Ok(false);
     }
     for _ in 0..4 {
         let done = match fault {

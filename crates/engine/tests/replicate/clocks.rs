@@ -103,7 +103,8 @@ async fn one_moment_of_a_clock_that_is_ahead_holds_up_nothing_once_it_is_right()
         let oldest = u64::from(HOURS) - 48 - 24 - 1;
         assert!(all.clone().all(|hour| *hour >= oldest), "{hours:?}");
         assert!(hours[0].len() <= 3 && hours[1].len() >= 47, "{hours:?}");
-        assert!((3..=4).contains(&hours[9].len()), "{hours:?}");
+        // How many days end in that time depends on the time of day at which it begins.
+        assert!((2..=4).contains(&hours[9].len()), "{hours:?}");
         for ago in [0, 1, 20, 40, 48] {
             let hour = HOURS - ago;
             let expected = 10 + i64::from(hour);

@@ -1,13 +1,13 @@
 //! The application's locks survive whatever replication does in its process. Seen from another
 //! process, as only that one shows POSIX locks.
 
-use std::{fmt::Display, fs::File, sync::Arc, time::Duration};
+use std::{fmt::Display, fs::File, sync::Arc};
 
 use evertide::{
     ExistingOutput, RestoreOptions, RestoreTarget, Txid, VerifyDepth, VerifyOptions, restore,
     verify,
 };
-use evertide_storage::{Destination, Fault, FaultDisk, OsDisk, ReplicaClient};
+use evertide_storage::{Destination, OsDisk, ReplicaClient};
 use evertide_testkit::{
     another_process_can_truncate, another_process_can_write as can_write,
     another_process_finds_a_lock_of, another_process_finds_it_open, another_process_finds_locked,
@@ -174,35 +174,6 @@ async fn a_write_transaction_stays_exclusive_through_reload_restore_and_verify()
 }
 
 #[tokio::test]
-async fn no_error_of_the_disk_drops_a_lock() {
-    let (scene, conn) = Scene::with_rows(20);
-    let mut tripped = 0;
-    for n in (1..40).step_by(5).chain([100_000]) {
-        let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
-        disk.fail_at(n, Fault::Forever, 5);
-        let backup = scene.builder().disk(disk.clone()).build().unwrap();
-        conn.execute_batch("BEGIN IMMEDIATE; INSERT INTO t (b) VALUES (1)")
-            .unwrap();
-        let started = backup.start().await;
-        assert_held(&scene, format_args!("after {started:?} at operation {n}"));
-        if started.is_ok() {
-            let wait = backup.wait_durable(evertide::Durability::All);
-            let _ = tokio::time::timeout(Duration::from_millis(50), wait).await;
-            assert_held(&scene, format_args!("while the disk fails from {n} on"));
-            let _ = backup.stop(Duration::from_millis(50)).await;
-            assert_held(&scene, format_args!("after the stop, failing from {n} on"));
-        }
-        tripped += u32::from(disk.tripped());
-        conn.execute_batch("COMMIT").unwrap();
-        assert!(
-            another_process_can_write(&scene),
-            "{n}: nothing stays locked"
-        );
-    }
-    assert!(tripped > 5, "{tripped} disks failed");
-}
-
-#[tokio::test]
 async fn a_reader_keeps_others_from_truncating_the_wal_whatever_came_and_went() {
     let (scene, conn) = Scene::with_rows(20);
     let reader = scene.open();
@@ -329,28 +300,4 @@ async fn a_reader_keeps_its_lock_through_reload_restore_verify_and_stop() {
     reader.assert_held(&scene, "the stop");
     reader.end(&scene);
     assert!(another_process_can_truncate(&scene.db));
-}
-
-#[tokio::test]
-async fn no_error_of_the_disk_drops_the_lock_of_a_reader() {
-    let (scene, conn) = Scene::with_rows(20);
-    let (mut tripped, mut started_well) = (0, 0);
-    for n in [1, 4, 9, 14, 19, 29, 45, 70] {
-        let disk = Arc::new(FaultDisk::new(Arc::new(OsDisk)));
-        disk.fail_at(n, Fault::Forever, 5);
-        let backup = scene.builder().disk(disk.clone()).build().unwrap();
-        let reader = Reader::begin(&scene, &conn);
-        let started = backup.start().await;
-        reader.assert_held(&scene, format_args!("{started:?} at operation {n}"));
-        if started.is_ok() {
-            started_well += 1;
-            let wait = backup.wait_durable(evertide::Durability::All);
-            let _ = tokio::time::timeout(Duration::from_millis(50), wait).await;
-            let _ = backup.stop(Duration::from_millis(50)).await;
-            reader.assert_held(&scene, format_args!("the stop, failing from {n} on"));
-        }
-        tripped += u32::from(disk.tripped());
-        reader.end(&scene);
-    }
-    assert!(tripped > 4 && started_well > 0, "{tripped} {started_well}");
 }

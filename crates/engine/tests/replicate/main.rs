@@ -16,6 +16,7 @@ mod restarts;
 mod review;
 mod snapshots;
 mod steps;
+mod visits;
 mod writers;
 
 use std::{

@@ -38,9 +38,9 @@ struct State {
     call: Option<Call>,
 }
 
-/// What is called, and before which operation.
+/// What is called, and before which operation, or before each.
 struct Call {
-    at: u64,
+    at: Option<u64>,
     action: Box<dyn Fn(&'static str) + Send>,
 }
 
@@ -86,9 +86,19 @@ impl FaultDisk {
     pub fn call_at(&self, n: u64, action: impl Fn(&'static str) + Send + 'static) {
         let action = Box::new(action);
         *lock(&self.state) = State {
-            call: Some(Call { at: n, action }),
+            call: Some(Call {
+                at: Some(n),
+                action,
+            }),
             ..State::default()
         };
+    }
+
+    /// Calls this with the name of each operation from now on, before it is done or fails. What was planned stays; what
+    /// is planned later ends it.
+    pub fn call_at_each(&self, action: impl Fn(&'static str) + Send + 'static) {
+        let action = Box::new(action);
+        lock(&self.state).call = Some(Call { at: None, action });
     }
 
     /// No more faults. Whether one happened stays visible.
@@ -131,7 +141,7 @@ fn step(state: &Mutex<State>, name: &'static str) -> io::Result<()> {
     if let Some(call) = state
         .call
         .as_ref()
-        .filter(|call| call.at == state.operations)
+        .filter(|call| call.at.is_none_or(|at| at == state.operations))
     {
         (call.action)(name);
     }
