@@ -65,7 +65,7 @@ pub use programs::{
 pub use proxy::{Answered, Fault, FaultProxy, Road, Way, Weather, WireProxy};
 pub use small_disk::{Filler, with_small_disk};
 pub use tempfile::TempDir;
-pub use traced::{Action, Call, Traced, wait_to_be_traced};
+pub use traced::{Action, Call, Change, Traced, wait_to_be_traced};
 pub use workload::{
     AutoVacuum, Checkpoint, DatabaseOptions, Operation, Stop, Writer, WriterError, WriterOptions,
     WriterProcess, WriterReport, WriterThread, create_database, entries_ever, run_writer_process,

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Lines that start with `#` and blank lines are skipped; every other line is an identity. The
-//! first is the one to encrypt to, all of them may decrypt. Together with `keygen`, this is the
+//! first is the one to encrypt to, all of them may decrypt. Together with `private`, this is the
 //! one module of the crate that opens files.
 
 use std::{

@@ -1,20 +1,17 @@
 //! New identities.
 
-use std::{
-    fs::OpenOptions,
-    io::{self, Write},
-    path::Path,
-};
+use std::io;
 
 use age::{secrecy::ExposeSecret, x25519};
 use rusqlite::Connection;
 use zeroize::Zeroizing;
 
-use crate::{AgeKeyFile, KeyFileError};
+use crate::{AgeKeyFile, KeyFileError, write_new_private};
 
 impl AgeKeyFile {
     /// Makes a new identity and writes it to the file, mode 0600, as `age-keygen` does. Returns
-    /// its public key. Returns when the file is on the disk.
+    /// its public key. Returns when the file is on the disk; whatever happens, it is there whole or
+    /// not at all, as [`write_new_private`] writes it.
     ///
     /// # Errors
     ///
@@ -25,7 +22,7 @@ impl AgeKeyFile {
         let identity = x25519::Identity::generate();
         let public_key = identity.to_public().to_string();
         let text = file_text(&identity, &public_key, &now());
-        write_new(self.path(), text.as_bytes()).map_err(|source| match source.kind() {
+        write_new_private(self.path(), text.as_bytes()).map_err(|source| match source.kind() {
             io::ErrorKind::AlreadyExists => KeyFileError::Exists {
                 path: self.path().to_owned(),
             },
@@ -61,39 +58,4 @@ fn now() -> String {
             })
         })
         .unwrap_or_else(|_| "unknown".to_owned())
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
-    let written = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| sync_directory(path));
-    drop(file);
-    if written.is_err() {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "an unfinished key file, made just now"
-        )]
-        let _ = std::fs::remove_file(path);
-    }
-    written
-}
-
-/// Makes the new name itself survive a power cut.
-fn sync_directory(path: &Path) -> io::Result<()> {
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    match OpenOptions::new().read(true).open(parent) {
-        Ok(directory) => directory.sync_all(),
-        // A directory one may write to but not list. The file itself is on the disk.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-        Err(error) => Err(error),
-    }
 }

@@ -47,6 +47,7 @@ mod format;
 mod keyfile;
 mod keygen;
 mod plaintext;
+mod private;
 mod store;
 mod table;
 
@@ -56,5 +57,6 @@ pub use self::{
     format::ConfigFormat,
     keyfile::AgeKeyFile,
     plaintext::Plaintext,
+    private::write_new_private,
     store::{ConfigInfo, MAX_CONTENT, SavedConfig, SecureConfigStore, StoredConfig},
 };

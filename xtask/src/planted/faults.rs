@@ -323,4 +323,28 @@ pub(super) const FAULTS: &[Fault] = &[
             "store::the_row_saved_last_is_the_newest_even_after_the_clock_stepped_back",
         )],
     },
+    Fault {
+        name: "vault-journal",
+        harm: "a rollback journal that comes back after a power cut takes a configuration that was reported as stored",
+        file: "crates/vault/src/connection.rs",
+        right: "pragma_update(None, \"synchronous\", \"EXTRA\")",
+        wrong: "pragma_update(None, \"synchronous\", \"FULL\")",
+        tests: &[of(
+            "evertide-vault",
+            &["--test", "it"],
+            "cuts::a_power_cut_at_any_operation_of_a_store_made_from_nothing_takes_no_version_that_was_reported",
+        )],
+    },
+    Fault {
+        name: "vault-key",
+        harm: "a power cut leaves an empty file in place of a new key",
+        file: "crates/vault/src/private.rs",
+        right: "    file.write_all(bytes)?;\n    file.sync_all()\n",
+        wrong: "    file.write_all(bytes)\n",
+        tests: &[of(
+            "evertide-vault",
+            &["--test", "it"],
+            "cuts::a_power_cut_at_any_operation_leaves_a_whole_key_or_none_and_takes_none_that_was_reported",
+        )],
+    },
 ];

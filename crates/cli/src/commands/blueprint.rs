@@ -10,7 +10,7 @@ pub(crate) fn blueprint(args: &BlueprintArgs) -> anyhow::Result<()> {
         return output::print(text.as_bytes());
     }
     // It will hold credentials.
-    super::write_new(&args.output, text.as_bytes(), 0o600)?;
+    super::write_new(&args.output, text.as_bytes())?;
     output::line(format!(
         "wrote {}: fill in the placeholders, then store it with\n  \
          evertide insert-config --age-key age.key --db app.db --file {0}",

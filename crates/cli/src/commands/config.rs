@@ -195,7 +195,7 @@ fn export(scoped: &Scoped, generation: u32, path: &std::path::Path) -> anyhow::R
     let store = store(&scoped.stored)?;
     let config = store.get(&scoped.scope, generation)?;
     let encrypted = store.key().encrypt(config.content.as_bytes())?;
-    super::write_new(path, &encrypted, 0o600)?;
+    super::write_new(path, &encrypted)?;
     output::line(format!(
         "wrote {}: generation {generation} of scope {}, {}, encrypted to the key in {}",
         path.display(),

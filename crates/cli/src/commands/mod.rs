@@ -31,7 +31,6 @@ pub(crate) use self::{
 use std::{io, path::Path};
 
 use anyhow::Context;
-use evertide_storage::{Disk, OsDisk};
 
 use crate::output;
 
@@ -70,27 +69,15 @@ fn exists(path: &Path) -> anyhow::Result<bool> {
         .with_context(|| format!("cannot tell whether {} exists", path.display()))
 }
 
-/// Writes a file that must not exist, with these permission bits, durably.
-fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    let disk = OsDisk;
-    let file = match disk.create_new(path, mode) {
+/// Writes a file that must not exist, for its owner alone, whole and durably or not at all.
+fn write_new(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    match evertide_vault::write_new_private(path, content) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => anyhow::bail!(
             "{} exists and is not overwritten: move it away, or give another name with -o",
             path.display()
         ),
-        other => other.with_context(|| format!("cannot create {}", path.display()))?,
-    };
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let written = file
-        .write_at(content, 0)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| disk.sync_dir(parent.unwrap_or(Path::new("."))));
-    if written.is_err() {
-        let _ = disk.remove_file(path);
+        other => other.with_context(|| format!("cannot write {}", path.display())),
     }
-    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Waits for SIGINT or SIGTERM, and gives the error that says so.

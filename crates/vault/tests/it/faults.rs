@@ -112,7 +112,7 @@ fn fails_at(template: &Place, work: Work, errno: Errno, nth: usize) -> bool {
     let (calls, report) = traced.until_a_report(|call| {
         let fails = match call.action {
             Action::Write => true,
-            Action::Open | Action::Sync => errno == Errno::EIO,
+            Action::Open | Action::Sync | Action::Name => errno == Errno::EIO,
             _ => false,
         };
         seen += usize::from(fails);
@@ -168,13 +168,22 @@ fn check_rekey(place: &Place, done: bool, case: &str) {
     }
 }
 
-/// There is a whole key, or no file.
+/// There is a whole key, or no file, and no other one that begins like it.
 fn check_key(path: &Path, done: bool, case: &str) {
-    assert_eq!(path.exists(), done, "{case}");
+    let names = names_of(path);
+    assert_eq!(names, vec!["made.key"; usize::from(done)], "{case}");
     if done {
         let keys = AgeKeyFile::new(path).public_keys().unwrap();
         assert_eq!(keys.len(), 1, "{case}");
     }
+}
+
+/// The files beside it with its name in theirs.
+fn names_of(path: &Path) -> Vec<String> {
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let name = path.file_name().unwrap().to_str().unwrap();
+    names.filter(|found| found.contains(name)).collect()
 }
 
 /// It is sound, and takes another version.
@@ -217,5 +226,52 @@ fn whichever_operation_fails_all_scopes_get_the_new_key_or_none() {
 
 #[test]
 fn whichever_operation_fails_no_half_key_file_is_left() {
-    assert!(whichever_fails(false, Work::MakeKey) >= 5);
+    assert!(whichever_fails(false, Work::MakeKey) >= 7);
+}
+
+/// Makes a key where the first ways to give it its name fail like this, and somebody else may be faster.
+fn name_a_key(errors: &[Errno], somebody_else: Option<&[u8]>) {
+    let case = format!("{errors:?} {somebody_else:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("made.key");
+    let environment = [(FOLDER, dir.path().as_os_str()), (WHAT, "MakeKey".as_ref())];
+    let mut traced = Traced::start("faults::child_that_works", &environment);
+    let mut named = 0;
+    let (_, report) = traced.until_a_report(|call| {
+        if call.action != Action::Name {
+            return None;
+        }
+        if let Some(text) = somebody_else {
+            fs::write(&path, text).unwrap();
+        }
+        named += 1;
+        errors.get(named - 1).copied()
+    });
+    traced.finish();
+    assert_eq!(named, (errors.len() + 1).min(2), "{case}");
+    match somebody_else {
+        None => {
+            assert_eq!(report.as_deref(), Some("done"), "{case}");
+            check_key(&path, true, &case);
+        }
+        Some(text) => {
+            assert_eq!(report.as_deref(), Some("refused"), "{case}");
+            assert_eq!(fs::read(&path).unwrap(), text, "{case}");
+            assert_eq!(names_of(&path), ["made.key"], "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_key_gets_its_name_on_every_file_system_and_never_that_of_one_made_meanwhile() {
+    // One without renames that never replace, and one without hard links, either.
+    for errors in [
+        &[][..],
+        &[Errno::EINVAL],
+        &[Errno::ENOSYS, Errno::EPERM],
+        &[Errno::EINVAL, Errno::EOPNOTSUPP],
+    ] {
+        name_a_key(errors, None);
+        name_a_key(errors, Some(b"another"));
+    }
 }

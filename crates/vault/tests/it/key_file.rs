@@ -237,3 +237,41 @@ fn a_new_key_is_private_and_never_overwrites() {
         Err(KeyFileError::Write { .. })
     ));
 }
+
+#[test]
+fn what_a_killed_process_left_of_a_key_goes_with_the_next_one_and_nothing_else_does() {
+    let place = Place::new();
+    let left = |name: &str| {
+        place.key_file(name, "AGE-SECRET-");
+        place.path(name)
+    };
+    let stale = left(".fresh.key.writing-0123456789abcdef");
+    let running = left(".fresh.key.writing-00000000deadbeef");
+    let others = [
+        left(".fresh.key.writing-0123456789abcde"),
+        left(".fresh.key.writing-0123456789ABCDEF"),
+        left(".fresh.key.writing-0123456789abcdefa"),
+        left(".other.key.writing-0123456789abcdef"),
+        left("fresh.key.writing-0123456789abcdef"),
+    ];
+    let lock = fs::File::open(&running).unwrap();
+    lock.lock().unwrap();
+    let key = AgeKeyFile::new(place.path("fresh.key"));
+    key.generate().unwrap();
+    assert!(!stale.exists() && running.exists());
+    // Also where there is a key by now.
+    drop(lock);
+    key.generate().unwrap_err();
+    assert!(!running.exists());
+    for path in others {
+        assert!(path.exists(), "{path:?}");
+    }
+}
+
+#[test]
+fn a_key_may_have_the_longest_name_that_a_file_can_have() {
+    let place = Place::new();
+    let key = AgeKeyFile::new(place.path(&"k".repeat(255)));
+    key.generate().unwrap();
+    assert_eq!(key.public_keys().unwrap().len(), 1);
+}

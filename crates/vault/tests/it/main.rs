@@ -7,15 +7,16 @@
 
 mod age_command;
 mod crash;
+mod cuts;
 mod faults;
 mod full;
 mod fuzz;
 mod go_framework;
 mod key_file;
 mod locks;
+mod recorded;
 mod secrets;
 mod store;
-mod synced;
 
 use std::{
     fs,

@@ -1,5 +1,7 @@
 //! A process whose system calls are looked at one by one, and some of which fail.
 
+mod changes;
+
 use std::{
     collections::HashMap,
     ffi::OsStr,
@@ -22,6 +24,8 @@ use nix::{
     },
     unistd::{Pid, gettid},
 };
+
+pub use changes::Change;
 
 /// A process that takes longer hangs, and is killed.
 const DEADLINE: Duration = Duration::from_secs(120);
@@ -49,6 +53,8 @@ pub enum Action {
     Unlock,
     /// It lets go of some of its bytes, where the lock belongs to the open file.
     UnlockOpenFile,
+    /// It gives this name to a file that has another one, or has had.
+    Name,
     /// It takes its name away.
     Delete,
 }
@@ -173,9 +179,7 @@ impl Traced {
     ) -> (Vec<Call>, Option<String>) {
         let mut calls = Vec::new();
         loop {
-            if let Some(end) = self.said.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.said.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if let Some(line) = self.next_line() {
                 return (calls, Some(line));
             }
             let Some(thread) = self.next_stop() else {
@@ -197,6 +201,13 @@ impl Traced {
             }
             self.threads.insert(thread, state);
         }
+    }
+
+    /// The next line that it has written to its standard error.
+    fn next_line(&mut self) -> Option<String> {
+        let end = self.said.iter().position(|byte| *byte == b'\n')?;
+        let line: Vec<u8> = self.said.drain(..=end).collect();
+        Some(String::from_utf8_lossy(&line).trim_end().to_owned())
     }
 
     /// Goes on, and nothing fails any more, to a successful end.
@@ -246,7 +257,7 @@ impl Traced {
             return About::Nothing;
         };
         let number = number(&registers).cast_signed();
-        let [first, second, third, _, fifth] = arguments(&mut registers).map(|place| *place);
+        let [first, second, third, fourth, fifth] = arguments(&mut registers).map(|place| *place);
         let descriptor = |descriptor: u64| {
             let descriptor = descriptor as u32;
             fs::read_link(format!("/proc/{thread}/fd/{descriptor}")).ok()
@@ -278,12 +289,17 @@ impl Traced {
                 None => return About::Nothing,
             },
             libc::SYS_unlinkat => (Action::Delete, named(second)),
+            libc::SYS_renameat | libc::SYS_renameat2 | libc::SYS_linkat => {
+                (Action::Name, named(fourth))
+            }
             #[cfg(target_arch = "x86_64")]
             libc::SYS_access | libc::SYS_stat | libc::SYS_lstat | libc::SYS_readlink => {
                 (Action::Look, named(first))
             }
             #[cfg(target_arch = "x86_64")]
             libc::SYS_unlink => (Action::Delete, named(first)),
+            #[cfg(target_arch = "x86_64")]
+            libc::SYS_rename | libc::SYS_link => (Action::Name, named(second)),
             _ => return About::Nothing,
         };
         match path {
