@@ -96,7 +96,7 @@ impl Plan {
             Action::Lock | Action::Unlock | Action::UnlockOpenFile => Errno::ENOLCK,
             Action::Look => Errno::EACCES,
             Action::Write => Errno::ENOSPC,
-            Action::Read | Action::Sync | Action::Delete => Errno::EIO,
+            Action::Read | Action::Sync | Action::Name | Action::Delete => Errno::EIO,
         };
         fails.then_some(if self.usual { usual } else { Errno::EIO })
     }

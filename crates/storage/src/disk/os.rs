@@ -50,7 +50,7 @@ impl Disk for OsDisk {
 
     fn rename_noreplace(&self, from: &Path, to: &Path) -> io::Result<()> {
         tell("rename_noreplace", to);
-        #[cfg(target_os = "linux")]
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
         {
             use nix::{
                 errno::Errno,
