@@ -259,8 +259,11 @@ impl Node {
         });
         let engine = Engine::simulated(Arc::clone(&machine) as Arc<dyn SimulatedMachine>);
         let path = self.application().path();
+        let mut replica = self.options.clone();
+        // Elsewhere others with the same seed draw the same names.
+        replica.drill_directory = path.parent().map(Path::to_owned);
         let options = ReplicationOptions {
-            replicas: vec![self.options.clone()],
+            replicas: vec![replica],
             ..ReplicationOptions::default()
         };
         let config = DatabaseConfig {
