@@ -1,4 +1,4 @@
-//! A replica whose N-th read of a file fails, for tests.
+//! A replica whose N-th read of a file fails, or N-th request of any kind that reads, for tests.
 
 use std::{
     collections::BTreeSet,
@@ -56,7 +56,7 @@ pub async fn failing_runs<F: Future<Output = bool>>(
 }
 
 /// A client that passes everything on to another one, counts the reads of LTX files, and of those of
-/// Litestream 0.3, and fails the N-th.
+/// Litestream 0.3, and fails the N-th; or counts listings and reads of small objects, too, and refuses the N-th.
 ///
 /// [`failing_runs`] has each read be the one that fails: until a run completes without [`FaultClient::tripped`].
 #[derive(Debug)]
@@ -69,6 +69,8 @@ pub struct FaultClient {
 struct State {
     reads: u64,
     plan: Option<(u64, ReadFault, Fault)>,
+    /// Whether requests for anything but files count.
+    all: bool,
     failed: BTreeSet<String>,
 }
 
@@ -87,6 +89,12 @@ impl FaultClient {
             plan: Some((n, how, lasts)),
             ..State::default()
         };
+    }
+
+    /// Refuses the `n`-th request from now that reads anything, files, small objects or listings, the next one being 1.
+    pub fn refuse_request_at(&self, n: u64, lasts: Fault) {
+        self.fail_read_at(n, ReadFault::Refused, lasts);
+        self.state().all = true;
     }
 
     /// No more faults. Whether one happened stays visible.
@@ -124,6 +132,30 @@ impl FaultClient {
         fails.then_some(how)
     }
 
+    /// Counts a request for anything but a file, where these count; refuses it where the plan says so.
+    fn request(&self, object: String) -> Result<(), Error> {
+        let counts = self.state().all;
+        match counts && self.step(&object).is_some() {
+            true => Err(self.refused(object)),
+            false => Ok(()),
+        }
+    }
+
+    /// The same for one whose answer names the place only.
+    fn list_request(&self) -> Result<(), Error> {
+        self.request(self.inner.location())
+    }
+
+    fn refused(&self, object: String) -> Error {
+        Error::Store {
+            location: self.inner.location(),
+            action: "read",
+            object,
+            source: "the store refuses, as planned".into(),
+            hint: "",
+        }
+    }
+
     async fn read(
         &self,
         object: String,
@@ -131,15 +163,7 @@ impl FaultClient {
     ) -> Result<ByteStream, Error> {
         let how = match self.step(&object) {
             None => return body.await,
-            Some(ReadFault::Refused) => {
-                return Err(Error::Store {
-                    location: self.inner.location(),
-                    action: "read",
-                    object,
-                    source: "the store refuses, as planned".into(),
-                    hint: "",
-                });
-            }
+            Some(ReadFault::Refused) => return Err(self.refused(object)),
             Some(how) => how,
         };
         let mut content = match collect(body.await?, usize::MAX).await {
@@ -169,18 +193,22 @@ impl ReplicaClient for FaultClient {
     }
 
     async fn list(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        self.list_request()?;
         self.inner.list(level, after).await
     }
 
     async fn list_dated(&self, level: Level, after: Option<Txid>) -> Result<Vec<LtxObject>, Error> {
+        self.list_request()?;
         self.inner.list_dated(level, after).await
     }
 
     async fn date(&self, objects: Vec<LtxObject>) -> Result<Vec<LtxObject>, Error> {
+        self.list_request()?;
         self.inner.date(objects).await
     }
 
     async fn find(&self, level: Level, names: &[LtxName]) -> Result<Vec<LtxObject>, Error> {
+        self.list_request()?;
         self.inner.find(level, names).await
     }
 
@@ -209,6 +237,7 @@ impl ReplicaClient for FaultClient {
     }
 
     async fn get_small(&self, key: &SmallKey) -> Result<Option<SmallObject>, Error> {
+        self.request(key.to_string())?;
         self.inner.get_small(key).await
     }
 
@@ -222,10 +251,12 @@ impl ReplicaClient for FaultClient {
     }
 
     async fn small_stored(&self, key: &SmallKey) -> Result<Option<SystemTime>, Error> {
+        self.request(key.to_string())?;
         self.inner.small_stored(key).await
     }
 
     async fn list_small(&self) -> Result<Vec<SmallKey>, Error> {
+        self.list_request()?;
         self.inner.list_small().await
     }
 
@@ -234,10 +265,12 @@ impl ReplicaClient for FaultClient {
     }
 
     async fn list_strays(&self) -> Result<Vec<Stray>, Error> {
+        self.list_request()?;
         self.inner.list_strays().await
     }
 
     async fn list_v3(&self) -> Result<Vec<V3Object>, Error> {
+        self.list_request()?;
         self.inner.list_v3().await
     }
 

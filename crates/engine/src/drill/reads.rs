@@ -92,3 +92,38 @@ async fn whichever_read_fails_a_drill_accuses_no_replica_and_proves_it_once_the_
     });
     assert_eq!(join_all(runs).await, [4; 6], "one for each file");
 }
+
+/// Whether a drill came to the N-th request.
+async fn refused(replica: &Arc<MemoryClient>, n: u64, lasts: Fault) -> bool {
+    let directory = tempfile::tempdir().unwrap();
+    let client = Arc::new(FaultClient::new(replica.clone()));
+    client.refuse_request_at(n, lasts);
+    let drill = drill(&client, directory.path());
+    let first = drill.drill().await;
+    let tripped = client.tripped();
+    if let Err(Failed { kind, problem }) = first {
+        assert!(tripped, "{n}: {problem}");
+        assert_eq!(kind, DrillFailureKind::Unfinished, "{n}: {problem}");
+        assert!(client.is_named_in(&problem), "{n}: {problem}");
+        client.heal();
+        let again = drill.drill().await.map_err(|failed| failed.problem);
+        assert_eq!(again.unwrap().txid, Txid::new(4));
+    } else {
+        assert!(lasts == Fault::Once || !tripped, "{n}");
+    }
+    assert_eq!(OsDisk.read_dir(directory.path()).unwrap(), []);
+    tripped
+}
+
+#[tokio::test]
+async fn whichever_request_is_refused_a_drill_accuses_no_replica_and_proves_it_once_the_store_works()
+ {
+    let replica = replica().await;
+    for lasts in [Fault::Once, Fault::Forever] {
+        let requests = failing_runs(AT_ONCE, |n| refused(&replica, n, lasts)).await;
+        assert!(
+            requests > 4 + 2,
+            "only {requests}, of which 4 are for files"
+        );
+    }
+}

@@ -329,7 +329,7 @@ fn run(seed: u64) -> Tally {
 /// How many runs, from the environment variable `EVERTIDE_SIMULATIONS`.
 fn runs() -> u64 {
     let given = std::env::var("EVERTIDE_SIMULATIONS").ok();
-    given.map_or(200, |runs| runs.parse().expect("a number of runs"))
+    given.map_or(300, |runs| runs.parse().expect("a number of runs"))
 }
 
 #[test]

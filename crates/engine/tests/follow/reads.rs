@@ -110,6 +110,29 @@ impl Replica {
         client.tripped()
     }
 
+    /// Follows from the first restore on; whether it came to the N-th request.
+    async fn refused(&self, n: u64, lasts: Fault) -> bool {
+        let dir = tempfile::tempdir().unwrap();
+        let (replica, copy) = (dir.path().join("replica"), dir.path().join("copy.db"));
+        copy_all(&self.first, &replica);
+        let client = Arc::new(FaultClient::new(connect(&replica)));
+        client.refuse_request_at(n, lasts);
+        loop {
+            match self.follow(client.clone(), &replica, &copy).await {
+                Ok(_) => break,
+                Err(FollowError::Restore(error)) => {
+                    assert!(client.tripped(), "{n}: {error}");
+                    assert!(client.is_named_in(&error.to_string()), "{n}: {error}");
+                    assert!(!copy.exists(), "{n}: half of a copy");
+                    client.heal();
+                }
+                Err(error) => panic!("{n}: {error}"),
+            }
+        }
+        assert_eq!(check(&copy, 0), self.versions[1]);
+        client.tripped()
+    }
+
     /// Follows until the copy is current, and mends the store when it was told that something failed; what.
     async fn follow(
         &self,
@@ -200,6 +223,16 @@ async fn whichever_read_fails_a_followed_copy_stays_whole_and_becomes_current_on
     });
     for reads in join_all(runs).await {
         assert!(reads > 4, "only {reads} reads");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_request_is_refused_a_followed_copy_stays_whole_and_becomes_current_once_the_store_works()
+ {
+    let replica = Replica::new().await;
+    for lasts in [Fault::Once, Fault::Forever] {
+        let requests = failing_runs(AT_ONCE, |n| replica.refused(n, lasts)).await;
+        assert!(requests > 8, "only {requests} before the copy is current");
     }
 }
 

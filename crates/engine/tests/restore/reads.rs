@@ -1,5 +1,5 @@
 //! The N-th read of a file fails, for every N until a restore is clean: it is refused, breaks off or ends early, once or
-//! for as long as the store is like that.
+//! for as long as the store is like that. And so does the N-th request of any kind, which is refused.
 
 use std::{fs, sync::Arc};
 
@@ -59,5 +59,45 @@ async fn whichever_part_of_a_large_file_fails_a_restore_is_whole_or_names_the_fi
     let runs = runs.map(|(lasts, how)| each_read_fails(Scene::large, how, lasts));
     for reads in join_all(runs).await {
         assert!(reads > 6, "only {reads} parts");
+    }
+}
+
+/// Whether a restore came to the N-th request.
+async fn refused(scene: &Scene, n: u64, lasts: Fault) -> bool {
+    let client = Arc::new(FaultClient::new(Arc::clone(&scene.replica)));
+    client.refuse_request_at(n, lasts);
+    let mut options = scene.options();
+    options.replica = client.clone();
+    let done = restore(options.clone()).await;
+    let tripped = client.tripped();
+    if let Err(error) = done {
+        assert!(tripped, "{n}: {error}");
+        let text = error.to_string();
+        assert!(client.is_named_in(&text), "{n}: {text}");
+        let accuses = !matches!(
+            error,
+            RestoreError::Interrupted { .. } | RestoreError::Replica(_)
+        );
+        assert!(!accuses, "{n}: {text}");
+        scene.assert_nothing_left();
+        client.heal();
+        restore(options).await.unwrap();
+    } else {
+        assert!(lasts == Fault::Once || !tripped, "{n}");
+    }
+    scene.assert_restored();
+    tripped
+}
+
+#[tokio::test]
+async fn whichever_request_is_refused_a_restore_accuses_nothing_leaves_nothing_and_works_once_the_store_does()
+ {
+    for lasts in [Fault::Once, Fault::Forever] {
+        let run = async |n| refused(&Scene::usual().await, n, lasts).await;
+        let requests = failing_runs(AT_ONCE, run).await;
+        assert!(
+            requests > 6 + 2,
+            "only {requests}, of which 6 are for files"
+        );
     }
 }

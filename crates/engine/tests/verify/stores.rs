@@ -12,8 +12,8 @@ use bytes::Bytes;
 use evertide::{FindingKind, VerifyError, VerifyOptions, VerifyReport, verify};
 use evertide_ltx::{Level, LtxName, Txid};
 use evertide_storage::{
-    ByteStream, Capabilities, Error, LtxObject, Precondition, ReplicaClient, SmallKey, SmallObject,
-    Version,
+    ByteStream, Capabilities, Error, Fault, FaultClient, LtxObject, Precondition, ReplicaClient,
+    SmallKey, SmallObject, Version, failing_runs,
 };
 
 use crate::{
@@ -209,4 +209,49 @@ async fn a_store_that_is_down_is_an_error_and_not_a_list_of_lost_files() {
     let event = |_, _| Err(io::ErrorKind::PermissionDenied.into());
     let error = verified(&made, event).await.unwrap_err();
     assert!(matches!(error, VerifyError::Unreadable { .. }), "{error}");
+}
+
+/// Whether a verification came to the N-th request.
+async fn refused(made: &Made, n: u64, lasts: Fault) -> bool {
+    let client = Arc::new(FaultClient::new(connect(&made.replica())));
+    client.refuse_request_at(n, lasts);
+    let mut options = VerifyOptions::new(client.clone());
+    options.parallelism = 1;
+    match verify(options.clone()).await {
+        Ok(report) => {
+            // A file that is refused is said to be unreadable, and nothing else is said of any.
+            let mut problems = report.problems();
+            let unreadable = problems.all(|found| found.kind == FindingKind::Unreadable);
+            assert!(unreadable, "{n}: {:?}", report.findings);
+            let (found, proven) = (report.problems().count(), report.database_checksum);
+            assert!(found > 0 || proven.is_some(), "{n}");
+            assert!(
+                found > 0 || lasts == Fault::Once || !client.tripped(),
+                "{n}"
+            );
+        }
+        Err(error) => {
+            let reads = matches!(
+                error,
+                VerifyError::Replica(_) | VerifyError::Unreadable { .. }
+            );
+            assert!(client.tripped() && reads, "{n}: {error}");
+            assert!(client.is_named_in(&error.to_string()), "{n}: {error}");
+        }
+    }
+    let tripped = client.tripped();
+    client.heal();
+    let report = verify(options).await.unwrap();
+    assert_eq!((report.findings, report.txid.get()), (Vec::new(), 4));
+    tripped
+}
+
+#[tokio::test]
+async fn whichever_request_is_refused_a_verification_accuses_nothing_and_is_whole_once_the_store_works()
+ {
+    let made = usual().await;
+    for lasts in [Fault::Once, Fault::Forever] {
+        let requests = failing_runs(4, |n| refused(&made, n, lasts)).await;
+        assert!(requests > 8, "only {requests}");
+    }
 }
