@@ -11,7 +11,7 @@ use evertide_ltx::{Checksum, Header, PageSize, Pgno, Txid};
 use super::{Capture, CaptureError};
 use crate::{
     Error,
-    state::{PageChanges, PageSet, PageTable, Position, Tips, boot},
+    state::{PageChanges, PageSet, PageTable, Position, Tip, Tips, boot},
     verify::Content,
     wal::{Cursor, WAL_HEADER_LEN, WalFile, beside, protocol::Action},
 };
@@ -145,6 +145,8 @@ impl Capture {
         // For the same reason as in every other upload.
         header.wal_offset = WAL_HEADER_LEN as i64;
         self.stats.captured = Some(super::created(&header));
+        // No staged file tells when it was captured if it arrives, and nobody hears of that before a crash.
+        self.note_tip(Tip::of_image(position.txid, position.timestamp_ms));
         self.images.push(position.txid);
         let database = Arc::clone(&self.attached_mut()?.database);
         Ok(Image {

@@ -126,26 +126,21 @@ impl Capture {
                 }
             }
         }
-        // Where no staged file tells which transactions there were, pages alone prove nothing: a
+        // Pages alone prove nothing: a database that was made by the same statements may have the same ones, and a
         // transaction of another history may have left most of them alone.
-        let staged = self.state.stage.files().first();
-        let unknown = staged.is_none_or(|oldest| oldest.name.min > tail.txid.next());
-        let mut proven = match captured {
-            Some(captured) if captured != tail.timestamp_ms => return false,
-            None if unknown => return false,
-            captured => captured.is_some(),
-        };
+        if captured != Some(tail.timestamp_ms) {
+            return false;
+        }
         for (pgno, checksum) in &tail.pages {
             let known = match pages.get(pgno) {
                 Some(known) => *known,
                 None => self.checksum_then(*pgno, tail.txid),
             };
-            match known {
-                Some(known) if known != *checksum => return false,
-                known => proven |= known.is_some(),
+            if known.is_some_and(|known| known != *checksum) {
+                return false;
             }
         }
-        proven
+        true
     }
 
     /// The checksum of a page as it was after this transaction, if it has not changed since.
@@ -234,5 +229,98 @@ impl Read for DiskReader {
         let read = self.file.read_at(buffer, self.offset)?;
         self.offset += read as u64;
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use evertide_storage::{OsDisk, SystemClock};
+    use rusqlite::Connection;
+
+    use super::{
+        super::{Due, RotationPolicy},
+        *,
+    };
+    use crate::state::{PageEntry, PageTable};
+
+    /// An application with its database, and the capture of that after the first snapshot.
+    struct Scene {
+        _dir: tempfile::TempDir,
+        application: Connection,
+        capture: Capture,
+        /// Of the first snapshot.
+        tail: Tail,
+    }
+
+    impl Scene {
+        /// All are made by the same statements.
+        fn new(content: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("app.db");
+            let application = Connection::open(&path).unwrap();
+            let create = "PRAGMA journal_mode = WAL; CREATE TABLE t (b TEXT)";
+            application.execute_batch(create).unwrap();
+            let insert = "INSERT INTO t VALUES (?1)";
+            application.execute(insert, [content]).unwrap();
+            let policy = RotationPolicy::fixed(1_000);
+            let (disk, clock) = (Arc::new(OsDisk), Arc::new(SystemClock));
+            let mut capture = Capture::new(path, disk, clock, policy).unwrap();
+            capture.attach().unwrap();
+            let image = capture.begin_image(None).unwrap();
+            let table = PageTable::create(&OsDisk, &capture.state.table_path()).unwrap();
+            let mut pages = Vec::new();
+            let read = image.for_each_page(|pgno, page| {
+                let (checksum, changed) = (Checksum::page(pgno, page).get(), image.txid());
+                pages.push((pgno, checksum));
+                table.write_entries(pgno.get(), &[PageEntry { checksum, changed }])
+            });
+            read.unwrap();
+            let tail = Tail {
+                txid: image.txid(),
+                timestamp_ms: image.header.timestamp_ms,
+                pages,
+            };
+            capture.end_image(&image, Some(table)).unwrap();
+            Self {
+                _dir: dir,
+                application,
+                capture,
+                tail,
+            }
+        }
+
+        /// Changes every page but the first, twice.
+        fn go_on(&mut self) {
+            for content in ["a", "b"] {
+                let update = "UPDATE t SET b = ?1";
+                self.application.execute(update, [content]).unwrap();
+                self.capture.step(Due::Now).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_made_in_the_same_way_is_not_taken_for_the_one_that_a_replica_has() {
+        let (other, mut ours) = (Scene::new("theirs"), Scene::new("ours"));
+        assert_eq!(other.tail.pages[0], ours.tail.pages[0], "the schema");
+        assert!(!ours.capture.is_ours(&other.tail));
+        ours.go_on();
+        assert!(
+            !ours.capture.is_ours(&other.tail),
+            "only newer pages differ"
+        );
+    }
+
+    #[test]
+    fn a_snapshot_that_arrived_unheard_of_is_ours_however_far_capture_went_on() {
+        let mut ours = Scene::new("ours");
+        assert!(ours.capture.is_ours(&ours.tail));
+        ours.go_on();
+        assert!(ours.capture.is_ours(&ours.tail));
+        let (path, disk) = (ours.capture.path.clone(), Arc::new(OsDisk));
+        let policy = RotationPolicy::fixed(1_000);
+        drop(ours.capture);
+        let again = Capture::new(path, disk, Arc::new(SystemClock), policy).unwrap();
+        assert!(again.is_ours(&ours.tail), "after a restart");
     }
 }

@@ -305,6 +305,10 @@ fn options(random: &mut Rng, exact: bool) -> ReplicaOptions {
 
 /// Lives on a clock that stands still while anything works.
 fn simulated<T>(seed: u64, life: impl Future<Output = T>) -> T {
+    if let Ok(filter) = std::env::var("EVERTIDE_LOG") {
+        let log = tracing_subscriber::fmt().with_test_writer();
+        let _ = log.with_env_filter(filter).try_init();
+    }
     fastrand::seed(seed);
     DOES_BLOCKING_WORK.set(true);
     let runtime = tokio::runtime::Builder::new_current_thread()

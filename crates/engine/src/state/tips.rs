@@ -28,6 +28,17 @@ impl Tip {
     }
 }
 
+impl Tip {
+    /// What a replica has when the newest image arrives, whichever asked for it.
+    pub(crate) fn of_image(txid: Txid, timestamp_ms: i64) -> Self {
+        Self {
+            replica: 0, // no checksum
+            txid,
+            timestamp_ms,
+        }
+    }
+}
+
 /// What replicas had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Tips([Option<Tip>; MOST]);

@@ -53,9 +53,16 @@ const fn phase(
 }
 
 /// All of them, each of which has a kill in every run.
-const PHASES: [Phase; 17] = [
+const PHASES: [Phase; 18] = [
     phase("start", Act::Replicate, ["", ""], 20),
     phase("lease", Act::Replicate, ["", "/replica/evertide/*lease"], 4),
+    // It was taken before the first upload, and is let go of after the last.
+    phase(
+        "lease renewed",
+        Act::Replicate,
+        ["/replica/ltx/1/", "/replica/evertide/*lease"],
+        4,
+    ),
     phase("capture", Act::Replicate, ["step=Capture", ""], 20),
     phase("upload", Act::Replicate, ["", "/replica/ltx/0/"], 20),
     phase("pin", Act::Replicate, ["", "step=TakePin"], 1),
