@@ -56,11 +56,11 @@ const fn phase(
 const PHASES: [Phase; 18] = [
     phase("start", Act::Replicate, ["", ""], 20),
     phase("lease", Act::Replicate, ["", "/replica/evertide/*lease"], 4),
-    // It was taken before the first upload, and is let go of after the last.
+    // It was taken before the first upload, and is let go of after all that.
     phase(
         "lease renewed",
         Act::Replicate,
-        ["/replica/ltx/1/", "/replica/evertide/*lease"],
+        ["/replica/ltx/0/", "/replica/evertide/*lease"],
         4,
     ),
     phase("capture", Act::Replicate, ["step=Capture", ""], 20),

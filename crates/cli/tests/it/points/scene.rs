@@ -173,6 +173,7 @@ impl Scene {
         let mut process = self.start(&REPLICATE, point);
         self.commits(&mut process, 10);
         self.confirm(&mut process, 0);
+        self.commit_until_renewed(&mut process);
         self.settings(2);
         self.reload(&mut process, 1);
         self.commits(&mut process, 3);
@@ -192,6 +193,18 @@ impl Scene {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
+    }
+
+    /// Half of the lease has to pass for that.
+    fn commit_until_renewed(&self, process: &mut ChildProcess) {
+        let place = self.place.path("replica/evertide/lease");
+        let renewed = format!("operation=\"rename\" path={}", place.display());
+        wait_until(process, "a renewal of the lease", |log| {
+            // Each commit is followed by so much that is told.
+            std::thread::sleep(Duration::from_millis(100));
+            self.commit();
+            log.contains(&renewed)
+        });
     }
 
     /// Has the settings read again, for the n-th time.
