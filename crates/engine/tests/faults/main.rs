@@ -233,7 +233,12 @@ impl Scene {
         self.replicate_one_more_commit(conn).await?;
         self.check_restore(restorer).await?;
         self.check_ranges()?;
-        if self.strays().is_empty() {
+        // Before the local state is wiped below.
+        let local = [self.strays_of_the_state(), self.strays_of_restores()].concat();
+        if !local.is_empty() {
+            return Err(format!("left behind on this machine: {local:?}"));
+        }
+        if self.strays_of_the_replica().is_empty() {
             return Ok(());
         }
         // A folder of the replica is cleaned before the next object is stored there, so have one
@@ -316,7 +321,7 @@ impl Scene {
     async fn wait_for_the_stage(&self) -> Result<(), String> {
         let staged = || {
             let mut files = files_below(&self.state());
-            files.retain(|path| is_ltx(path.file_name().unwrap().to_str().unwrap()));
+            files.retain(|path| is_ltx(file_name(path)));
             files
         };
         let released = async {
@@ -330,18 +335,31 @@ impl Scene {
 
     /// Files that belong neither to a state nor to a replica.
     fn strays(&self) -> Vec<PathBuf> {
+        [
+            self.strays_of_the_state(),
+            self.strays_of_the_replica(),
+            self.strays_of_restores(),
+        ]
+        .concat()
+    }
+
+    fn strays_of_the_state(&self) -> Vec<PathBuf> {
+        let own = ["lock", "identity", "position", "pages"].map(|name| self.state().join(name));
+        let stage = self.state().join("ltx").join("0");
         let mut strays = files_below(&self.state());
         strays.retain(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            !["lock", "identity", "position", "pages"].contains(&name) && !is_ltx(name)
+            let staged = path.parent() == Some(&stage) && is_ltx(file_name(path));
+            !own.contains(path) && !staged
         });
-        strays.extend(files_below(&self.replica));
+        strays
+    }
+
+    fn strays_of_the_replica(&self) -> Vec<PathBuf> {
         // What a replica has for good: its records, its lease, and the empty file that their writers lock.
         let own = ["evertide/checksums", "evertide/lease", "evertide/.lock"]
             .map(|name| self.replica.join(name));
-        strays.retain(|path| !own.contains(path));
-        strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
-        strays.extend(self.strays_of_restores());
+        let mut strays = files_below(&self.replica);
+        strays.retain(|path| !own.contains(path) && !is_ltx(file_name(path)));
         strays
     }
 
@@ -366,6 +384,10 @@ impl Drop for Restored {
 
 fn is_ltx(name: &str) -> bool {
     name.len() == 37 && name.ends_with(".ltx")
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
 }
 
 fn names(dir: &Path) -> Vec<String> {
