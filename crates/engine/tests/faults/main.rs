@@ -34,6 +34,7 @@ use std::{
 
 use evertide::{Durability, ReplicaOptions, Replication, RestoreOptions};
 use evertide_storage::{Destination, Disk, OsDisk};
+use evertide_testkit::WebdavServer;
 use rusqlite::Connection;
 
 /// Long enough for anything here; reaching it is a failure.
@@ -70,6 +71,8 @@ struct Scene {
     replica: PathBuf,
     /// How long the lease of the replica lasts.
     lease: Duration,
+    /// The server whose share has the replica; without one it is a folder of this machine.
+    share: Option<Arc<WebdavServer>>,
     /// Deletes the folder in the end.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -99,7 +102,19 @@ impl Scene {
             db: dir.join("app.db"),
             replica: dir.join("replica"),
             lease: Duration::from_secs(120),
+            share: None,
             _temporary: None,
+        }
+    }
+
+    /// A scene whose replica is on this share, in a folder of its own.
+    fn on(share: Arc<WebdavServer>) -> Self {
+        let scene = Self::new();
+        let name = format!("replica-{}", fastrand::u64(..));
+        Self {
+            replica: share.folder().join(name),
+            share: Some(share),
+            ..scene
         }
     }
 
@@ -163,8 +178,12 @@ impl Scene {
 
     /// A replica in this folder, with the default intervals of maintenance.
     fn replica_options(&self, folder: &Path) -> ReplicaOptions {
-        let name = folder.file_name().unwrap().to_str().unwrap();
-        let mut options = ReplicaOptions::new(name, Destination::file(folder).unwrap());
+        let name = file_name(folder);
+        let destination = match &self.share {
+            Some(server) => Destination::parse(&format!("webdav://{}/{name}", server.address())),
+            None => Destination::file(folder),
+        };
+        let mut options = ReplicaOptions::new(name, destination.unwrap());
         options.sync_interval = Duration::from_millis(1);
         options.lease_duration = self.lease;
         options
@@ -319,6 +338,10 @@ impl Scene {
 
     /// Of what was captured only the newest file stays here, once all of it is on the replica.
     async fn wait_for_the_stage(&self) -> Result<(), String> {
+        if self.share.is_some() {
+            // Kept, for compaction not to read what this machine has.
+            return Ok(());
+        }
         let staged = || {
             let mut files = files_below(&self.state());
             files.retain(|path| is_ltx(file_name(path)));
@@ -344,7 +367,8 @@ impl Scene {
     }
 
     fn strays_of_the_state(&self) -> Vec<PathBuf> {
-        let own = ["lock", "identity", "position", "pages"].map(|name| self.state().join(name));
+        let own =
+            ["lock", "identity", "leases", "position", "pages"].map(|name| self.state().join(name));
         let stage = self.state().join("ltx").join("0");
         let mut strays = files_below(&self.state());
         strays.retain(|path| {
