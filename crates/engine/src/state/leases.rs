@@ -115,7 +115,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Seals> {
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // tests look at files as they are
 mod tests {
-    use evertide_storage::OsDisk;
+    use evertide_storage::{CrashPoint, OsDisk, RecordingDisk};
 
     use super::*;
 
@@ -164,6 +164,47 @@ mod tests {
         for (seal, name) in (0..).zip(&names) {
             assert_eq!(open(&path).of(name), Some(seal), "{name}");
         }
+    }
+
+    /// Of so many replicas that the file is longer than what a disk writes at once.
+    #[test]
+    fn after_a_power_cut_each_lease_is_known_as_it_was_noted_or_none_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let recorded = dir.path().join("recorded");
+        std::fs::create_dir(&recorded).unwrap();
+        let leases = open(&recorded.join("leases"));
+        let replica = |n: u64| format!("replica {n}");
+        for n in 0..30 {
+            leases.note(&OsDisk, &replica(n), 0).unwrap();
+        }
+        let disk = RecordingDisk::new(&recorded).unwrap();
+        let all = |leases: &KnownLeases| -> Vec<Option<u64>> {
+            (0..32).map(|n| leases.of(&replica(n))).collect()
+        };
+        let mut noted = vec![(0, all(&leases))];
+        for (n, seal) in [(29, 1), (0, 2), (30, u64::MAX), (31, 3), (0, 4)] {
+            leases.note(&disk, &replica(n), seal).unwrap();
+            noted.push((disk.operations(), all(&leases)));
+        }
+        let nothing = vec![None; 32];
+        let (mut kept, mut lost) = (0, 0);
+        for (number, point) in (0..).zip(disk.crash_points(20)) {
+            let after = dir.path().join(format!("cut-{number}"));
+            std::fs::create_dir(&after).unwrap();
+            disk.replay(point, &after).unwrap();
+            let known = all(&open(&after.join("leases")));
+            let last = noted.iter().rposition(|(at, _)| *at <= point.operations);
+            let last = last.unwrap();
+            let CrashPoint { operations, .. } = point;
+            if operations == noted[last].0 {
+                assert_eq!(known, noted[last].1, "{point:?}: it was durable");
+            }
+            let of_then = noted[last..].iter().take(2);
+            let was_noted = of_then.into_iter().any(|(_, then)| *then == known);
+            assert!(was_noted || known == nothing, "{point:?}: {known:?}");
+            *if was_noted { &mut kept } else { &mut lost } += 1;
+        }
+        assert!(kept > 0 && lost > 0, "{kept} as noted, {lost} lost");
     }
 
     /// Nothing to be known is another thing: it may come back.

@@ -11,10 +11,11 @@ use std::{
 use evertide::Durability;
 use evertide_ltx::{Checksum, Pgno};
 use evertide_storage::OsDisk;
+use evertide_testkit::{WebdavKind, WebdavServer};
 use futures_util::future::join_all;
 use rusqlite::Connection;
 
-use crate::{DEADLINE, Restorer, Scene, insert, names};
+use crate::{DEADLINE, Restorer, SHORT_LEASE, Scene, insert, names};
 
 const OFFICIAL_EVERY: u64 = 10;
 
@@ -36,6 +37,8 @@ const SITUATIONS: [Situation; 3] = [Situation::Complete, Situation::Behind, Situ
 enum File {
     Lock,
     Identity,
+    /// Only with a store that replaces whatever has come since it was looked at.
+    Leases,
     Position,
     Pages,
     /// The oldest staged file.
@@ -77,12 +80,14 @@ struct Scenes {
 }
 
 impl Scenes {
-    async fn new(situation: Situation) -> Self {
-        let (scene, conn) = Scene::with_rows(20);
+    /// Of scenes that this makes, each with its own replica.
+    async fn new(situation: Situation, make: impl Fn() -> Scene) -> Self {
+        let scene = make();
+        let conn = scene.fill(20);
         for _ in 0..2 {
             scene.replicate_one_more_commit(&conn).await.unwrap();
         }
-        let (twin, old) = (Scene::new(), scene.dir.join("old"));
+        let (twin, old) = (make(), scene.dir.join("old"));
         copy(&scene.state(), &old);
         for suffix in ["", "-wal"] {
             std::fs::copy(scene.beside(suffix), twin.beside(suffix)).unwrap();
@@ -116,14 +121,13 @@ impl Scenes {
             scene,
             intact,
             twin,
-            unrelated: Self::unrelated().await,
+            unrelated: Self::unrelated(make()).await,
             old,
         }
     }
 
     /// A database with pages of another size, of which something waits for its replica.
-    async fn unrelated() -> Scene {
-        let scene = Scene::new();
+    async fn unrelated(scene: Scene) -> Scene {
         let conn = Connection::open(&scene.db).unwrap();
         conn.execute_batch(
             "PRAGMA page_size = 1024; CREATE TABLE t (a INTEGER PRIMARY KEY, b TEXT)",
@@ -241,6 +245,7 @@ fn path(state: &Path, file: File) -> PathBuf {
     match file {
         File::Lock => state.join("lock"),
         File::Identity => state.join("identity"),
+        File::Leases => state.join("leases"),
         File::Position => state.join("position"),
         File::Pages => state.join("pages"),
         File::Oldest => stage.join(&staged[0]),
@@ -362,7 +367,7 @@ async fn no_damage_to_the_local_state_makes_a_wrong_backup() {
     let situations = SITUATIONS.map(|situation| {
         let damages = damages.clone();
         async move {
-            let scenes = Scenes::new(situation).await;
+            let scenes = Scenes::new(situation, Scene::new).await;
             let mut outcomes = Vec::new();
             for (number, (file, damage)) in (0..).zip(damages) {
                 let restorer = Restorer::official_every(OFFICIAL_EVERY, number);
@@ -373,20 +378,63 @@ async fn no_damage_to_the_local_state_makes_a_wrong_backup() {
             outcomes
         }
     });
-    let outcomes = join_all(situations).await.concat();
-    let failures: Vec<_> = outcomes.iter().filter_map(|o| o.as_ref().err()).collect();
+    assert_all_recovered(&join_all(situations).await.concat());
+}
+
+fn assert_all_recovered(outcomes: &[Result<(), String>]) {
+    let failures: Vec<&str> = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.as_ref().err().map(String::as_str))
+        .collect();
     println!("{} cases", outcomes.len());
     assert!(
         failures.is_empty(),
         "{} of {}:\n{}",
         failures.len(),
         outcomes.len(),
-        failures
-            .iter()
-            .map(|f| f.as_str())
-            .collect::<Vec<_>>()
-            .join("\n")
+        failures.join("\n")
     );
+}
+
+/// The leases that are known: of a store that cannot compare what is there with what it replaces.
+#[tokio::test]
+async fn no_damage_to_the_leases_that_are_known_makes_a_wrong_backup_and_they_are_noted_again() {
+    let mut rng = fastrand::Rng::with_seed(evertide_testkit::seed());
+    let damages = [
+        Damage::Deleted,
+        Damage::Emptied,
+        Damage::Halved,
+        Damage::Foreign,
+        Damage::Unrelated,
+        Damage::Old,
+        Damage::Flipped(rng.u64(..)),
+        Damage::Newer,
+    ];
+    let server = WebdavServer::shared(WebdavKind::Wsgidav);
+    let make = || Scene {
+        lease: SHORT_LEASE,
+        ..Scene::on(Arc::clone(&server))
+    };
+    let make = &make;
+    let situations = SITUATIONS.map(|situation| async move {
+        let scenes = Scenes::new(situation, make).await;
+        let file = path(&scenes.scene.state(), File::Leases);
+        let before = std::fs::read(path(&scenes.intact.join("state"), File::Leases)).unwrap();
+        let mut outcomes = Vec::new();
+        for damage in damages {
+            let recovered = scenes.recover_from(File::Leases, damage, Restorer::Own);
+            let mut outcome = recovered.await;
+            let noted = std::fs::read(&file).unwrap_or_default();
+            let is_new = noted.starts_with(b"evertide leases 1\n") && noted != before;
+            if outcome.is_ok() && !is_new {
+                outcome = Err(format!("noted: {:?}", String::from_utf8_lossy(&noted)));
+            }
+            let case = format!("{situation:?}, leases {damage:?}");
+            outcomes.push(outcome.map_err(|error| format!("{case}: {error}")));
+        }
+        outcomes
+    });
+    assert_all_recovered(&join_all(situations).await.concat());
 }
 
 /// The canary: a state that says, with all its checksums right, that the replica's newest

@@ -192,7 +192,8 @@ enum History {
 enum Course {
     /// A start and a stop.
     Short,
-    /// With reloads, verifications and restores in between, and a second start.
+    /// With compaction, snapshots, retention and drills within moments, reloads, verifications and restores in
+    /// between, and a second start.
     Whole,
 }
 
@@ -270,6 +271,25 @@ impl Asking<'_> {
         self.ended(stopped);
     }
 
+    /// Commits until the replica was compacted, has another snapshot, has lost something, and was restored by a drill.
+    async fn maintenance(&mut self, backup: &Replication) {
+        self.begins("maintenance");
+        let all = async {
+            loop {
+                let replica = backup.status().replicas.remove(0);
+                let done = replica.maintained;
+                let kept_small = done.compactions > 0 && done.snapshots > 0 && done.deleted > 0;
+                if kept_small && replica.drill.proven.is_some() {
+                    return;
+                }
+                self.application.commit();
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let done = tokio::time::timeout(self.patience, all).await;
+        self.ended(done);
+    }
+
     async fn reload(&mut self, backup: &Replication) {
         let mut options = backup.options();
         let second = self.scene.replica_options(&self.scene.second().replica);
@@ -323,8 +343,20 @@ impl Asking<'_> {
     }
 }
 
+fn replication(scene: &Scene, course: Course, disk: Arc<dyn Disk>) -> Replication {
+    match course {
+        Course::Short => scene.replication(disk),
+        Course::Whole => {
+            let mut options = scene.maintained_options(&scene.replica);
+            options.drill_interval = Some(Duration::from_millis(50));
+            options.drill_directory = Some(scene.dir.clone());
+            scene.replicating(options, disk)
+        }
+    }
+}
+
 async fn ask(asking: &mut Asking<'_>, plan: Plan) {
-    let backup = asking.scene.replication(asking.disk());
+    let backup = replication(asking.scene, plan.course, asking.disk());
     let runs = asking.start(&backup, plan.fault).await;
     if runs {
         asking.begins("a snapshot");
@@ -335,6 +367,7 @@ async fn ask(asking: &mut Asking<'_>, plan: Plan) {
             asking.begins("a commit");
             asking.application.commit();
             asking.durable(&backup).await;
+            asking.maintenance(&backup).await;
             asking.reload(&backup).await;
         }
         asking.verify().await;
@@ -415,7 +448,7 @@ async fn run(plan: Plan, closes: Option<(u64, &str)>) -> Result<Run, String> {
 }
 
 #[tokio::test]
-async fn at_no_operation_of_a_backup_that_starts_reloads_verifies_restores_and_stops_a_lock_is_missing()
+async fn at_no_operation_of_a_backup_that_starts_compacts_drills_reloads_restores_and_stops_a_lock_is_missing()
  {
     for history in [History::None, History::Outdated] {
         let plan = Plan::clean(history, Course::Whole);
@@ -430,6 +463,7 @@ async fn at_no_operation_of_a_backup_that_starts_reloads_verifies_restores_and_s
         for (during, operation) in [
             ("the start", "create_new"),
             ("a commit", "rename"),
+            ("maintenance", "remove_file"),
             ("a reload that adds a replica", "rename_noreplace"),
             ("a reload that removes a replica", "its end"),
             ("a verification of the files", "read_at"),
@@ -512,7 +546,6 @@ async fn whichever_operation_of_a_start_or_a_stop_fails_no_lock_is_missing_at_an
 }
 
 #[tokio::test]
-async fn whichever_operation_fails_of_reloads_verifications_and_restores_no_lock_is_missing_at_any()
-{
+async fn whichever_operation_fails_of_maintenance_reloads_and_restores_no_lock_is_missing_at_any() {
     whichever_operation_fails(Course::Whole, [0, 0]).await;
 }

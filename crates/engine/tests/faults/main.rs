@@ -34,6 +34,7 @@ use std::{
 
 use evertide::{Durability, ReplicaOptions, Replication, RestoreOptions};
 use evertide_storage::{Destination, Disk, OsDisk};
+use evertide_testkit::WebdavServer;
 use rusqlite::Connection;
 
 /// Long enough for anything here; reaching it is a failure.
@@ -70,6 +71,8 @@ struct Scene {
     replica: PathBuf,
     /// How long the lease of the replica lasts.
     lease: Duration,
+    /// The server whose share has the replica; without one it is a folder of this machine.
+    share: Option<Arc<WebdavServer>>,
     /// Deletes the folder in the end.
     _temporary: Option<tempfile::TempDir>,
 }
@@ -99,7 +102,19 @@ impl Scene {
             db: dir.join("app.db"),
             replica: dir.join("replica"),
             lease: Duration::from_secs(120),
+            share: None,
             _temporary: None,
+        }
+    }
+
+    /// A scene whose replica is on this share, in a folder of its own.
+    fn on(share: Arc<WebdavServer>) -> Self {
+        let scene = Self::new();
+        let name = format!("replica-{}", fastrand::u64(..));
+        Self {
+            replica: share.folder().join(name),
+            share: Some(share),
+            ..scene
         }
     }
 
@@ -163,8 +178,12 @@ impl Scene {
 
     /// A replica in this folder, with the default intervals of maintenance.
     fn replica_options(&self, folder: &Path) -> ReplicaOptions {
-        let name = folder.file_name().unwrap().to_str().unwrap();
-        let mut options = ReplicaOptions::new(name, Destination::file(folder).unwrap());
+        let name = file_name(folder);
+        let destination = match &self.share {
+            Some(server) => Destination::parse(&format!("webdav://{}/{name}", server.address())),
+            None => Destination::file(folder),
+        };
+        let mut options = ReplicaOptions::new(name, destination.unwrap());
         options.sync_interval = Duration::from_millis(1);
         options.lease_duration = self.lease;
         options
@@ -233,7 +252,12 @@ impl Scene {
         self.replicate_one_more_commit(conn).await?;
         self.check_restore(restorer).await?;
         self.check_ranges()?;
-        if self.strays().is_empty() {
+        // Before the local state is wiped below.
+        let local = [self.strays_of_the_state(), self.strays_of_restores()].concat();
+        if !local.is_empty() {
+            return Err(format!("left behind on this machine: {local:?}"));
+        }
+        if self.strays_of_the_replica().is_empty() {
             return Ok(());
         }
         // A folder of the replica is cleaned before the next object is stored there, so have one
@@ -314,9 +338,13 @@ impl Scene {
 
     /// Of what was captured only the newest file stays here, once all of it is on the replica.
     async fn wait_for_the_stage(&self) -> Result<(), String> {
+        if self.share.is_some() {
+            // Kept, for compaction not to read what this machine has.
+            return Ok(());
+        }
         let staged = || {
             let mut files = files_below(&self.state());
-            files.retain(|path| is_ltx(path.file_name().unwrap().to_str().unwrap()));
+            files.retain(|path| is_ltx(file_name(path)));
             files
         };
         let released = async {
@@ -330,18 +358,32 @@ impl Scene {
 
     /// Files that belong neither to a state nor to a replica.
     fn strays(&self) -> Vec<PathBuf> {
+        [
+            self.strays_of_the_state(),
+            self.strays_of_the_replica(),
+            self.strays_of_restores(),
+        ]
+        .concat()
+    }
+
+    fn strays_of_the_state(&self) -> Vec<PathBuf> {
+        let own =
+            ["lock", "identity", "leases", "position", "pages"].map(|name| self.state().join(name));
+        let stage = self.state().join("ltx").join("0");
         let mut strays = files_below(&self.state());
         strays.retain(|path| {
-            let name = path.file_name().unwrap().to_str().unwrap();
-            !["lock", "identity", "position", "pages"].contains(&name) && !is_ltx(name)
+            let staged = path.parent() == Some(&stage) && is_ltx(file_name(path));
+            !own.contains(path) && !staged
         });
-        strays.extend(files_below(&self.replica));
+        strays
+    }
+
+    fn strays_of_the_replica(&self) -> Vec<PathBuf> {
         // What a replica has for good: its records, its lease, and the empty file that their writers lock.
         let own = ["evertide/checksums", "evertide/lease", "evertide/.lock"]
             .map(|name| self.replica.join(name));
-        strays.retain(|path| !own.contains(path));
-        strays.retain(|path| !is_ltx(path.file_name().unwrap().to_str().unwrap()));
-        strays.extend(self.strays_of_restores());
+        let mut strays = files_below(&self.replica);
+        strays.retain(|path| !own.contains(path) && !is_ltx(file_name(path)));
         strays
     }
 
@@ -366,6 +408,10 @@ impl Drop for Restored {
 
 fn is_ltx(name: &str) -> bool {
     name.len() == 37 && name.ends_with(".ltx")
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
 }
 
 fn names(dir: &Path) -> Vec<String> {

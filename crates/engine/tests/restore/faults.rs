@@ -20,12 +20,12 @@ use crate::scene::Scene;
 const ENOSPC: i32 = 28;
 
 /// Restores with the N-th operation of the output's disk failing, for every N; `check` sees each
-/// outcome.
+/// outcome. Where a database is replaced the next restore leaves nothing else.
 async fn fail_each(
     fault: Fault,
     existing: ExistingOutput,
     prepare: impl Fn(&Scene),
-    check: impl Fn(&Scene, Result<(), RestoreError>, bool),
+    mut check: impl FnMut(&Scene, Result<(), RestoreError>, bool),
 ) {
     for at in 1.. {
         let scene = Scene::usual().await;
@@ -37,6 +37,12 @@ async fn fail_each(
         options.existing = existing;
         let result = restore(options).await.map(|_| ());
         check(&scene, result, disk.tripped());
+        if existing == ExistingOutput::Replace {
+            let mut again = scene.options();
+            again.existing = existing;
+            restore(again).await.unwrap();
+            scene.assert_restored();
+        }
         if !disk.tripped() {
             assert!(at > 8, "only {at} operations were tried");
             return;
@@ -75,17 +81,16 @@ async fn a_disk_that_stays_full_is_never_a_success() {
     fail_each(Fault::Forever, ExistingOutput::Refuse, |_| {}, check).await;
 }
 
+/// A database with its WAL and its wal-index, to be replaced.
+fn put_an_old_database(scene: &Scene) {
+    for suffix in ["", "-wal", "-shm"] {
+        let path = scene.out().join(format!("app.db{suffix}"));
+        fs::write(path, format!("old{suffix}")).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_disk_that_fails_while_a_database_is_replaced_leaves_the_old_or_the_new_one() {
-    let prepare = |scene: &Scene| {
-        for suffix in ["", "-wal", "-shm"] {
-            fs::write(
-                scene.out().join(format!("app.db{suffix}")),
-                format!("old{suffix}"),
-            )
-            .unwrap();
-        }
-    };
     let check = |scene: &Scene, result: Result<(), RestoreError>, _: bool| {
         let content = fs::read(scene.output()).unwrap();
         let wal = fs::read(scene.out().join("app.db-wal")).ok();
@@ -101,7 +106,43 @@ async fn a_disk_that_fails_while_a_database_is_replaced_leaves_the_old_or_the_ne
             assert_eq!(scene.left(), ["app.db", "app.db-shm", "app.db-wal"]);
         }
     };
+    let prepare = put_an_old_database;
     fail_each(Fault::Once, ExistingOutput::Replace, prepare, check).await;
+}
+
+/// What the old database had beside it cannot be put back any more, where it was set aside; it is all there.
+#[tokio::test]
+async fn a_disk_that_dies_while_a_database_is_replaced_leaves_all_of_the_old_or_the_new_one() {
+    let (mut old, mut aside, mut new) = (0, 0, 0);
+    let check = |scene: &Scene, result: Result<(), RestoreError>, tripped: bool| {
+        let mut left = scene.left();
+        // Cannot be deleted any more, either.
+        left.retain(|name| !name.contains(".restoring-"));
+        let content = |name: &String| fs::read(scene.out().join(name)).unwrap();
+        let hidden = |name: &&String| name.contains(".replaced-");
+        let set_aside: Vec<Vec<u8>> = left.iter().filter(hidden).map(content).collect();
+        left.retain(|name| !hidden(&name));
+        if fs::read(scene.output()).unwrap() == scene.expected {
+            new += 1;
+            assert_eq!(left, ["app.db"], "a journal beside the new database");
+            if !tripped {
+                scene.assert_restored();
+            }
+            return;
+        }
+        assert!(result.is_err() && tripped);
+        let mut whole: Vec<Vec<u8>> = left.iter().map(content).chain(set_aside.clone()).collect();
+        whole.sort();
+        assert_eq!(whole, [&b"old"[..], b"old-shm", b"old-wal"], "{left:?}");
+        *if set_aside.is_empty() {
+            &mut old
+        } else {
+            &mut aside
+        } += 1;
+    };
+    let prepare = put_an_old_database;
+    fail_each(Fault::Forever, ExistingOutput::Replace, prepare, check).await;
+    assert!(old > 0 && aside > 0 && new > 0, "{old}, {aside}, {new}");
 }
 
 #[tokio::test]
