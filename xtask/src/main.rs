@@ -118,7 +118,7 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Torture, kills, failing disks, power cuts, two writers, lives of replicas, storms and fuzzing in turn, for hours.
+    #[command(about = soak::about())]
     Soak {
         /// How long; a fraction is possible.
         #[arg(long, default_value_t = 1.0)]

@@ -25,12 +25,13 @@ const LIVES: u32 = 3_000;
 /// A part of a round: its name, and how it runs with a seed.
 type Part = (&'static str, fn(u64) -> Result<Tally>);
 
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("torture", torture),
     ("kill loop", kills),
     ("kills of the real binary", kills_of_the_binary),
     ("failing disks", faults),
     ("power cuts", crashes),
+    ("encrypted settings", vault),
     ("lives of databases", lives_of_databases),
     ("two writers", races),
     ("lives of replicas", lives),
@@ -54,6 +55,22 @@ const FAULTS: [(&str, &[&str]); 3] = [
     ("restore", &["faults::"]),
     ("follow", &["faults::"]),
 ];
+
+/// Those of the encrypted store and its keys: power cuts, kills, failing disks, full ones, no descriptors, and locks.
+const VAULT: [&str; 6] = [
+    "cuts::",
+    "crash::",
+    "faults::",
+    "full::",
+    "descriptors::",
+    "locks::",
+];
+
+/// What it is, for the help.
+pub(crate) fn about() -> String {
+    let parts = PARTS.map(|(name, _)| name).join(", ");
+    format!("The long forms in turn, for hours, each with a seed of its own: {parts}")
+}
 
 /// Runs the parts in turn until the time is over; a part that has begun ends. Everything random follows
 /// from the seed.
@@ -146,6 +163,12 @@ fn crashes(seed: u64) -> Result<Tally> {
     run_tests(give_seed(&mut test, seed))
 }
 
+fn vault(seed: u64) -> Result<Tally> {
+    let mut test = tests("evertide-vault", &["--test", "it", "--"]);
+    test.args(VAULT).arg("--nocapture");
+    run_tests(give_seed(&mut test, seed))
+}
+
 fn lives_of_databases(seed: u64) -> Result<Tally> {
     let mut test = tests("evertide", &["--lib", "whole_lives", "--", "--nocapture"]);
     test.env("EVERTIDE_LIVES", LIVES.to_string());
@@ -210,6 +233,24 @@ mod tests {
                 let file = format!("crates/engine/tests/{binary}/{module}.rs");
                 assert!(root.join(&file).is_file(), "{file}");
             }
+        }
+        for name in VAULT {
+            let module = name.trim_end_matches("::");
+            let file = format!("crates/vault/tests/it/{module}.rs");
+            assert!(root.join(&file).is_file(), "{file}");
+        }
+    }
+
+    #[test]
+    fn the_document_about_tests_names_every_part() {
+        let document = evertide_testkit::checkout_root().join("docs/testing.md");
+        let text = std::fs::read_to_string(document).unwrap();
+        let described = text
+            .lines()
+            .find(|line| line.starts_with("| `cargo xtask soak"));
+        let described = described.unwrap();
+        for (name, _) in PARTS {
+            assert!(described.contains(name), "{name}: {described}");
         }
     }
 }

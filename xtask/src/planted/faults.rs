@@ -32,7 +32,7 @@ const YEAR: Test = of(
     "year::in_a_year_of_everything_no_retained_state_is_lost_and_nothing_superfluous_is_left",
 );
 
-/// Two machines with one replica, some hundred times.
+/// Two machines with one replica, 1,500 times.
 const TWO_MACHINES: Test = unit(
     "simulation::whatever_happens_to_two_machines_no_two_histories_are_mixed_and_nothing_safe_is_lost",
 );

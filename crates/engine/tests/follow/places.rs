@@ -1,6 +1,12 @@
 //! A copy that lies elsewhere than its path says: the journal has to be where SQLite looks for it, or nowhere.
 
-use std::{fs, os::unix::fs::symlink, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, symlink},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use evertide::{Durability, ExistingOutput, FollowError, FollowReport, follow};
 use evertide_storage::{Fault, FaultDisk, OsDisk};
@@ -217,5 +223,20 @@ async fn a_copy_that_is_moved_away_is_changed_no_more_whether_a_link_leads_there
         fs::rename(&moved, &copy).unwrap();
         scene.follow_to_the_end().await.unwrap();
         scene.assert_current().await;
+    }
+}
+
+#[tokio::test]
+async fn a_copy_and_all_that_a_follower_writes_beside_it_are_its_owners_alone() {
+    let mut scene = Scene::new(4096).await;
+    for _ in 0..2 {
+        scene.follow_to_the_end().await.unwrap();
+        let beside = scene.beside_copy();
+        assert!(beside.len() > 1, "{beside:?}");
+        for name in beside {
+            let found = fs::metadata(scene.path(&name)).unwrap();
+            assert_eq!(found.mode() & 0o777, 0o600, "{name}");
+        }
+        scene.write_durably(3).await;
     }
 }

@@ -8,6 +8,7 @@
 mod age_command;
 mod crash;
 mod cuts;
+mod descriptors;
 mod faults;
 mod full;
 mod fuzz;
