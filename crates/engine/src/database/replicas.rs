@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::AtomicBool};
 
 use evertide_ltx::Txid;
-use evertide_storage::{CountingClient, Lease, LeasedClient, ReplicaClient, RequestKind};
+use evertide_storage::{CountingClient, Lease, LeasedClient, Owner, ReplicaClient, RequestKind};
 use tokio::{
     sync::{oneshot, watch},
     time::{Instant, timeout_at},
@@ -114,6 +114,12 @@ impl Database {
     pub(super) fn set_replicas(&mut self, mut options: ReplicationOptions) -> Result<(), Error> {
         let bounded = options.replicas.into_iter().map(ReplicaOptions::bounded);
         options.replicas = bounded.collect();
+        let home = self.engine.home(&self.config.path);
+        let owner = owner(self.identity.owner, &home).map_err(|source| Error::Io {
+            path: self.config.path.clone(),
+            action: "tell which machine has",
+            source,
+        })?;
         let mut clients = Vec::new();
         for replica in &options.replicas {
             let unchanged = self
@@ -148,7 +154,7 @@ impl Database {
             status.replicas.sort_by_key(|replica| order(&replica.name));
         });
         for (replica, claim, client) in clients {
-            self.start_replica(replica, claim, client);
+            self.start_replica(replica, claim, client, owner.clone());
         }
         self.options = options;
         Ok(())
@@ -170,12 +176,11 @@ impl Database {
         options: ReplicaOptions,
         _claim: DestinationClaim,
         client: Arc<dyn ReplicaClient>,
+        owner: Owner,
     ) {
         let cancel = CancellationToken::new();
         let database = self.config.path.display().to_string();
         let client = counted(client, database, options.name.clone(), self.status.clone());
-        let home = self.engine.home(&self.config.path);
-        let owner = owner(self.identity.owner, &home);
         let clock = Arc::clone(&self.config.clock);
         let known = self.identity.leases.of(&client.location());
         let lease = Lease::new(Arc::clone(&client), clock, owner, options.lease_duration);

@@ -450,7 +450,7 @@ mod tests {
         let identity = LocalIdentity::open(&OsDisk, &state.path().join("identity")).unwrap();
         let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
         let client = Arc::clone(client) as Arc<dyn ReplicaClient>;
-        let owner = owner(identity.owner, directory);
+        let owner = owner(identity.owner, directory).unwrap();
         let lease = Lease::new(client.clone(), clock.clone(), owner, options.lease_duration);
         let context = ReplicaContext {
             options,

@@ -136,7 +136,7 @@ mod tests {
 
     fn doubt(lasts: Duration) -> Doubt {
         let clock = Arc::new(ManualClock::new(SystemTime::UNIX_EPOCH));
-        let us = owner(Identity::random(), Path::new("/app.db"));
+        let us = owner(Identity::random(), Path::new("/app.db")).unwrap();
         let store = Arc::new(MemoryClient::service("bucket"));
         let lease = Arc::new(Lease::new(store, clock, us, lasts));
         Doubt {

@@ -213,7 +213,7 @@ impl Scene {
         let lease = Arc::new(Lease::new(
             Arc::clone(&counted),
             Arc::clone(&clock) as _,
-            owner(identity.owner, &path),
+            owner(identity.owner, &path).unwrap(),
             options.lease_duration,
         ));
         let mut status = DatabaseStatus::new(path);
@@ -270,7 +270,7 @@ impl Scene {
     /// Another writer takes the lease, once it has ended, and lets go of it.
     pub(super) async fn another_has_been_there(&self) {
         let clock = Arc::clone(&self.database.clock) as _;
-        let another = owner(Identity::random(), &PathBuf::from("/other.db"));
+        let another = owner(Identity::random(), &PathBuf::from("/other.db")).unwrap();
         let client = Arc::clone(&self.client) as _;
         let lease = Lease::new(client, clock, another, Duration::from_secs(60));
         let taken = lease.look().await.unwrap();

@@ -1,17 +1,32 @@
 //! A process that has no file descriptor left, and then has some again.
 
-use std::{fs::File, path::Path, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use evertide::{FindingKind, RestoreOptions, VerifyDepth, VerifyOptions, restore, verify};
+use evertide::{
+    FindingKind, FollowError, FollowEvent, FollowOptions, FollowReport, Replication,
+    RestoreOptions, VerifyDepth, VerifyOptions, follow, restore, verify,
+};
 use evertide_storage::{Destination, OsDisk};
 use evertide_testkit::{another_process_can_write, another_process_finds_it_open};
 use rusqlite::Connection;
+use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::{DEADLINE, Restorer, Scene, fail::durable, insert, names};
+use crate::{DEADLINE, Restorer, Scene, count, fail::durable, insert, names};
 
 /// The folder that the process works in.
 const DIR: &str = "EVERTIDE_FAULTS_DIR";
 const PATIENCE: Duration = Duration::from_millis(200);
+/// What it is said to be; the second is what SQLite says.
+const REASONS: [&str; 2] = ["Too many open files", "unable to open database file"];
 /// More than anything here needs.
 const ENOUGH: usize = 60;
 
@@ -46,12 +61,143 @@ async fn read(scene: &Scene, folder: &Path) -> bool {
         verified.err().map(|error| error.to_string()),
     ];
     for error in errors.into_iter().flatten() {
-        // The second is what SQLite says.
-        let reasons = ["Too many open files", "unable to open database file"];
-        let said = reasons.iter().any(|reason| error.contains(reason));
-        assert!(said, "{error}");
+        assert_reason(&error);
     }
     both
+}
+
+fn assert_reason(error: &str) {
+    let said = REASONS.iter().any(|reason| error.contains(reason));
+    assert!(said, "{error}");
+}
+
+/// Adds a replica while only so many descriptors are free, and takes it away when there are more; whether it was added
+/// and got everything before that. What is refused changes nothing, and works later.
+async fn reload(scene: &Scene, conn: &Connection, backup: &Replication, free: usize) -> bool {
+    let before = backup.options();
+    let mut options = before.clone();
+    let second = scene.second();
+    options
+        .replicas
+        .push(scene.replica_options(&second.replica));
+    let hoarded = hoard(free);
+    let updated = backup.update(options.clone()).await;
+    let done = updated.is_ok() && durable(backup, PATIENCE).await;
+    drop(hoarded);
+    let replicas = backup.options().replicas.len();
+    if let Err(error) = &updated {
+        assert_reason(&error.to_string());
+        assert_eq!(replicas, 1, "refused, and in force");
+        backup.update(options).await.unwrap();
+    } else {
+        assert_eq!(replicas, 2);
+    }
+    insert(conn, 1);
+    let status = || format!("{free}: {:#?}", backup.status());
+    assert!(durable(backup, DEADLINE).await, "{}", status());
+    second.check_restore(Restorer::Own).await.unwrap();
+    backup.update(before).await.unwrap();
+    done
+}
+
+/// Somebody who follows the replica, and what went wrong.
+struct Follower {
+    copy: PathBuf,
+    following: JoinHandle<Result<FollowReport, FollowError>>,
+    stop: oneshot::Sender<()>,
+    begun: Arc<AtomicBool>,
+    failed: Arc<Mutex<Vec<String>>>,
+}
+
+impl Follower {
+    fn new(scene: &Scene, copy: PathBuf) -> Self {
+        let destination = Destination::file(&scene.replica).unwrap();
+        let client = destination.connect(Arc::new(OsDisk)).unwrap();
+        let mut options = FollowOptions::new(RestoreOptions::new(client, &copy));
+        options.interval = Duration::from_millis(5);
+        let begun = Arc::new(AtomicBool::new(false));
+        let failed = Arc::new(Mutex::new(Vec::new()));
+        let (told, errors) = (Arc::clone(&begun), Arc::clone(&failed));
+        let options = options.on_event(move |event| match event {
+            FollowEvent::Restored(_) | FollowEvent::Resumed { .. } => {
+                told.store(true, Ordering::SeqCst);
+            }
+            FollowEvent::Failed { error, .. } => errors.lock().unwrap().push(error.to_string()),
+            _ => {}
+        });
+        let (stop, stopped) = oneshot::channel();
+        let following = tokio::spawn(follow(options, async {
+            let _ = stopped.await;
+        }));
+        Self {
+            copy,
+            following,
+            stop,
+            begun,
+            failed,
+        }
+    }
+
+    fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::SeqCst)
+    }
+
+    /// Waits until the copy has all rows.
+    async fn has(&self, rows: i64, free: usize) {
+        let current = async {
+            while !self.has_begun() || count(&Connection::open(&self.copy).unwrap()) < rows {
+                assert!(!self.following.is_finished(), "{free} left: it has ended");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let current = tokio::time::timeout(DEADLINE, current).await;
+        current.unwrap_or_else(|_| panic!("{free} left: {:?}", self.failed));
+    }
+
+    /// What went wrong until now.
+    async fn end(self) -> Vec<String> {
+        let _ = self.stop.send(());
+        self.following.await.unwrap().unwrap();
+        assert_whole(&self.copy);
+        std::mem::take(&mut *self.failed.lock().unwrap())
+    }
+}
+
+/// Begins to follow the replica, and has a copy follow it on, while only so many descriptors are free; whether neither
+/// had to be tried again. What begins without enough of them may end, and says why.
+async fn follow_on(scene: &Scene, conn: &Connection, backup: &Replication, free: usize) -> bool {
+    let folder = scene.dir.join(format!("followed-{free}"));
+    std::fs::create_dir(&folder).unwrap();
+    let hoarded = hoard(free);
+    let mut follower = Follower::new(scene, folder.join("copy.db"));
+    let begins = async {
+        while !follower.following.is_finished() && !follower.has_begun() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, begins).await;
+    drop(hoarded);
+    let mut undisturbed = true;
+    if follower.following.is_finished() {
+        undisturbed = false;
+        let error = follower.following.await.unwrap().unwrap_err();
+        assert_reason(&error.to_string());
+        follower = Follower::new(scene, folder.join("copy.db"));
+    }
+    follower.has(count(conn), free).await;
+    let hoarded = hoard(free);
+    insert(conn, 3);
+    let _ = durable(backup, PATIENCE).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    drop(hoarded);
+    assert!(durable(backup, DEADLINE).await, "{:#?}", backup.status());
+    follower.has(count(conn), free).await;
+    let failed = follower.end().await;
+    failed.iter().for_each(|error| assert_reason(error));
+    let mut left = names(&folder);
+    left.retain(|name| name.contains(".restoring-"));
+    assert_eq!(left, Vec::<String>::new(), "{free} left");
+    undisturbed && failed.is_empty()
 }
 
 fn assert_whole(database: &Path) {
@@ -66,8 +212,8 @@ fn assert_whole(database: &Path) {
     assert!(rows >= 20, "{rows} rows");
 }
 
-/// Starts and runs with ever more descriptors until that works, and each time is whole again when it has
-/// enough. The application's locks outlive all of it.
+/// Starts, runs, reloads and is followed with ever more descriptors until that works, and each time is whole again when
+/// it has enough. The application's locks outlive all of it.
 #[tokio::test]
 #[ignore = "the process that the test below starts"]
 async fn the_process_without_descriptors() {
@@ -79,7 +225,7 @@ async fn the_process_without_descriptors() {
     insert(&conn, 20);
     let folder = scene.dir.join("read");
     std::fs::create_dir(&folder).unwrap();
-    let (mut failures, mut free) = (0, 0);
+    let (mut failures, mut free, mut disturbed) = (0, 0, [0, 0]);
     loop {
         let backup = scene.replication(Arc::new(OsDisk));
         conn.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -125,8 +271,12 @@ async fn the_process_without_descriptors() {
             backup.status()
         );
         scene.check_restore(Restorer::Own).await.unwrap();
+        let reloaded = reload(&scene, &conn, &backup, free).await;
+        let followed = follow_on(&scene, &conn, &backup, free).await;
         backup.stop(DEADLINE).await.unwrap();
-        if started.is_ok() && done && read {
+        disturbed[0] += usize::from(!reloaded);
+        disturbed[1] += usize::from(!followed);
+        if started.is_ok() && done && read && reloaded && followed {
             break;
         }
         free += 1;
@@ -135,6 +285,11 @@ async fn the_process_without_descriptors() {
     assert_eq!(names(&folder), Vec::<String>::new(), "it has enough");
     scene.check_ranges().unwrap();
     assert!(failures > 0, "no start failed: the limit is not one");
+    let reloads_and_copies = disturbed.iter().all(|times| *times > 0);
+    assert!(
+        reloads_and_copies,
+        "nothing was in their way: {disturbed:?}"
+    );
     println!("works with {free} free descriptors, after {failures} starts that failed");
 }
 
