@@ -1,5 +1,6 @@
 //! A copy of the checkout, in which faults are planted.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
@@ -31,9 +32,14 @@ impl Tree {
         };
         let list = ["ls-files", "--cached", "--others", "--exclude-standard"];
         let names = output_of(command("git").args(list))?;
-        for name in names.lines().filter(|name| from.join(name).is_file()) {
+        let names: BTreeSet<&str> = names
+            .lines()
+            .filter(|name| from.join(name).is_file())
+            .collect();
+        for name in &names {
             tree.take(name)?;
         }
+        remove_others(&tree.root, &names)?;
         let cache = tree.root.join(".cache");
         if !cache.exists() {
             let programs = fs::canonicalize(from.join(".cache"))
@@ -82,5 +88,53 @@ impl Tree {
         let done = work();
         fs::write(&path, text)?;
         done
+    }
+}
+
+/// Removes the files that are not among these names: a module that has moved would be there twice. What is built or
+/// installed stays.
+fn remove_others(root: &Path, names: &BTreeSet<&str>) -> Result<()> {
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root.join(&folder))? {
+            let entry = entry?;
+            let name = folder.join(entry.file_name());
+            let kept = [".cache", "target"]
+                .iter()
+                .any(|kept| name == Path::new(kept));
+            if kept {
+                continue;
+            } else if entry.file_type()?.is_dir() {
+                folders.push(name);
+            } else if name.to_str().is_none_or(|name| !names.contains(name)) {
+                fs::remove_file(entry.path())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_from_the_checkout_goes_from_the_copy_and_nothing_else_does() {
+        let root = std::env::temp_dir().join(format!("evertide-tree-{}", std::process::id()));
+        let all = [
+            "a/mod.rs",
+            "a.rs",
+            "a/b/gone.rs",
+            "target/built",
+            ".cache/program",
+        ];
+        for name in all {
+            fs::create_dir_all(root.join(name).parent().unwrap()).unwrap();
+            fs::write(root.join(name), "").unwrap();
+        }
+        remove_others(&root, &BTreeSet::from(["a/mod.rs"])).unwrap();
+        let left = all.map(|name| root.join(name).exists());
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(left, [true, false, false, true, true]);
     }
 }
