@@ -28,7 +28,7 @@ use crate::{
     database::{self, Captured, Command, DatabaseConfig, DatabaseHandle, StopTime},
     replica::Succession,
     runtime::{Engine, SimulatedMachine, TaskOfMachine},
-    verify::{Content, Record},
+    verify::Record,
 };
 
 /// How long an orderly stop may take.
@@ -350,7 +350,7 @@ impl Node {
             return false;
         };
         let captured = process.backup.captured.borrow();
-        let record = captured.record.map(|record| content_of(&record));
+        let record = captured.record.as_ref().map(Record::content);
         let newest = record == Some(super::pages::content(self.application().pages()));
         newest && process.backup.status.borrow().replicas[0].txid == captured.txid
     }
@@ -406,10 +406,6 @@ impl Process {
     }
 }
 
-fn content_of(record: &Record) -> Content {
-    Content::of_sum(record.pages, record.checksum.get())
-}
-
 /// What there is already counts.
 fn changed(status: &watch::Receiver<DatabaseStatus>) -> watch::Receiver<DatabaseStatus> {
     let mut status = status.clone();
@@ -452,7 +448,7 @@ impl Listener {
         }
         let application = self.application.lock().unwrap();
         let state = match captured.record {
-            Some(record) => application.state(content_of(&record)),
+            Some(record) => application.state(record.content()),
             None => Some(application.pages()),
         };
         let mut judge = self.judge.lock().unwrap();
