@@ -136,7 +136,7 @@ enum Task {
     /// Mutation testing of the core decisions, with cargo-mutants; takes hours. Results and the
     /// arguments for survivors are in docs/mutants.md.
     Mutants {
-        /// Only those of these decisions: ltx, lease, engine, maintenance, segments.
+        /// Only those of these decisions: ltx, lease, engine, succession, maintenance, segments.
         #[arg(value_name = "NAME")]
         names: Vec<String>,
         /// Everything random in the tests follows from it; drawn and printed without it.

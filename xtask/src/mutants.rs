@@ -19,7 +19,7 @@ struct Decisions {
     tests: &'static [&'static str],
 }
 
-const DECISIONS: [Decisions; 5] = [
+const DECISIONS: [Decisions; 6] = [
     Decisions {
         name: "ltx",
         package: "evertide-ltx",
@@ -42,9 +42,32 @@ const DECISIONS: [Decisions; 5] = [
             CAPTURED,
             "--exclude",
             "crates/engine/src/replica/maintain/*.rs",
+            "--exclude-re",
+            TAKEN_OVER,
         ],
         targets: &["--lib"],
         tests: SLOW,
+    },
+    // What is done about who had a replica before is seen where there is somebody.
+    Decisions {
+        name: "succession",
+        package: "evertide",
+        which: &[
+            "--re",
+            TAKEN_OVER,
+            // They have mutants of fields there, too.
+            "--exclude",
+            "crates/engine/src/capture/*.rs",
+        ],
+        targets: &["--lib", "--test=replicate"],
+        tests: &[
+            "replica::succession",
+            "replica::doubt",
+            "writers::",
+            "review::",
+            "restarts::",
+            "failures::",
+        ],
     },
     // What a store does with what is asked of it is seen in the lives of replicas.
     Decisions {
@@ -88,6 +111,7 @@ const SLOW: &[&str] = &[
     "--skip=restore::v3::unpack::",
 ];
 
+const TAKEN_OVER: &str = "succession.rs.* Replica::";
 const CAPTURED: &str = "crates/engine/src/capture/segment.rs";
 
 /// Address space of each process: a mutant that reads without a bound would take the whole machine's memory.

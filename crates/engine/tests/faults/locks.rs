@@ -497,7 +497,7 @@ async fn a_file_that_is_closed_by_hand_at_any_operation_is_named_with_that_opera
 }
 
 /// No lock is missing at any operation, whichever of these fails.
-async fn whichever_operation_fails(course: Course, all_up_to: [u64; 2]) {
+async fn whichever_operation_fails(course: Course, fault: Fault, all_up_to: [u64; 2]) {
     let mut plans = Vec::new();
     for (history, all_up_to) in [History::None, History::Outdated]
         .into_iter()
@@ -507,14 +507,7 @@ async fn whichever_operation_fails(course: Course, all_up_to: [u64; 2]) {
         let total = run(clean, None).await.unwrap().operations;
         let mut operations = some_of(all_up_to.min(total), total);
         operations.push(total * 10);
-        for fault in [Fault::Once, Fault::Forever] {
-            let failing = |n: &u64| Plan {
-                n: *n,
-                fault,
-                ..clean
-            };
-            plans.extend(operations.iter().map(failing));
-        }
+        plans.extend(operations.into_iter().map(|n| Plan { n, fault, ..clean }));
     }
     let runs = stream::iter(plans).map(|plan| run(plan, None));
     let runs: Vec<_> = runs.buffered(PARALLEL).collect().await;
@@ -533,7 +526,11 @@ async fn whichever_operation_fails(course: Course, all_up_to: [u64; 2]) {
     );
     // How many operations there are depends on how quick everything is.
     assert!(tripped * 4 >= runs.len() * 3, "{tripped} faults");
-    assert!(failed * 10 >= tripped, "{failed} errors");
+    // What fails once is done again.
+    assert!(
+        fault == Fault::Once || failed * 2 >= tripped,
+        "{failed} errors"
+    );
     assert!(
         runs.last().is_some_and(|run| !run.tripped),
         "a run is clean"
@@ -542,10 +539,18 @@ async fn whichever_operation_fails(course: Course, all_up_to: [u64; 2]) {
 
 #[tokio::test]
 async fn whichever_operation_of_a_start_or_a_stop_fails_no_lock_is_missing_at_any() {
-    whichever_operation_fails(Course::Short, [u64::MAX, PAGES_COMPARED]).await;
+    for fault in [Fault::Once, Fault::Forever] {
+        whichever_operation_fails(Course::Short, fault, [u64::MAX, PAGES_COMPARED]).await;
+    }
 }
 
 #[tokio::test]
 async fn whichever_operation_fails_of_maintenance_reloads_and_restores_no_lock_is_missing_at_any() {
-    whichever_operation_fails(Course::Whole, [0, 0]).await;
+    whichever_operation_fails(Course::Whole, Fault::Once, [0, 0]).await;
+}
+
+#[tokio::test]
+async fn where_all_fails_from_an_operation_of_maintenance_reloads_and_restores_on_no_lock_is_missing_at_any()
+ {
+    whichever_operation_fails(Course::Whole, Fault::Forever, [0, 0]).await;
 }

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use evertide::ReplicationBuilder;
 use rusqlite::{Connection, ErrorCode, ffi};
 
 use crate::{DEADLINE, Scene, durable, steps::Steps, until};
@@ -108,7 +109,19 @@ const BACKLOG: u32 = 5_000;
 
 #[tokio::test]
 async fn writers_are_held_for_the_last_frames_of_a_wal_and_never_for_all_of_it() {
-    const ROTATE_AT: u32 = 100;
+    held_for_the_last_frames(|builder| builder.rotate_at_frames(100), 400).await;
+}
+
+/// The faster frames come, the larger the WAL gets before it starts over: what writers wait for does not grow with it.
+#[tokio::test]
+async fn writers_are_held_for_the_last_frames_of_a_wal_whose_size_follows_their_speed() {
+    held_for_the_last_frames(|builder| builder, 1_024).await;
+}
+
+async fn held_for_the_last_frames(
+    policy: impl FnOnce(ReplicationBuilder) -> ReplicationBuilder,
+    at_most: u32,
+) {
     let (scene, conn) = Scene::with_rows(20);
     let backlog = BACKLOG * 4_096;
     conn.execute_batch(&format!(
@@ -124,18 +137,18 @@ async fn writers_are_held_for_the_last_frames_of_a_wal_and_never_for_all_of_it()
             conn.execute_batch("INSERT INTO t (b) VALUES (randomblob(500))")
         })
     });
-    let backup = scene.builder().rotate_at_frames(ROTATE_AT).build().unwrap();
+    let backup = policy(scene.builder()).build().unwrap();
     backup.start().await.unwrap();
     let status = until(&backup, |status| {
         status.rotations >= 5 && status.most_frames_in_write_hold > 0
     })
     .await;
-    for writer in writers {
-        assert!(writer.end().0 > 0);
-    }
+    // One of them may get in before the other again and again.
+    let commits = writers.map(|writer| writer.end().0);
+    assert!(commits.iter().sum::<u64>() > 0);
     let most = status.most_frames_in_write_hold;
     eprintln!("at most {most} frames while writers were held");
-    assert!(most <= 4 * ROTATE_AT, "{most} frames");
+    assert!(most <= at_most, "{most} frames");
     backup.stop(DEADLINE).await.unwrap();
     scene.assert_restores();
 }
