@@ -33,6 +33,7 @@ const PARSERS: &[&str] = &[
     "crates/engine/src/restore/v3/unpack.rs",
     "crates/engine/src/restore/v3/wal.rs",
     "crates/engine/src/state/identity.rs",
+    "crates/engine/src/state/leases.rs",
     "crates/engine/src/state/pages.rs",
     "crates/engine/src/state/position.rs",
     "crates/engine/src/state/stage.rs",

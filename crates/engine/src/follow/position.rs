@@ -155,6 +155,18 @@ mod tests {
     }
 
     #[test]
+    fn a_position_of_another_version_is_not_believed() {
+        let text = position().to_text();
+        let (body, _) = text.rsplit_once("checksum ").unwrap();
+        let sealed = |body: &str| format!("{body}checksum {}\n", checksum_of(body));
+        assert_eq!(Position::parse(sealed(body).as_bytes()), Some(position()));
+        let newer = body.replacen("follow 1", "follow 2", 1);
+        assert_eq!(Position::parse(sealed(&newer).as_bytes()), None);
+        let longer = format!("{body}owner 7\n");
+        assert_eq!(Position::parse(sealed(&longer).as_bytes()), None);
+    }
+
+    #[test]
     fn the_copy_is_in_one_of_two_states_or_was_changed_by_somebody_else() {
         let position = position();
         let (before, after) = (state(0xa1, 7), state(0xa2, 9));

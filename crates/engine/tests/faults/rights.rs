@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use evertide::{DatabaseState, DatabaseStatus, Replication};
+use evertide::{DatabaseState, DatabaseStatus, ExistingOutput, Replication, RestoreOptions};
 use evertide_storage::OsDisk;
 
 use crate::{DEADLINE, Restorer, Scene, check_rows, fail::durable, insert};
@@ -61,20 +61,30 @@ async fn the_process_without_rights() {
     assert!(durable(&backup, DEADLINE).await, "{:#?}", backup.status());
     scene.check_restore(Restorer::Own).await.unwrap();
 
-    // The local state.
-    let stage = scene.state().join("ltx/0");
-    allow(&stage, 0o500);
+    // The local state, where captured transactions go, and then all of it.
+    for (folder, mode) in [(scene.state().join("ltx/0"), 0o500), (scene.state(), 0o000)] {
+        allow(&folder, mode);
+        insert(&conn, 3);
+        let status = until(&backup, |status| status.state == DatabaseState::Failing).await;
+        let error = status.error.clone().unwrap();
+        assert!(
+            error.contains("app.db-evertide") && error.contains("ermission"),
+            "{error}"
+        );
+        allow(&folder, 0o700);
+        assert!(durable(&backup, DEADLINE).await, "{:#?}", backup.status());
+        scene.check_restore(Restorer::Own).await.unwrap();
+    }
+
+    // The database, which is open already: its application does not notice, either.
+    allow(&scene.db, 0o000);
     insert(&conn, 3);
-    let status = until(&backup, |status| status.state == DatabaseState::Failing).await;
-    let error = status.error.clone().unwrap();
-    assert!(
-        error.contains("app.db-evertide") && error.contains("ermission"),
-        "{error}"
-    );
-    allow(&stage, 0o700);
     assert!(durable(&backup, DEADLINE).await, "{:#?}", backup.status());
+    allow(&scene.db, 0o600);
     scene.check_restore(Restorer::Own).await.unwrap();
     backup.stop(DEADLINE).await.unwrap();
+
+    restore_without_rights(&scene).await;
 
     // A database that was never open here.
     let folder = scene.dir.join("second");
@@ -95,6 +105,39 @@ async fn the_process_without_rights() {
     second.check_restore(Restorer::Own).await.unwrap();
     backup.stop(DEADLINE).await.unwrap();
     println!("it had its rights again");
+}
+
+/// Where nothing may be written nothing is left, and nothing is taken of what is there.
+async fn restore_without_rights(scene: &Scene) {
+    let folder = scene.dir.join("restored");
+    fs::create_dir(&folder).unwrap();
+    let output = folder.join("app.db");
+    let destination = evertide_storage::Destination::file(&scene.replica).unwrap();
+    let restore = || {
+        let client = destination.connect(Arc::new(OsDisk)).unwrap();
+        let mut options = RestoreOptions::new(client, &output);
+        options.existing = ExistingOutput::Replace;
+        evertide::restore(options)
+    };
+    for old in [None, Some("of before")] {
+        if let Some(old) = old {
+            fs::write(&output, old).unwrap();
+        }
+        allow(&folder, 0o500);
+        let error = restore().await.unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("restored") && error.contains("ermission"),
+            "{error}"
+        );
+        let left = fs::read_dir(&folder).unwrap().count();
+        assert_eq!(left, usize::from(old.is_some()));
+        assert_eq!(fs::read_to_string(&output).ok().as_deref(), old);
+        allow(&folder, 0o700);
+        restore().await.unwrap();
+        assert!(fs::metadata(&output).unwrap().len() > 4_096);
+        fs::remove_file(&output).unwrap();
+    }
 }
 
 /// Runs a test of this file, in a process of its own.
@@ -147,7 +190,7 @@ async fn the_process_that_can_only_read() {
     let destination = evertide_storage::Destination::file(&scene.replica).unwrap();
     let output = Path::new(&dir).join("restored.db");
     let client = destination.connect(Arc::new(OsDisk)).unwrap();
-    evertide::restore(evertide::RestoreOptions::new(client, &output))
+    evertide::restore(RestoreOptions::new(client, &output))
         .await
         .unwrap();
     check_rows(&crate::Restored(output), 6).unwrap();
