@@ -52,7 +52,7 @@ pub use planted::{QuotingServer, planted_secret};
 pub use process::{
     ChildProcess, another_process_can_truncate, another_process_can_write,
     another_process_finds_a_lock_of, another_process_finds_it_open, another_process_finds_locked,
-    another_process_finds_locks_of,
+    another_process_finds_locks_of, has_posix_lock,
 };
 pub use programs::{
     Authority, AzureServer, GcsServer, GoogleHosts, InstallError, NatsServer, RestoreError, S3Kind,

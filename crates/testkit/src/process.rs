@@ -191,6 +191,37 @@ pub fn another_process_finds_locks_of(locks: &[(&Path, u32)]) -> Vec<Option<i32>
     other.owners(locks)
 }
 
+/// Whether this process has a POSIX lock on this byte of a file, whoever else has one there, too: Linux says so of each
+/// open file.
+///
+/// # Panics
+///
+/// When the process cannot be looked at.
+pub fn has_posix_lock(process: u32, file: &Path, byte: u64) -> bool {
+    let process = Path::new("/proc").join(process.to_string());
+    let open = fs::read_dir(process.join("fd")).expect("the process is there");
+    let of_file = open.flatten().filter(|entry| {
+        let opened = fs::read_link(entry.path());
+        opened.is_ok_and(|opened| opened == file)
+    });
+    // Some may be closed just now.
+    of_file.into_iter().any(|entry| {
+        let info = fs::read_to_string(process.join("fdinfo").join(entry.file_name()));
+        info.is_ok_and(|info| info.lines().any(|line| is_posix_lock(line, byte)))
+    })
+}
+
+/// `lock:   1: POSIX  ADVISORY  READ 4711 fe:00:131 1073741826 1073742335`
+fn is_posix_lock(line: &str, byte: u64) -> bool {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let ["lock:", _, "POSIX", .., start, end] = words[..] else {
+        return false;
+    };
+    let first: u64 = start.parse().expect("a number");
+    let last: u64 = end.parse().unwrap_or(u64::MAX);
+    (first..=last).contains(&byte)
+}
+
 /// A process that looks at locks, until it is asked nothing more. It has none itself, so that it may close what it opens.
 struct OtherProcess {
     /// It ends with this one, which closes its standard input.

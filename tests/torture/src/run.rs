@@ -37,6 +37,9 @@ pub struct Options {
     pub keep: bool,
 }
 
+/// Starts of the backup after which each of its forms has come.
+const MANY: u32 = 12;
+
 /// Runs the torture and compares.
 ///
 /// # Errors
@@ -87,9 +90,13 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
     let mut other = OtherSqlite::start(&backup.database, rng.u64(..))?;
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut turn: u32 = 0;
+    let drawn = options.form.is_none() && matches!(options.subject, Subject::Evertide);
     while Instant::now() < end {
         turn += 1;
-        let form = backup.draw_form(rng);
+        let form = match turn {
+            1 if drawn => Form::Inside,
+            _ => backup.draw_form(rng),
+        };
         let mut running = backup.start(form, rng.u64(..))?;
         tally.started(form == Form::Inside);
         let most = end.saturating_duration_since(Instant::now());
@@ -126,6 +133,9 @@ fn write_and_kill(options: &Options, backup: &Backup, rng: &mut fastrand::Rng) -
     tally.wal_generations = wal.stop();
     if tally.writers.transactions == 0 && options.writers > 0 {
         bail!("no writer committed anything, so nothing was tested");
+    }
+    if drawn && turn >= MANY && (tally.starts_inside == 0 || tally.starts_beside == 0) {
+        bail!("the backup never ran inside the application, or never beside it");
     }
     backup.catch_up(rng).context("the last, orderly run")?;
     tally.rows = entries_ever(&backup.database)?;

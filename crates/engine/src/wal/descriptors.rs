@@ -13,7 +13,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     os::unix::fs::MetadataExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
@@ -61,6 +61,9 @@ const LOOKED_AT: usize = 16;
 #[derive(Default)]
 struct Table {
     open: HashMap<(FileId, Access), Vec<Arc<File>>>,
+    /// Those of which it could not be told which files they are, by the path they were opened with. They are not closed,
+    /// either, and asked again before any other is opened there.
+    unnamed: HashMap<(PathBuf, Access), File>,
     /// Files that somebody here was done with, and that may be deleted, now or later.
     let_go: VecDeque<FileId>,
 }
@@ -70,6 +73,9 @@ static TABLE: LazyLock<Mutex<Table>> = LazyLock::new(Mutex::default);
 /// The process's descriptor of the file at `path`, and the name of that file.
 pub(crate) fn open(path: &Path, access: Access) -> io::Result<(Arc<File>, FileId)> {
     let mut table = TABLE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(file) = table.unnamed.remove(&(path.to_owned(), access)) {
+        table.keep(path, access, file)?;
+    }
     if let Some(id) = FileId::of(path)?
         && let Some(file) = table
             .open
@@ -80,12 +86,8 @@ pub(crate) fn open(path: &Path, access: Access) -> io::Result<(Arc<File>, FileId
     }
     table.close_deleted();
     let write = access == Access::ReadWrite;
-    let file = Arc::new(OpenOptions::new().read(true).write(write).open(path)?);
-    let id = FileId::from(&file.metadata()?);
-    let files = table.open.entry((id, access)).or_default();
-    // The path may have changed hands since it was looked at: even then nothing is closed.
-    files.push(Arc::clone(&file));
-    Ok((Arc::clone(files.first().unwrap_or(&file)), id))
+    let file = OpenOptions::new().read(true).write(write).open(path)?;
+    table.keep(path, access, file)
 }
 
 /// Somebody here is done with a file. It is closed when it has been deleted and nobody else in this process has it open.
@@ -100,6 +102,22 @@ pub(crate) fn let_go(files: [FileId; 2]) {
 }
 
 impl Table {
+    /// Keeps a file that was just opened.
+    fn keep(&mut self, path: &Path, access: Access, file: File) -> io::Result<(Arc<File>, FileId)> {
+        let id = match file.metadata() {
+            Ok(metadata) => FileId::from(&metadata),
+            Err(error) => {
+                self.unnamed.insert((path.to_owned(), access), file);
+                return Err(error);
+            }
+        };
+        let file = Arc::new(file);
+        let files = self.open.entry((id, access)).or_default();
+        // The path may have changed hands since it was looked at: even then nothing is closed.
+        files.push(Arc::clone(&file));
+        Ok((Arc::clone(files.first().unwrap_or(&file)), id))
+    }
+
     fn close_deleted(&mut self) {
         for _ in 0..LOOKED_AT.min(self.let_go.len()) {
             let Some(id) = self.let_go.pop_front() else {

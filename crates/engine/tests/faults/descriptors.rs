@@ -200,6 +200,20 @@ async fn follow_on(scene: &Scene, conn: &Connection, backup: &Replication, free:
     undisturbed && failed.is_empty()
 }
 
+/// Stops, with a commit that is not captured yet, while only so many descriptors are free; whether that could be done.
+/// What could not is said, and done by the next start.
+async fn stop(scene: &Scene, conn: &Connection, backup: &Replication, free: usize) -> bool {
+    insert(conn, 1);
+    let hoarded = hoard(free);
+    let stopped = backup.stop(PATIENCE).await;
+    drop(hoarded);
+    match &stopped {
+        Ok(()) => scene.check_restore(Restorer::Own).await.unwrap(),
+        Err(error) => assert!(!error.to_string().is_empty()),
+    }
+    stopped.is_ok()
+}
+
 fn assert_whole(database: &Path) {
     let conn = Connection::open(database).unwrap();
     let check: String = conn
@@ -254,6 +268,7 @@ async fn the_process_without_descriptors() {
         let done = durable(&backup, PATIENCE).await;
         let read = read(&scene, &folder).await;
         drop(hoarded);
+        assert!(another_process_finds_it_open(&scene.db), "{free} left");
         let copy = folder.join("copy.db");
         // Also where its folder could not be opened to make it durable.
         if copy.exists() {
@@ -272,11 +287,14 @@ async fn the_process_without_descriptors() {
         );
         scene.check_restore(Restorer::Own).await.unwrap();
         let reloaded = reload(&scene, &conn, &backup, free).await;
+        assert!(another_process_finds_it_open(&scene.db), "{free} left");
         let followed = follow_on(&scene, &conn, &backup, free).await;
-        backup.stop(DEADLINE).await.unwrap();
+        assert!(another_process_finds_it_open(&scene.db), "{free} left");
+        let stopped = stop(&scene, &conn, &backup, free).await;
+        assert!(another_process_finds_it_open(&scene.db), "{free} left");
         disturbed[0] += usize::from(!reloaded);
         disturbed[1] += usize::from(!followed);
-        if started.is_ok() && done && read && reloaded && followed {
+        if started.is_ok() && done && read && reloaded && followed && stopped {
             break;
         }
         free += 1;

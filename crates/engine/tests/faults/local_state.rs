@@ -254,13 +254,15 @@ fn path(state: &Path, file: File) -> PathBuf {
     }
 }
 
-/// Both position records, intact, with the magic number of a later version; an identity, intact, with the number of
-/// one; of an LTX file, its first bytes; of a table, which has neither, an entry of another shape.
+/// Both position records, intact, with the magic number of a later version; an identity or leases, intact, with the
+/// number of one; of an LTX file, that of its first bytes; of a table, which has none, an entry of another shape.
 fn make_newer(content: &mut Vec<u8>, file: File) {
     match file {
         File::Position => {}
-        File::Identity => return *content = newer_identity(content),
-        _ => return content[3] ^= 1,
+        File::Identity => return *content = newer_text(content, "identity"),
+        File::Leases => return *content = newer_text(content, "leases"),
+        File::Pages => return content[3] ^= 1,
+        _ => return content[..4].copy_from_slice(b"LTX2"),
     }
     for at in RECORDS {
         let record = content[at..].first_chunk_mut().unwrap();
@@ -269,14 +271,18 @@ fn make_newer(content: &mut Vec<u8>, file: File) {
     }
 }
 
-/// The identity with the number of a later version, and the checksum that belongs to it.
-fn newer_identity(content: &[u8]) -> Vec<u8> {
+/// A file of text with the number of a later version, and the checksum that belongs to it.
+fn newer_text(content: &[u8], what: &str) -> Vec<u8> {
     let text = std::str::from_utf8(content).unwrap();
-    let (body, _) = text.split_once("crc ").unwrap();
-    let body = body.replacen("identity 1", "identity 2", 1);
-    assert_ne!(text.split_once("crc ").unwrap().0, body);
-    let checksum = Checksum::page(Pgno::FIRST, body.as_bytes());
-    format!("{body}crc {checksum}\n").into_bytes()
+    let (body, _) = text.rsplit_once("crc ").unwrap();
+    let sealed = |body: &str| {
+        let checksum = Checksum::page(Pgno::FIRST, body.as_bytes());
+        format!("{body}crc {checksum}\n")
+    };
+    assert_eq!(sealed(body), text);
+    let newer = body.replacen(&format!("{what} 1"), &format!("{what} 2"), 1);
+    assert_ne!(newer, body);
+    sealed(&newer).into_bytes()
 }
 
 /// Where the two records of a position file are, and what is in each.

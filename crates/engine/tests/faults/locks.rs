@@ -326,15 +326,19 @@ impl Asking<'_> {
         let output = self.scene.dir.join("restored.db");
         let good = options(&output);
         let onto_the_database = options(&self.scene.db);
-        let mut impossible = options(&output);
-        impossible.existing = ExistingOutput::Replace;
-        impossible.target = RestoreTarget::Txid(Txid::new(999));
+        let [impossible, impossible_onto_it] = [&output, &self.scene.db].map(|output| {
+            let mut options = options(output);
+            options.existing = ExistingOutput::Replace;
+            options.target = RestoreTarget::Txid(Txid::new(999));
+            options
+        });
         self.begins("a restore");
         let restored = restore(good).await;
         self.ended(restored);
         for (what, options) in [
             ("a restore that is refused", onto_the_database),
             ("a restore that fails", impossible),
+            ("one onto the database that fails", impossible_onto_it),
         ] {
             self.begins(what);
             let failed = restore(options).await.err().ok_or("it did not fail");
@@ -471,6 +475,7 @@ async fn at_no_operation_of_a_backup_that_starts_compacts_drills_reloads_restore
             ("a restore", "rename_noreplace"),
             ("a restore that is refused", "metadata"),
             ("a restore that fails", "read_dir"),
+            ("one onto the database that fails", "read_dir"),
             ("the stop", "rename"),
         ] {
             let seen = at(during);

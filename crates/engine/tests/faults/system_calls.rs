@@ -15,12 +15,12 @@ use std::{
 
 use evertide::Replication;
 use evertide_storage::{Fault, OsDisk};
-use evertide_testkit::{Action, Call, Traced, wait_to_be_traced};
+use evertide_testkit::{Action, Call, Traced, has_posix_lock, wait_to_be_traced};
 use nix::errno::Errno;
 use rusqlite::Connection;
 
 use crate::{
-    DEADLINE, Restorer, Scene,
+    DEADLINE, Restorer, Scene, count,
     fail::{durable, start},
     insert, start_wal_over_unwatched,
 };
@@ -29,6 +29,8 @@ use crate::{
 const DIR: &str = "EVERTIDE_FAULTS_DIR";
 /// Set where what fails stays like that.
 const FOREVER: &str = "EVERTIDE_FAULTS_FOREVER";
+/// Set where a part of the application is in that process, too.
+const BESIDE: &str = "EVERTIDE_FAULTS_BESIDE";
 /// Processes at a time: they wait more than they work.
 const PARALLEL: usize = 8;
 const OFFICIAL_EVERY: u64 = 12;
@@ -36,6 +38,11 @@ const OFFICIAL_EVERY: u64 = 12;
 const SAMPLES: usize = 2;
 /// How long a process waits for what fails for ever.
 const PATIENCE: Duration = Duration::from_millis(150);
+
+/// `SHARED_FIRST` of SQLite, in the database file: who has it open.
+const SHARED: u64 = 0x4000_0002;
+/// Of the wal-index: who uses it. Without it the next one to come makes it anew.
+const IN_USE: u64 = 128;
 
 /// The kinds of calls that fail. SQLite itself keeps a lock for good that it could not let go of, and nothing beside it
 /// can help: its own [`Action::Unlock`] is not among them.
@@ -62,6 +69,8 @@ enum History {
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     history: History,
+    /// Whether a part of the application is in the same process, and has the database open all the time.
+    beside: bool,
     /// The n-th call of this kind, from 1.
     kind: Action,
     n: usize,
@@ -71,9 +80,10 @@ struct Plan {
 }
 
 impl Plan {
-    fn clean(history: History) -> Self {
+    fn clean(history: History, beside: bool) -> Self {
         Self {
             history,
+            beside,
             kind: Action::Open,
             n: usize::MAX,
             fault: Fault::Once,
@@ -169,8 +179,10 @@ async fn the_process_whose_calls_fail() {
         Some(_) => Fault::Forever,
         None => Fault::Once,
     };
-    wait_to_be_traced();
     let scene = Scene::at(dir.as_ref());
+    let beside = std::env::var_os(BESIDE).map(|_| scene.open());
+    assert!(beside.iter().all(|beside| count(beside) > 0));
+    wait_to_be_traced();
     let backup = scene.replication(Arc::new(OsDisk));
     let done = scenario(&backup, fault).await;
     // The process goes on without the backup, and so does the application.
@@ -180,6 +192,7 @@ async fn the_process_whose_calls_fail() {
         Ok(false) => eprintln!("incomplete"),
         Err(what) => panic!("{what}"),
     }
+    drop(beside);
 }
 
 /// The application: does what it is asked for, and answers. Nothing may ever fail here.
@@ -211,6 +224,17 @@ fn application(conn: &Connection, asked: &Receiver<Wanted>, mut answers: ChildSt
     }
 }
 
+/// Whether the application in this process still has the locks of a connection that is open: whatever of the backup
+/// closes one of these files takes them.
+fn check_locks(scene: &Scene, process: u32) -> Result<(), String> {
+    for (file, byte) in [(scene.db.clone(), SHARED), (scene.beside("-shm"), IN_USE)] {
+        if !has_posix_lock(process, &file, byte) {
+            return Err(format!("the lock on {} is lost", file.display()));
+        }
+    }
+    Ok(())
+}
+
 /// How the process ended.
 struct Run {
     /// Calls on the files of SQLite.
@@ -224,6 +248,9 @@ fn replicate(scene: &Scene, conn: Connection, plan: Plan) -> Result<(Run, Connec
     if plan.fault == Fault::Forever {
         environment.push((FOREVER, OsStr::new("1")));
     }
+    if plan.beside {
+        environment.push((BESIDE, OsStr::new("1")));
+    }
     let name = "system_calls::the_process_whose_calls_fail";
     let mut traced = Traced::start(name, &environment);
     let answers = traced.take_stdin().unwrap();
@@ -234,6 +261,7 @@ fn replicate(scene: &Scene, conn: Connection, plan: Plan) -> Result<(Run, Connec
     });
     let files = scene.db.to_str().unwrap();
     let (mut calls, mut complete, mut said) = (Vec::new(), None, Vec::new());
+    let mut lost = Ok(());
     loop {
         let (_, report) = traced.until_a_report(|call| {
             let ours = call.path.to_string_lossy().starts_with(files);
@@ -243,6 +271,9 @@ fn replicate(scene: &Scene, conn: Connection, plan: Plan) -> Result<(Run, Connec
             calls.push(call.clone());
             plan.error(&calls)
         });
+        if plan.beside && report.is_some() {
+            lost = lost.and(check_locks(scene, traced.id()));
+        }
         match report.as_deref() {
             Some("commits, please") => ask.send(Wanted::Commits).unwrap_or_default(),
             Some("a look, please") => ask.send(Wanted::Look).unwrap_or_default(),
@@ -260,6 +291,7 @@ fn replicate(scene: &Scene, conn: Connection, plan: Plan) -> Result<(Run, Connec
             said.join("\n")
         )
     })?;
+    lost.map_err(|what: String| format!("{failed}: {what}"))?;
     match (complete, said.is_empty()) {
         (Some(complete), true) => Ok((Run { calls, complete }, conn)),
         _ => Err(format!("{failed}: {}", said.join("\n"))),
@@ -305,8 +337,8 @@ fn run(plan: Plan) -> Result<Run, String> {
     Ok(run)
 }
 
-/// Some of the calls of each kind that a clean run makes, and all where we let go of locks: those are few.
-fn plans_of(history: History, clean: &[Call], fault: Fault) -> Vec<Plan> {
+/// Some of the calls of each kind that a `clean` run of this plan makes, and all where we let go of locks: those are few.
+fn plans_of(like: Plan, clean: &[Call], fault: Fault) -> Vec<Plan> {
     let given = std::env::var("EVERTIDE_FAULTS").ok();
     let samples = match given.as_deref() {
         Some("all") => usize::MAX,
@@ -316,7 +348,9 @@ fn plans_of(history: History, clean: &[Call], fault: Fault) -> Vec<Plan> {
     let mut plans = Vec::new();
     for kind in KINDS {
         let total = clean.iter().filter(|call| call.action == kind).count();
-        assert!(total > 0, "{kind:?} is not seen");
+        // Who comes later is given what is mapped already.
+        let is_mapped = kind == Action::Map && like.beside;
+        assert!((total > 0) != is_mapped, "{kind:?}: {total}");
         let some = match (kind, fault) {
             (Action::UnlockOpenFile, Fault::Once) => total,
             (Action::UnlockOpenFile, Fault::Forever) => 0,
@@ -329,11 +363,11 @@ fn plans_of(history: History, clean: &[Call], fault: Fault) -> Vec<Plan> {
             let both = [usual, !usual].into_iter();
             let errors = both.take(if samples == usize::MAX { 2 } else { 1 });
             plans.extend(errors.map(|usual| Plan {
-                history,
                 kind,
                 n,
                 fault,
                 usual,
+                ..like
             }));
         }
     }
@@ -343,10 +377,16 @@ fn plans_of(history: History, clean: &[Call], fault: Fault) -> Vec<Plan> {
 /// Has some of the calls fail, in processes side by side.
 fn whichever_fails(fault: Fault) {
     let (mut plans, mut total) = (Vec::new(), 0);
-    for history in [History::None, History::Outdated] {
-        let clean = run(Plan::clean(history)).unwrap();
+    for (history, beside) in [
+        (History::None, false),
+        (History::None, true),
+        (History::Outdated, false),
+        (History::Outdated, true),
+    ] {
+        let like = Plan::clean(history, beside);
+        let clean = run(like).unwrap();
         assert!(clean.complete);
-        plans.extend(plans_of(history, &clean.calls, fault));
+        plans.extend(plans_of(like, &clean.calls, fault));
         total += clean.calls.len();
     }
     let (queue, runs) = (Mutex::new(plans.iter()), Mutex::new(Vec::new()));

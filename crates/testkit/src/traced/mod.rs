@@ -162,6 +162,11 @@ impl Traced {
         traced
     }
 
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// The standard input of the process, for somebody who answers to its reports.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.process.stdin.take()
