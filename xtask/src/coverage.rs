@@ -28,6 +28,7 @@ const PARSERS: &[&str] = &[
     "crates/storage/src/url.rs",
     "crates/storage/src/v3.rs",
     "crates/storage/src/webdav/listing.rs",
+    "crates/engine/src/drill/proof.rs",
     "crates/engine/src/follow/position.rs",
     "crates/engine/src/restore/v3/plan.rs",
     "crates/engine/src/restore/v3/unpack.rs",

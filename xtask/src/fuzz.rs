@@ -99,6 +99,10 @@ const SUITES: &[Suite] = &[
                 "verify::fuzz::no_bytes_are_taken_for_records_that_cannot_be_written_again",
             ),
             (
+                "proofs",
+                "drill::fuzz::no_bytes_are_taken_for_a_proof_that_cannot_be_written_again",
+            ),
+            (
                 "follow",
                 "follow::fuzz::no_bytes_are_taken_for_the_position_of_a_copy_that_cannot_be_written_again",
             ),

@@ -171,7 +171,8 @@ fn test_name(code: &str) -> Option<&str> {
     sentence.then_some(name)
 }
 
-/// The names of all functions below a `#[test]`, `#[tokio::test]` or the like that every run calls.
+/// The names of all functions below a `#[test]`, `#[tokio::test]` or the like that every run calls, and the cases of the
+/// suite for stores, of which a macro makes such functions.
 pub(crate) fn tests_of(root: &Path) -> Result<BTreeSet<String>> {
     let mut files = Vec::new();
     super::collect(root, "rs", &mut files)?;
@@ -186,9 +187,15 @@ pub(crate) fn tests_of(root: &Path) -> Result<BTreeSet<String>> {
 
 fn tests_in(text: &str) -> Vec<String> {
     let mut tests = Vec::new();
-    let (mut is_test, mut is_ignored) = (false, false);
+    let (mut is_test, mut is_ignored, mut is_case) = (false, false, false);
     for line in text.lines().map(str::trim) {
-        if line.starts_with("#[") {
+        if line.starts_with("$crate::conformance!(@cases") {
+            is_case = true;
+        } else if is_case && line.starts_with(')') {
+            is_case = false;
+        } else if is_case {
+            tests.push(line.to_owned());
+        } else if line.starts_with("#[") {
             is_test |= line.contains("test]") || line.contains("test(");
             is_ignored |= line.starts_with("#[ignore");
         } else if let Some((_, rest)) = line.split_once("fn ") {
@@ -213,6 +220,9 @@ mod tests {
                     #[tokio::test(flavor = \"multi_thread\")]\nasync fn another_of_them() {}\n\
                     fn no_test_here() {}";
         assert_eq!(tests_in(text), ["one_of_them", "another_of_them"]);
+        let text = "        $crate::conformance!(@cases $store;\n            of_two_one_wins\n        );\n    };\n\
+                    fn no_test_here() {}";
+        assert_eq!(tests_in(text), ["of_two_one_wins"]);
     }
 
     #[test]

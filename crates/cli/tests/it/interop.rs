@@ -158,6 +158,8 @@ pub(crate) fn what_litestream_0_3_wrote_we_restore(store: &Store, replica: &str)
     official.terminate(PATIENCE).unwrap();
     drop(database);
     store.ok(&["verify", "--deep", url]);
+    std::thread::sleep(Duration::from_millis(1_100)); // a listing may have whole seconds
+    let before = jiff::Timestamp::now().to_string();
 
     // The disk is lost: nothing new is begun where there is a backup.
     for file in ["app.db", "app.db-wal", "app.db-shm"] {
@@ -176,4 +178,7 @@ pub(crate) fn what_litestream_0_3_wrote_we_restore(store: &Store, replica: &str)
     store.ok(&["replicate", "--once", "app.db", url]);
     store.ok(&["restore", url, "-o", "ours.db"]);
     assert_eq!(place.rows("ours.db"), 8);
+    // What is older is still there, as Litestream 0.3 wrote it.
+    store.ok(&["restore", url, "-o", "older.db", "--timestamp", &before]);
+    assert_eq!(place.rows("older.db"), 7);
 }

@@ -23,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(4);
 const MOST_WAKE_UPS: u64 = 3;
 
 /// In KiB, for each database, in a build without optimisation.
-const MOST_MEMORY: u64 = 400;
+const MOST_MEMORY: u64 = 320;
 
 /// In KiB, whatever the number of databases.
 const BASE_MEMORY: u64 = 64 << 10;

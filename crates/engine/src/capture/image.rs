@@ -432,6 +432,38 @@ mod tests {
         wal::{WalIndex, protocol::Held},
     };
 
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "not a live database")]
+    fn an_image_passes_over_the_page_of_the_lock_bytes_at_every_page_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, wal) = (dir.path().join("app.db"), dir.path().join("app.db-wal"));
+        File::create(&wal).unwrap();
+        for power in 9..=16 {
+            let size = PageSize::new(1 << power).unwrap();
+            let lock = size.lock_page().get();
+            let database = File::create(&path).unwrap();
+            database
+                .set_len(u64::from(lock + 2) * u64::from(size.get()))
+                .unwrap();
+            let mut chosen = PageSet::default();
+            (lock - 2..=lock + 2).for_each(|pgno| chosen.insert(pgno));
+            let image = Image {
+                database: Arc::new(File::open(&path).unwrap()),
+                wal: WalFile::open(&OsDisk, &wal).unwrap(),
+                newest: BTreeMap::new(),
+                header: Header::new(size, lock + 2, Txid::new(1), Txid::new(1)),
+                chosen: Some(chosen),
+            };
+            let mut pages = Vec::new();
+            let read = image.for_each_page(|pgno, _| {
+                pages.push(pgno.get());
+                Ok::<_, io::Error>(())
+            });
+            read.unwrap();
+            assert_eq!(pages, [lock - 2, lock - 1, lock + 1, lock + 2], "{size:?}");
+        }
+    }
+
     /// SQLite before 3.51.3 would have it write frames of the wrong generation.
     #[test]
     fn a_stop_does_not_let_a_checkpointer_from_before_a_reset_go_on() {

@@ -394,3 +394,29 @@ impl TableBuilder {
         Ok(self.table)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use evertide_storage::OsDisk;
+
+    use super::*;
+
+    #[test]
+    fn pages_that_are_passed_over_count_zero() {
+        let dir = tempfile::tempdir().unwrap();
+        let entry = |page: u64| PageEntry {
+            checksum: page,
+            changed: Txid::new(page),
+        };
+        let mut table = TableBuilder::new(&OsDisk, dir.path().join("pages")).unwrap();
+        for page in [1, 2, 4] {
+            table.push(page, entry(page.into())).unwrap();
+        }
+        let table = table.finish(5).unwrap();
+        let mut found = Vec::new();
+        let all = table.read_entries(1, 5, |_, entry| found.push(entry));
+        assert!(all.unwrap());
+        let none = PageEntry::default();
+        assert_eq!(found, [entry(1), entry(2), none, entry(4), none]);
+    }
+}

@@ -4,6 +4,8 @@
 //! those of [`verify`](crate::verify()). One drill runs at a time in a process, whatever it replicates, and
 //! is given up after a time; it delays no upload, and a stop ends it at once.
 
+#[cfg(test)]
+mod fuzz;
 mod gauges;
 mod proof;
 #[cfg(test)]

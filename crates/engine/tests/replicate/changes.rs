@@ -123,6 +123,33 @@ async fn a_replaced_database_is_re_based() {
     goes_on_re_based(&scene, &backup).await;
 }
 
+#[tokio::test]
+async fn a_database_replaced_by_its_copy_of_another_page_size_gets_a_new_snapshot() {
+    let (scene, conn) = Scene::with_rows(50);
+    let backup = scene.start().await;
+    durable(&backup).await;
+    let copy = scene.dir.path().join("new.db");
+    // Of a database with a WAL the pages get another size in a copy only.
+    conn.execute_batch(&format!(
+        "PRAGMA page_size = 512; VACUUM INTO '{}'",
+        copy.display()
+    ))
+    .unwrap();
+    drop(conn);
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+    }
+    std::fs::rename(&copy, &scene.db).unwrap();
+    until(&backup, |status| {
+        status.page_size == 512 && status.replicas[0].snapshots == 2
+    })
+    .await;
+    insert(&scene.open(), 1);
+    durable(&backup).await;
+    scene.assert_restores();
+    backup.stop(DEADLINE).await.unwrap();
+}
+
 /// An application may make its database anew each night.
 #[tokio::test]
 async fn databases_that_were_replaced_take_no_room_and_no_descriptors() {

@@ -13,6 +13,8 @@ const MODES: [&str; 4] = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"];
 /// How an application writes.
 #[derive(Clone, Copy, Debug)]
 enum Load {
+    /// A row every now and then.
+    Rare,
     /// A row at a time.
     Steady,
     /// Some 700 pages at a time, many times what makes the WAL start over, and then nothing for a while.
@@ -22,6 +24,7 @@ enum Load {
 impl Load {
     fn start(self, conn: Connection) -> Repeated {
         let (sql, pause) = match self {
+            Self::Rare => ("INSERT INTO t (b) VALUES (randomblob(500))", 100),
             Self::Steady => ("INSERT INTO t (b) VALUES (randomblob(500))", 1),
             Self::Bursts => (
                 "BEGIN; INSERT INTO t (b) SELECT randomblob(3000) FROM t LIMIT 400;
@@ -49,7 +52,7 @@ async fn checkpoint(conn: &Connection, mode: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_checkpoint_of_the_application_costs_a_snapshot_whatever_the_load() {
-    for load in [Load::Steady, Load::Bursts] {
+    for load in [Load::Rare, Load::Steady, Load::Bursts] {
         let (scene, conn) = Scene::with_rows(0);
         for _ in 0..500 {
             conn.execute("INSERT INTO t (b) VALUES (randomblob(3000))", [])
