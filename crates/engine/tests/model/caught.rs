@@ -9,8 +9,8 @@ use super::{
     sqlite::{Role, Version},
     state::{At, CaptureAt, Image, Mode, State},
     world::{
-        Check, IMAGE_STANDS, NO_FOREIGN_WRITE, NO_GAP, NOTHING_INVENTED, NOTHING_LOST, ONE_RESET,
-        PROGRESS, SQLITE_KEEPS, Situation, World,
+        A_LOCK_IS_HELD, Check, IMAGE_STANDS, NO_FOREIGN_WRITE, NO_GAP, NO_RESET_UNDER_PIN,
+        NOTHING_INVENTED, NOTHING_LOST, ONE_RESET, PROGRESS, SQLITE_KEEPS, Situation, World,
     },
 };
 
@@ -53,6 +53,14 @@ fn two_resets_before_the_pin_is_back_are_caught() {
     is_caught("guard gone before pin", ONE_RESET, world);
     let world = mutated(Version::Fixed, Mutation::PinGoneBeforeGuard);
     is_caught("pin gone before guard", ONE_RESET, world);
+}
+
+#[test]
+fn a_moment_without_either_lock_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::PinGoneBeforeGuard);
+    is_caught("pin gone before guard", A_LOCK_IS_HELD, world);
+    let world = mutated(Version::Fixed, Mutation::GuardGoneBeforePin);
+    is_caught("guard gone before pin", A_LOCK_IS_HELD, world);
 }
 
 #[test]
@@ -125,7 +133,8 @@ fn pinning_the_slot_a_checkpoint_waits_for_is_caught() {
 #[test]
 fn putting_the_brake_on_the_slot_of_the_pin_is_caught() {
     let world = mutated(Version::Fixed, Mutation::BrakeOnPin).braking();
-    is_caught("brake on the pin", NOTHING_LOST, world);
+    is_caught("brake on the pin", NOTHING_LOST, world.clone());
+    is_caught("brake on the pin", NO_RESET_UNDER_PIN, world);
 }
 
 #[test]
