@@ -504,7 +504,8 @@ impl Sqlite<'_> {
     pub(crate) fn crash(&mut self, halfway: bool) -> bool {
         let at = self.me().at;
         // SQLite does not survive a crash between the two halves of `walRestartHdr`: `nBackfill`
-        // stays larger than `mxFrame` in a valid header (docs/protocol.md, residual risks).
+        // stays larger than `mxFrame` in a valid header (docs/protocol.md, residual risks). When all
+        // die the index is made anew, and it does.
         if matches!(at, At::Idle | At::RestartInfo | At::TruncateInfo) {
             return false;
         }

@@ -4,6 +4,7 @@ use stateright::{Model, Property};
 
 use super::{
     capture::{Engine, Mutation},
+    closing::UNINITIALISED,
     progress,
     protocol::Resume,
     resume::resumes,
@@ -248,18 +249,12 @@ impl World {
         let Some(less) = s.budget.power_losses.checked_sub(1) else {
             return false;
         };
-        if s.connections
-            .iter()
-            .any(|c| matches!(c.at, At::RestartInfo | At::TruncateInfo))
-        {
-            return false; // the index is gone, but see `Sqlite::crash`: keep the two alike
-        }
         s.budget.power_losses = less;
         self.engine(s).crash();
         for who in 0..CONNECTIONS {
             self.sqlite(s, who).gone();
         }
-        s.index.torn = true;
+        s.index = UNINITIALISED;
         true
     }
 
