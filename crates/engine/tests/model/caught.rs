@@ -263,6 +263,14 @@ const BRAKED: &[Situation] = &[("a checkpoint waits for the brake", |_, s| {
     checkpointer.at == At::CkptAwaitMark && s.capture.brake != 0 && s.capture.at == CaptureAt::Idle
 })];
 
+const PROBED: &[Situation] = &[(
+    "a reader that looks for a recovery is in the way of one",
+    |_, s| {
+        let at = |wanted| s.connections.iter().any(|c| c.at == wanted);
+        at(At::ProbeEnd) && at(At::RecoverLocks)
+    },
+)];
+
 #[test]
 fn the_model_reaches_the_situations_the_protocol_is_about() {
     let world = |bounds| World::new(Version::Before3513, bounds).modes(&SOME_MODES);
@@ -271,6 +279,7 @@ fn the_model_reaches_the_situations_the_protocol_is_about() {
         SITUATIONS,
     );
     reaches(world(budget(2, 2).crashes(2)), UNDONE);
+    reaches(world(budget(2, 1).crashes(1)).with(Role::Writer), PROBED);
     reaches(world(budget(2, 2)).braking().modes(&[Mode::Full]), BRAKED);
     let bounds = budget(2, 0).closes(2).capture_crashes(1);
     reaches(world(bounds).with_a_writer_only(), CLOSED);
