@@ -9,8 +9,8 @@ use super::{
     sqlite::{Role, Version},
     state::{At, CaptureAt, Image, Mode, State},
     world::{
-        Check, IMAGE_STANDS, NO_FOREIGN_WRITE, NO_GAP, NOTHING_INVENTED, NOTHING_LOST, ONE_RESET,
-        PROGRESS, SQLITE_KEEPS, Situation, World,
+        A_LOCK_IS_HELD, Check, IMAGE_STANDS, NO_FOREIGN_WRITE, NO_GAP, NO_RESET_UNDER_PIN,
+        NOTHING_INVENTED, NOTHING_LOST, ONE_RESET, PROGRESS, SQLITE_KEEPS, Situation, World,
     },
 };
 
@@ -53,6 +53,14 @@ fn two_resets_before_the_pin_is_back_are_caught() {
     is_caught("guard gone before pin", ONE_RESET, world);
     let world = mutated(Version::Fixed, Mutation::PinGoneBeforeGuard);
     is_caught("pin gone before guard", ONE_RESET, world);
+}
+
+#[test]
+fn a_moment_without_either_lock_is_caught() {
+    let world = mutated(Version::Fixed, Mutation::PinGoneBeforeGuard);
+    is_caught("pin gone before guard", A_LOCK_IS_HELD, world);
+    let world = mutated(Version::Fixed, Mutation::GuardGoneBeforePin);
+    is_caught("guard gone before pin", A_LOCK_IS_HELD, world);
 }
 
 #[test]
@@ -125,7 +133,8 @@ fn pinning_the_slot_a_checkpoint_waits_for_is_caught() {
 #[test]
 fn putting_the_brake_on_the_slot_of_the_pin_is_caught() {
     let world = mutated(Version::Fixed, Mutation::BrakeOnPin).braking();
-    is_caught("brake on the pin", NOTHING_LOST, world);
+    is_caught("brake on the pin", NOTHING_LOST, world.clone());
+    is_caught("brake on the pin", NO_RESET_UNDER_PIN, world);
 }
 
 #[test]
@@ -254,6 +263,14 @@ const BRAKED: &[Situation] = &[("a checkpoint waits for the brake", |_, s| {
     checkpointer.at == At::CkptAwaitMark && s.capture.brake != 0 && s.capture.at == CaptureAt::Idle
 })];
 
+const PROBED: &[Situation] = &[(
+    "a reader that looks for a recovery is in the way of one",
+    |_, s| {
+        let at = |wanted| s.connections.iter().any(|c| c.at == wanted);
+        at(At::ProbeEnd) && at(At::RecoverLocks)
+    },
+)];
+
 #[test]
 fn the_model_reaches_the_situations_the_protocol_is_about() {
     let world = |bounds| World::new(Version::Before3513, bounds).modes(&SOME_MODES);
@@ -262,6 +279,7 @@ fn the_model_reaches_the_situations_the_protocol_is_about() {
         SITUATIONS,
     );
     reaches(world(budget(2, 2).crashes(2)), UNDONE);
+    reaches(world(budget(2, 1).crashes(1)).with(Role::Writer), PROBED);
     reaches(world(budget(2, 2)).braking().modes(&[Mode::Full]), BRAKED);
     let bounds = budget(2, 0).closes(2).capture_crashes(1);
     reaches(world(bounds).with_a_writer_only(), CLOSED);

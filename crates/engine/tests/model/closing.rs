@@ -66,7 +66,7 @@ impl Sqlite<'_> {
     }
 }
 
-const UNINITIALISED: Index = Index {
+pub(super) const UNINITIALISED: Index = Index {
     header: super::state::NO_HEADER,
     torn: true,
     backfilled: 0,

@@ -216,6 +216,8 @@ fn every_checkpoint_and_transaction_ends_and_the_wal_starts_over() {
         let bounds = bounds(budget(1, 1), budget(2, 1)).reads(1);
         let reader = world(version, bounds).with(Role::Reader);
         holds("progress with a reader", reader.modes(&[Mode::Full]));
+        let writers = world(version, budget(2, 1)).with(Role::Writer);
+        holds("progress with a second writer", writers.modes(&SOME_MODES));
     }
 }
 

@@ -81,8 +81,11 @@ impl Sqlite<'_> {
             At::TruncateInfo => self.reset_info(At::TruncateFile),
             At::TruncateFile => self.truncate_file(),
             At::Recover => self.recover(),
+            At::RecoverLocks => self.recover_locks(),
             At::RecoverHeader => self.recover_header(),
             At::RecoverInfo => self.recover_info(),
+            At::Probe => self.probe(),
+            At::ProbeEnd => self.probe_end(),
         }
     }
 
@@ -433,17 +436,54 @@ impl Sqlite<'_> {
         }
     }
 
-    // ---- walIndexRecover
+    // ---- walIndexReadHdr of a torn header, walIndexRecover
 
     fn recover(&mut self) -> bool {
-        let locks = &mut self.s.locks;
-        if !locks.write.try_exclusive(self.who) || !locks.ckpt.try_exclusive(self.who) {
-            return self.end(); // BUSY
+        if !self.s.locks.write.try_exclusive(self.who) {
+            return self.recovery_is_busy();
         }
         if !self.s.index.torn {
             return self.recovered();
         }
+        self.go(At::RecoverLocks)
+    }
+
+    fn recover_locks(&mut self) -> bool {
+        if !self.s.locks.try_recovery(self.who) {
+            return self.recovery_is_busy();
+        }
         self.go(At::RecoverHeader)
+    }
+
+    /// A checkpoint ends with BUSY; a reader looks whether somebody recovers.
+    fn recovery_is_busy(&mut self) -> bool {
+        if self.checkpoints() {
+            return self.end();
+        }
+        self.s.locks.write.release(self.who);
+        self.go(At::Probe)
+    }
+
+    /// BUSY_RECOVERY, or once more from the beginning.
+    fn probe(&mut self) -> bool {
+        if !self.s.locks.recover.try_shared(self.who) {
+            return self.end();
+        }
+        self.go(At::ProbeEnd)
+    }
+
+    fn probe_end(&mut self) -> bool {
+        if self.opens_for_us() {
+            return self.end(); // it is begun anew
+        }
+        self.s.locks.recover.release(self.who);
+        self.go(At::ReadHeader)
+    }
+
+    /// Whether it reads the header for a checkpoint, not to read.
+    fn checkpoints(&self) -> bool {
+        let checkpointer = self.role == Role::Checkpointer && !self.opens_for_us();
+        checkpointer || self.is_closing()
     }
 
     fn recover_header(&mut self) -> bool {
@@ -470,7 +510,8 @@ impl Sqlite<'_> {
         if self.opens_for_us() {
             return self.end();
         }
-        if self.role == Role::Checkpointer || self.is_closing() {
+        self.s.locks.recover.release(self.who);
+        if self.checkpoints() {
             if self.me().mode == Mode::Passive {
                 self.s.locks.write.release(self.who);
             }
@@ -504,7 +545,8 @@ impl Sqlite<'_> {
     pub(crate) fn crash(&mut self, halfway: bool) -> bool {
         let at = self.me().at;
         // SQLite does not survive a crash between the two halves of `walRestartHdr`: `nBackfill`
-        // stays larger than `mxFrame` in a valid header (docs/protocol.md, residual risks).
+        // stays larger than `mxFrame` in a valid header (docs/protocol.md, residual risks). When all
+        // die the index is made anew, and it does.
         if matches!(at, At::Idle | At::RestartInfo | At::TruncateInfo) {
             return false;
         }

@@ -75,11 +75,14 @@ impl Lock {
     }
 }
 
-/// The lock bytes. RECOVER is left out: it is only ever taken together with WRITE and CKPT.
+/// The lock bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub(crate) struct Locks {
     pub(crate) write: Lock,
     pub(crate) ckpt: Lock,
+    /// Exclusive in a recovery, beside WRITE and CKPT; shared for a moment by a reader that could
+    /// not recover, to see whether somebody else does.
+    pub(crate) recover: Lock,
     pub(crate) read: [Lock; SLOTS],
     /// On the database file: shared by every open connection, exclusive for the closing of the
     /// last. Only where connections open and close ([`super::closing`]).
@@ -99,10 +102,17 @@ impl Locks {
         self.read[1..].iter_mut().for_each(|lock| lock.release(who));
     }
 
+    /// CKPT and RECOVER, which are next to each other, in one call; or nothing.
+    pub(crate) fn try_recovery(&mut self, who: usize) -> bool {
+        let free = self.ckpt.is_free_for(who) && self.recover.is_free_for(who);
+        free && self.ckpt.try_exclusive(who) && self.recover.try_exclusive(who)
+    }
+
     /// All but the one on the database file.
     pub(crate) fn release_all(&mut self, who: usize) {
         self.write.release(who);
         self.ckpt.release(who);
+        self.recover.release(who);
         self.read.iter_mut().for_each(|lock| lock.release(who));
     }
 }
@@ -247,10 +257,14 @@ pub(crate) enum At {
     // sqlite3WalClose of the last connection, after its checkpoint
     CloseIndex,
     CloseFile,
-    // walIndexRecover
+    // walIndexReadHdr of a torn header, walIndexRecover
     Recover,
+    RecoverLocks,
     RecoverHeader,
     RecoverInfo,
+    // walTryBeginRead, where that was BUSY
+    Probe,
+    ProbeEnd,
 }
 
 /// A connection of SQLite's and the variables it keeps between steps.

@@ -4,6 +4,7 @@ use stateright::{Model, Property};
 
 use super::{
     capture::{Engine, Mutation},
+    closing::UNINITIALISED,
     progress,
     protocol::Resume,
     resume::resumes,
@@ -38,8 +39,8 @@ pub(crate) enum Event {
     CapturePace,
     /// We stop waiting for a checkpointer, or break a round off.
     CaptureGivesUp,
-    /// We die.
-    CaptureCrash,
+    /// We die; halfway through a step of our connection, or before it.
+    CaptureCrash(bool),
     /// Every process dies and the wal-index is gone.
     AllCrash,
     /// The machine loses power; frames after so many were never synced, and are lost.
@@ -236,30 +237,24 @@ impl World {
         self.sqlite(s, who).close()
     }
 
-    fn capture_crash(&self, s: &mut State) -> bool {
+    fn capture_crash(&self, s: &mut State, halfway: bool) -> bool {
         let Some(less) = s.budget.capture_crashes.checked_sub(1) else {
             return false;
         };
         s.budget.capture_crashes = less;
-        self.engine(s).crash()
+        (!halfway || self.sqlite(s, OWN).crash(true)) && self.engine(s).crash()
     }
 
     fn all_crash(&self, s: &mut State) -> bool {
         let Some(less) = s.budget.power_losses.checked_sub(1) else {
             return false;
         };
-        if s.connections
-            .iter()
-            .any(|c| matches!(c.at, At::RestartInfo | At::TruncateInfo))
-        {
-            return false; // the index is gone, but see `Sqlite::crash`: keep the two alike
-        }
         s.budget.power_losses = less;
         self.engine(s).crash();
         for who in 0..CONNECTIONS {
             self.sqlite(s, who).gone();
         }
-        s.index.torn = true;
+        s.index = UNINITIALISED;
         true
     }
 
@@ -334,7 +329,7 @@ impl Model for World {
                 events.extend(images.into_iter().chain([Event::ImageEnds]));
             }
             if s.budget.capture_crashes > 0 {
-                events.push(Event::CaptureCrash);
+                events.extend([false, true].map(Event::CaptureCrash));
             }
         }
         if s.budget.power_losses > 0 {
@@ -361,7 +356,7 @@ impl Model for World {
             Event::ImageEnds => self.engine(s).end_image(),
             Event::CapturePace => self.engine(s).change_pace(),
             Event::CaptureGivesUp => self.engine(s).give_up(),
-            Event::CaptureCrash => self.capture_crash(s),
+            Event::CaptureCrash(halfway) => self.capture_crash(s, halfway),
             Event::AllCrash => self.all_crash(s),
             Event::PowerLoss(kept) => self.power_loss(s, kept, u8::MAX),
             Event::PowerLossOfOne(kept) => self.power_loss(s, kept, 1),
