@@ -91,8 +91,11 @@ pub(super) fn decode(content: &[u8]) -> Option<DrillProof> {
     })
 }
 
-fn time(milliseconds: &str) -> Option<SystemTime> {
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds.parse().ok()?))
+fn time(text: &str) -> Option<SystemTime> {
+    let since = Duration::from_millis(text.parse().ok()?);
+    let time = SystemTime::UNIX_EPOCH.checked_add(since)?;
+    // One that cannot be written again is no time that anything was proven at.
+    (milliseconds(time).to_string() == text).then_some(time)
 }
 
 #[cfg(test)]
@@ -123,6 +126,9 @@ mod tests {
                 assert_eq!(decode(&content[..at]), None, "cut off at {at}");
             }
         }
+        let last = i64::MAX.to_string();
+        assert_eq!(time(&last).map(milliseconds), Some(i64::MAX));
+        assert_eq!(time(&(u64::MAX - 7).to_string()), None);
         let foreign = sealed("evertide drill 2\nproven\n".to_owned());
         assert_eq!(decode(&foreign), None);
     }
