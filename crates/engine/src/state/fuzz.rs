@@ -5,7 +5,7 @@
 
 use std::{cmp::Ordering, fs, os::unix::fs::MetadataExt, path::Path};
 
-use evertide_ltx::{Checksum, LtxName, PageSize, Pgno, Txid};
+use evertide_ltx::{LtxName, PageSize, Pgno, Txid};
 use evertide_storage::OsDisk;
 use evertide_testkit::Fuzz;
 
@@ -17,7 +17,10 @@ use super::{
     position::{Position, PositionFile, crc_at_the_end},
     stage::Stage,
 };
-use crate::wal::{Salts, WalChecksum};
+use crate::{
+    verify::seal_again,
+    wal::{Salts, WalChecksum},
+};
 
 /// Where the second slot of the position file is, and how long a record.
 const SLOTS: [usize; 2] = [0, 4_096];
@@ -120,14 +123,6 @@ fn no_bytes_are_taken_for_a_position_that_nobody_saved() {
         .assert_reached(&["nothing", "as it was saved", "with another number"], 3);
 }
 
-/// Puts a line with the right checksum at the end.
-fn seal(bytes: &mut Vec<u8>) {
-    let end = bytes.windows(5).rposition(|window| window == b"\ncrc ");
-    bytes.truncate(end.map_or(bytes.len(), |end| end + 1));
-    let crc = Checksum::page(Pgno::FIRST, bytes);
-    bytes.extend(format!("crc {crc}\n").bytes());
-}
-
 #[test]
 fn no_bytes_are_taken_for_the_identity_of_another_state() {
     let dir = tempfile::tempdir().unwrap();
@@ -159,7 +154,7 @@ fn no_bytes_are_taken_for_the_identity_of_another_state() {
             "18446744073709551616",
             "crc ",
         ])
-        .repair(seal)
+        .repair(seal_again)
         .inputs(2_000)
         .run(|input| {
             fs::write(&path, input.bytes).unwrap();
@@ -201,7 +196,7 @@ fn no_bytes_are_taken_for_leases_that_were_not_noted() {
             b"evertide leases 1\n".to_vec(),
         ])
         .words(&["0000000000000007 ", "ffffffffffffffff", " ", "\n", "crc "])
-        .repair(seal)
+        .repair(seal_again)
         .inputs(2_000)
         .run(|input| {
             fs::write(&path, input.bytes).unwrap();
@@ -211,7 +206,7 @@ fn no_bytes_are_taken_for_leases_that_were_not_noted() {
                 assert_eq!(again.as_ref(), Some(stored));
             }
             let mut sealed = input.bytes.to_vec();
-            seal(&mut sealed);
+            seal_again(&mut sealed);
             assert!(stored.is_none() || sealed == input.bytes);
             // Whatever was there, what is noted now is known next.
             let known = KnownLeases::open(&OsDisk, &path).unwrap();

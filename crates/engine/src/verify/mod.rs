@@ -49,7 +49,7 @@ pub use self::{
 use crate::{RestoreError, RestoreTarget, restore::listing, runtime::Engine};
 
 #[cfg(test)]
-pub(crate) use self::records::encode as encode_records;
+pub(crate) use self::records::{encode as encode_records, seal_again};
 pub(crate) use self::{
     deep::{Newest, Unrestored},
     recorder::{Heard, Recorded, Recorder, recorded, recorded_content},

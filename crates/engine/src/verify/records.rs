@@ -172,6 +172,15 @@ pub(crate) fn unsealed(content: &[u8]) -> Option<&str> {
     (crc_line == format!("crc {}", crc(body.as_bytes()))).then_some(body)
 }
 
+/// Puts a line with the right checksum at the end of whatever bytes.
+#[cfg(test)]
+pub(crate) fn seal_again(bytes: &mut Vec<u8>) {
+    let end = bytes.windows(5).rposition(|window| window == b"\ncrc ");
+    bytes.truncate(end.map_or(bytes.len(), |end| end + 1));
+    let crc = crc(bytes);
+    bytes.extend(format!("crc {crc}\n").bytes());
+}
+
 fn crc(body: &[u8]) -> Checksum {
     Checksum::page(Pgno::FIRST, body)
 }

@@ -98,6 +98,14 @@ fn another() -> Scene {
     other
 }
 
+/// Puts `new.db` in place of the database, which nobody in the application has open.
+fn replace_by_the_new_one(scene: &Scene) {
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
+    }
+    std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
+}
+
 /// All of it and what comes next is on the replica.
 async fn goes_on_re_based(scene: &Scene, backup: &Replication) {
     until(backup, |status| status.rebases >= 1).await;
@@ -115,11 +123,8 @@ async fn a_replaced_database_is_re_based() {
     durable(&backup).await;
     drop(conn);
     let other = another();
-    for suffix in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
-    }
     std::fs::copy(&other.db, scene.dir.path().join("new.db")).unwrap();
-    std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
+    replace_by_the_new_one(&scene);
     goes_on_re_based(&scene, &backup).await;
 }
 
@@ -136,10 +141,7 @@ async fn a_database_replaced_by_its_copy_of_another_page_size_gets_a_new_snapsho
     ))
     .unwrap();
     drop(conn);
-    for suffix in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
-    }
-    std::fs::rename(&copy, &scene.db).unwrap();
+    replace_by_the_new_one(&scene);
     until(&backup, |status| {
         status.page_size == 512 && status.replicas[0].snapshots == 2
     })
@@ -160,11 +162,8 @@ async fn databases_that_were_replaced_take_no_room_and_no_descriptors() {
     drop(conn);
     for round in 1..=ROUNDS {
         let other = another();
-        for suffix in ["-wal", "-shm"] {
-            let _ = std::fs::remove_file(scene.dir.path().join(format!("app.db{suffix}")));
-        }
         std::fs::copy(&other.db, scene.dir.path().join("new.db")).unwrap();
-        std::fs::rename(scene.dir.path().join("new.db"), &scene.db).unwrap();
+        replace_by_the_new_one(&scene);
         until(&backup, |status| {
             status.rebases >= round && status.error.is_none()
         })

@@ -10,6 +10,8 @@ use crate::{DEADLINE, Scene, busy::Repeated, durable, locks::client, until};
 /// In which an application checkpoints.
 const MODES: [&str; 4] = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"];
 
+const ONE: &str = "INSERT INTO t (b) VALUES (randomblob(500))";
+
 /// How an application writes.
 #[derive(Clone, Copy, Debug)]
 enum Load {
@@ -24,8 +26,8 @@ enum Load {
 impl Load {
     fn start(self, conn: Connection) -> Repeated {
         let (sql, pause) = match self {
-            Self::Rare => ("INSERT INTO t (b) VALUES (randomblob(500))", 100),
-            Self::Steady => ("INSERT INTO t (b) VALUES (randomblob(500))", 1),
+            Self::Rare => (ONE, 100),
+            Self::Steady => (ONE, 1),
             Self::Bursts => (
                 "BEGIN; INSERT INTO t (b) SELECT randomblob(3000) FROM t LIMIT 400;
                  UPDATE t SET b = randomblob(3000) WHERE a < 300; COMMIT",

@@ -121,6 +121,7 @@ fn fails_at(template: &Place, work: Work, (errno, lasts): (Errno, Lasts), nth: u
     let (calls, report) = traced.until_a_report(|call| {
         let fails = match (call.action, lasts) {
             (Action::Write, _) => true,
+            (Action::Open | Action::Sync | Action::Name, _) => errno == Errno::EIO,
             // SQLite keeps a lock for good that it could not let go of, and waits for one that it cannot get.
             (Action::Unlock | Action::UnlockOpenFile, _) | (Action::Lock, Lasts::ForEver) => false,
             // What else it reads, its own standard input is among it, is not on the disk.
