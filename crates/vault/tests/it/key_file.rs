@@ -259,8 +259,8 @@ fn what_a_killed_process_left_of_a_key_goes_with_the_next_one_and_nothing_else_d
     let key = AgeKeyFile::new(place.path("fresh.key"));
     key.generate().unwrap();
     assert!(!stale.exists() && running.exists());
-    // Also where there is a key by now.
-    drop(lock);
+    // Also where there is a key by now. A process that another test starts may just have the same open file.
+    lock.unlock().unwrap();
     key.generate().unwrap_err();
     assert!(!running.exists());
     for path in others {
